@@ -12,6 +12,7 @@ from collections.abc import Iterator
 from contextvars import ContextVar
 from typing import Any
 
+from ..serialization.function_parts import closure_of
 from ..serialization.process_values import asked
 
 WAYS: dict[str, frozenset[str]] = {
@@ -95,11 +96,7 @@ def _used(function: types.FunctionType) -> Iterator[Any]:
         value = function.__globals__.get(name)
         if isinstance(value, types.FunctionType | types.MethodType | type):
             yield value
-    for cell in function.__closure__ or ():
-        try:
-            yield cell.cell_contents
-        except ValueError:
-            continue
+    yield from (value for _, value in closure_of(function))
 
 
 def _reaches_itself(function: types.FunctionType) -> bool:

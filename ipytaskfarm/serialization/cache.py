@@ -20,7 +20,7 @@ from .digests import Digester
 from .guards import Guard
 from .hash_cycles import dump_settled
 from .kept_changes import changes_itself
-from .known_classes import born_digest, note_original
+from .known_classes import digests_on_arrival, note_original
 from .module_origin import when_rules_change
 from .named_members import member_pickler
 from .pickler import Pickler, dump_inline, dumps_inline
@@ -141,6 +141,14 @@ def unframe(view: memoryview) -> tuple[memoryview, list[memoryview | bytearray]]
         else:
             buffers.append(bytearray(part) if part.readonly else part)
     return data, buffers
+
+
+def loads(pack: bytes | memoryview) -> Any:
+    """Return the object of a pack."""
+    if pack[0] != WITH_BUFFERS:
+        return pickle.loads(pack)
+    body, buffers = unframe(memoryview(pack))
+    return pickle.loads(body, buffers=buffers)
 
 
 def blob_digests(pack: bytes) -> list[bytes]:
@@ -283,7 +291,7 @@ def packed_function(function: Any, writer: BlobWriter | None = None, *, is_envir
     entry = _functions.get(function)
     # The function is packed first, because the errors of the pickler say which part cannot travel.
     session_state.begin()
-    used_marks.clear()
+    used_marks.keys.clear()
     renews = not is_environment and changes_itself(function)
     packed, named = build.Renewing(function) if renews else function, dict[str, None]()
     try:
@@ -293,7 +301,7 @@ def packed_function(function: Any, writer: BlobWriter | None = None, *, is_envir
         if kind is None:
             raise
         session_state.begin()
-        used_marks.clear()
+        used_marks.keys.clear()
         parts, named = _parts_inline(packed, writer, kind), kind.named
         session_state.note_members(getattr(function, "__qualname__", ""), named)
     is_known = entry is not None and _same(entry.seen, parts)
@@ -315,7 +323,8 @@ def packed_function(function: Any, writer: BlobWriter | None = None, *, is_envir
         digest = digester.digest(function)
         # A function with another `object()` is another one; one that counts its calls begins anew in each session. One
         # that has moved in its file is sent anew, because its errors name its lines.
-        own = [*sorted(used_marks), *([_SESSION] if of_session else []), *sorted(digester.places)]
+        of_session = of_session or digester.has_state
+        own = [*sorted(used_marks.keys), *([_SESSION] if of_session else []), *sorted(digester.places)]
         if own and not is_environment:
             digest = hashlib.blake2b("".join([digest, *own]).encode(), digest_size=20).hexdigest()
     made = entry.value if entry is not None and entry.value.digest == digest else Function(digest=digest, code=code)
@@ -360,11 +369,13 @@ def _same(pack: bytes, parts: list[bytes | memoryview]) -> bool:
 
 
 class _Definition:
-    __slots__ = ("born", "digest", "packed")
+    __slots__ = ("born", "content", "digest", "packed")
 
-    def __init__(self, born: str, digest: str) -> None:
+    def __init__(self, born: str, digest: str, content: str) -> None:
         self.born = born
         self.digest = digest
+        self.content = content
+        """The digest of all that the class has at present, with its state."""
         self.packed: bytes | None = None
 
 
@@ -374,22 +385,35 @@ def _definition(cls: type) -> _Definition:
         known: _Definition = entry.value
         return known
     digester = Digester()
-    digest = digester.digest(cls)
-    if entry is not None and entry.value.digest == digest:
+    content = digester.digest(cls)
+    if entry is not None and entry.value.content == content:
         made: _Definition = entry.value
     else:
-        born = born_digest(cls)
-        made = _Definition(born or digest, digest)
-        if born is None:
-            note_original(cls, digest)
+        made = _Definition(*_digests_of(cls, content, digester.has_state), content)
     _classes.put(cls, digester.guards if digester.sure else None, made)
     return made
 
 
-def class_digests(cls: type) -> tuple[str, str]:
-    """Return (the digest of the class when it was defined, the digest of its present definition)."""
+def _digests_of(cls: type, content: str, has_state: bool) -> tuple[str, str]:
+    """Return the digests by which a class is known."""
+    arrived = digests_on_arrival(cls)
+    if arrived is not None:
+        # On an engine it stays the class that was sent, whatever tasks have changed in it.
+        return (arrived[0], content) if build.is_own_side() else arrived
+    born = Digester(with_state=False).digest(cls) if has_state else content
+    note_original(cls, born)
+    # A program that is run again begins with a state of its own.
+    return born, _for_session(born) if has_state else born
+
+
+def _for_session(digest: str) -> str:
+    return hashlib.blake2b(f"{digest}{_SESSION}".encode(), digest_size=20).hexdigest()
+
+
+def class_digests(cls: type) -> tuple[str, str, str]:
+    """Return (the digest of the class when it was defined, that by which engines know it, that of all it has now)."""
     definition = _definition(cls)
-    return definition.born, definition.digest
+    return definition.born, definition.digest, definition.content
 
 
 def packed_class(cls: type) -> tuple[str, str, bytes]:

@@ -27,8 +27,10 @@ from typing import Any
 
 from . import known_classes, rebuild as build, rebuild_classes as build_classes
 from .annotations import EVALUATED_LATE, MADE_BY_PYTHON, own_annotations, texts_of
+from .class_state import state_of_class
 from .definition_stages import After, Stages, Whole, join, reduced
 from .global_names import annotation_names, is_hint
+from .known_classes import travelled
 from .module_origin import Travel
 from .pickler import (
     BASES,
@@ -41,9 +43,11 @@ from .pickler import (
     find_named,
     find_named_variable,
     is_free,
+    is_made_in_c,
     plain_reducer,
     reduced_by_pickle,
 )
+from .process_values import asked
 
 _TYPES_OF_TYPES = {
     value: name
@@ -71,7 +75,7 @@ def reduce_class(pickler: Pickler, cls: type) -> Reduced:
         return build_classes.type_of, (next(each for each in _ctypes_samples() if type(each) is cls),)
     if cls in _TYPES_OF_TYPES:
         return build.load_builtin_type, (_TYPES_OF_TYPES[cls],)
-    if cls.__module__ == "builtins" or cls.__flags__ & (1 << 8):  # Py_TPFLAGS_IMMUTABLETYPE: made in C
+    if is_made_in_c(cls):
         return NotImplemented
     if _type_name(type(cls)) == "_ctypes.PyCSimpleType":
         other = _other_byte_order(cls)
@@ -85,13 +89,14 @@ def reduce_class(pickler: Pickler, cls: type) -> Reduced:
     return take_apart(pickler, cls, *pickler.class_digests(cls))
 
 
-def take_apart(pickler: Pickler, cls: type, born: str, digest: str) -> Reduced:
+def take_apart(pickler: Pickler, cls: type, born: str, digest: str, content: str) -> Reduced:
     """Reduce a class to its definition.
 
     Args:
         pickler: the pickler, in which the definition is written in this pickle.
         cls: the class.
         born, digest: the digests of the class, see `known_classes.known_class`.
+        content: the digest of all that the class has, with its state.
     """
     stages, steps = join(pickler, by_value)
     stages.classes.append(cls)
@@ -132,6 +137,9 @@ def take_apart(pickler: Pickler, cls: type, born: str, digest: str) -> Reduced:
     abstract = registered_with(cls)
     if abstract:
         stages.add_late(build_classes.register_with, cls, abstract, cls, {cls})
+    state = {} if travelled(cls) else {name: vars(cls)[name] for name in sorted(state_of_class(cls))}
+    if state:
+        stages.add(build_classes.renew_state, cls, (content, state), None)
     return reduced(*made, steps)
 
 
@@ -146,7 +154,7 @@ def _functions(value: Any) -> Iterable[types.FunctionType]:
         return (value,)
     if isinstance(value, property):
         return (each for each in (value.fget, value.fset, value.fdel) if isinstance(each, types.FunctionType))
-    inner = getattr(value, "__func__" if isinstance(value, staticmethod | classmethod) else "func", None)
+    inner = asked(value, "__func__" if isinstance(value, staticmethod | classmethod) else "func")
     return (inner,) if isinstance(inner, types.FunctionType) else ()
 
 

@@ -27,6 +27,7 @@ from typing import Any, Protocol
 from weakref import WeakKeyDictionary, WeakSet, WeakValueDictionary, ref
 
 from . import rebuild as build, rebuild_classes as build_classes
+from .function_parts import function_of
 
 _WALKED_MAX = 20_000
 _HEAP_TYPE = 1 << 9
@@ -41,6 +42,8 @@ class StagedPickler(Protocol):
 
     stages: Stages | None
     """The stages that definitions join at present."""
+    opened: list[Stages]
+    """All stages of this pickle so far."""
     suspended: list[Stages | None]
     """The stages that are suspended while a value is written whole, the innermost last."""
     owner: type | None
@@ -231,6 +234,10 @@ class Stages:
             index = before
             passed.add(index)
 
+    def parts(self) -> Iterator[Any]:
+        """Yield the parts of all steps, once they are written."""
+        return (each.part for each in self.steps if isinstance(each, DefinitionStep))
+
     def waiting(self, classes: Iterable[type]) -> list[DefinitionStep]:
         """Return the unwritten steps of these classes, including those of the enclosing stages."""
         wanted = set(classes)
@@ -253,7 +260,7 @@ def _until_then(name: str, part: Any, classes: set[type], owner: type | None) ->
         return {name: defaultdict(part.default_factory)}
     if kind not in classes:
         return {}
-    functions = [getattr(each, "__func__", each) for each in vars(owner).values()] if owner is not None else []
+    functions = map(function_of, vars(owner).values() if owner is not None else ())
     codes = [each.__code__ for each in functions if type(each) is types.FunctionType]
     return {} if any("hasattr" in code.co_names for code in codes) else {name: None}
 
@@ -278,6 +285,7 @@ def join(pickler: StagedPickler, by_value: Callable[[type], bool]) -> tuple[Stag
         return pickler.stages, None
     stages = Stages(by_value, _suspended(pickler))
     pickler.stages = stages
+    pickler.opened.append(stages)
     return stages, stages.steps
 
 

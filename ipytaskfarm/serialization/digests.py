@@ -16,32 +16,25 @@ change unseen (an array, an instance) there is no guard; `sure` becomes False in
 
 from __future__ import annotations
 
-import array
-import collections
 import contextvars
-import dataclasses
 import enum
 import functools
 import hashlib
-import io
 import itertools
 import marshal
-import operator
 import pickle
-import random
-import re
 import struct
 import sys
 import types
-import typing
 import weakref
 from collections.abc import Callable, Iterable
 from typing import Any, TypeAlias
 
 from ..core.errors import VersionMismatch
 from .annotations import annotations_of
+from .changeable_types import HOLDERS, cannot_change, is_array, is_mutable, is_numpys_chance, owned_by
+from .class_state import state_of_class
 from .classes import (
-    PARAMETER_TYPES,
     class_attributes,
     class_hints,
     enum_extras,
@@ -52,9 +45,10 @@ from .classes import (
     without_seeds,
 )
 from .function_imports import imports_of
+from .function_parts import cell_state
 from .global_names import absent_submodules
 from .guards import (
-    ABSENT,
+    AttributesGuard,
     BundleGuard,
     ClassGuard,
     FunctionGuard,
@@ -64,19 +58,19 @@ from .guards import (
     MembersGuard,
     RegistrationsGuard,
     SubmodulesGuard,
-    cell_content,
 )
 from .module_bundles import bundle_of
 from .module_origin import Travel, home_module, travel
 from .moved_code import place_of
 from .pickler import (
     REDUCERS,
-    SENTINEL_TYPES,
+    added_attributes,
     content_of,
     dispatched,
     dumps_to_compare,
     find_named,
     inherited_reducer,
+    is_made_in_c,
     reduced_by_pickle,
     used_globals,
     used_submodules,
@@ -142,105 +136,10 @@ def _holds_sets(items: Iterable[Any], depth: int = 3) -> bool:
     return _holds_sets(nested, depth - 1)
 
 
-_CANNOT_CHANGE: tuple[Any, ...] = (
-    re.Pattern, range, slice, enum.Enum,
-    types.BuiltinFunctionType, types.MethodDescriptorType, types.WrapperDescriptorType, types.MethodWrapperType,
-    types.GenericAlias, types.UnionType, vars(typing)["_GenericAlias"], type(typing.Any),
-    *PARAMETER_TYPES, typing.NewType, functools.cached_property, functools._lru_cache_wrapper,
-    operator.itemgetter, operator.attrgetter,
-    dataclasses.Field, vars(dataclasses)["_DataclassParams"], *SENTINEL_TYPES,
-    type(vars(collections.namedtuple("_", "field"))["field"]),
-)  # fmt: skip
-"""Types of objects that cannot change, or not in a way that matters."""
-_CANNOT_CHANGE_BY_NAME = {
-    "datetime": {"date", "time", "datetime", "timedelta", "timezone"},
-    "decimal": {"Decimal"},
-    "fractions": {"Fraction"},
-    "numpy": {"bool", "int64", "int32", "float64", "float32", "complex128"},
-    "pathlib": {"PosixPath", "PurePosixPath", "WindowsPath", "PureWindowsPath"},
-    "pathlib._local": {"PosixPath", "PurePosixPath", "WindowsPath", "PureWindowsPath"},
-    "uuid": {"UUID"},
-}
-"""More such types, which are not imported for this purpose: module -> names of the exact types."""
-
-
-_HOLDERS = (
-    types.BuiltinFunctionType, types.MethodWrapperType,
-    functools.cached_property, functools._lru_cache_wrapper, slice,
-)  # fmt: skip
-"""The types in `_CANNOT_CHANGE` that hold an object of the user, which may change."""
-
-
 Seen: TypeAlias = dict[int, tuple[int, Any]]
 """Address of a mutable object -> its number among them, and the object, which keeps its address as long."""
-_MUTABLE = frozenset(
-    {
-        list,
-        dict,
-        set,
-        bytearray,
-        object,
-        collections.deque,
-        collections.Counter,
-        collections.defaultdict,
-        collections.OrderedDict,
-        io.StringIO,
-        io.BytesIO,
-        random.Random,
-        array.array,
-        itertools.count,
-        itertools.cycle,
-        contextvars.ContextVar,
-        types.SimpleNamespace,
-    }
-)
-
-
-def _is_mutable(kind: type) -> bool:
-    """Return whether a change of one object of this type is seen wherever it is used, and may be meant by the user.
-
-    Objects of installed libraries share parts among themselves as they like, so only arrays count among them.
-    """
-    if kind in _MUTABLE or _is_array(kind):
-        return True
-    if issubclass(kind, BaseException):
-        return True
-    if kind.__module__ in _NEVER or issubclass(kind, type) or issubclass(kind, enum.Enum):
-        return False
-    named = find_named(kind)
-    return named is None or named[0] is Travel.SOURCE
-
-
-_NEVER = ("builtins", "types", "functools", "typing")
-"""Modules whose types are not those of a user's objects."""
-
-
-def _is_array(kind: type) -> bool:
-    """Return whether this is numpy's type of arrays, which is not imported for this purpose."""
-    return kind.__qualname__ == "ndarray" and kind.__module__ == "numpy"
-
-
-def _is_strided(obj: Any) -> bool:
-    """Return whether an object is a numpy array with gaps between its items."""
-    return _is_array(type(obj)) and not obj.flags.forc
-
-
-def _is_numpys_chance(obj: Any) -> bool:
-    """Return whether an object is the hidden state of ``numpy.random``, which many objects of scipy share."""
-    if type(obj).__qualname__ != "RandomState":
-        return False
-    return obj is getattr(sys.modules.get("numpy.random.mtrand"), "_rand", None)
-
-
-def _cannot_change(obj: Any) -> bool:
-    kind = type(obj)
-    return isinstance(obj, _CANNOT_CHANGE) or kind.__qualname__ in _CANNOT_CHANGE_BY_NAME.get(kind.__module__, ())
-
-
 _codes: dict[int, bytes] = {}
 """Address of a code object -> digest of what is in it, which cannot change: each new closure has the same code."""
-_NO_PICKLER: Any = None
-"""Passed for the pickler to the reducers that `Digester._other` calls: they do not use it."""
 _LIBRARY_STATE = ("dataclasses", "reprlib", "functools")
 """Libraries with functions that have sets and locks in their closures, which do not affect what a function does."""
 
@@ -251,9 +150,15 @@ class Digester:
     in_order = False
     """Whether the order of a class's attributes counts. A class that was rebuilt elsewhere may have another order."""
 
-    def __init__(self, seen: Seen | None = None) -> None:
-        """Create it; `seen` holds what other walks have seen whose objects are used together with this one."""
+    def __init__(self, seen: Seen | None = None, *, with_state: bool = True) -> None:
+        """Create it; `seen` holds what other walks have seen whose objects are used together with this one.
+
+        with_state: whether the state of classes counts, see `class_state`.
+        """
         self._seen: Seen = {} if seen is None else seen
+        self._with_state = with_state
+        self.has_state = False
+        """Whether there are classes with a state among the objects."""
         self.guards: list[Guard] = []
         self.sure = True
         """Whether every change of the object breaks a guard."""
@@ -305,7 +210,7 @@ class Digester:
     def _may_change(self, kind: type) -> bool:
         known = self._kinds.get(kind)
         if known is None:
-            known = self._kinds[kind] = _is_mutable(kind)
+            known = self._kinds[kind] = is_mutable(kind)
         return known
 
     def _by_pickle(self, obj: Any) -> bytes:
@@ -424,7 +329,7 @@ class Digester:
         if registry is not None:
             self.sure = False
             items = sorted(self.encode(cls) + self.encode(value) for cls, value in registry.items())
-            return b"dispatch" + b"".join(items)
+            return b"dispatch" + b"".join(items) + self._sorted("attributes", added_attributes(function))
         home = home_module(function.__globals__)
         used: dict[str, Any] = {}
         wanted: tuple[str, ...] = ()
@@ -442,8 +347,7 @@ class Digester:
         if absent:
             self.guards.append(SubmodulesGuard(absent))
         sure = self.sure
-        cells = [cell_content(cell) for cell in function.__closure__ or ()]
-        parts = self._parts("cells", *(() if cell is ABSENT else (cell,) for cell in cells))
+        parts = self._parts("cells", *map(cell_state, function.__closure__ or ()))
         if home is not None and home.__name__ in _LIBRARY_STATE:
             self.sure = sure
         return self._parts(
@@ -477,7 +381,7 @@ class Digester:
         named = self._named(cls)
         if named is not None:
             return named
-        if cls.__module__ == "builtins":
+        if is_made_in_c(cls):
             return self._parts("type", cls.__qualname__)
         self.guards.append(ClassGuard(cls))
         if not self._has_classes:
@@ -485,6 +389,11 @@ class Digester:
             self.guards.append(RegistrationsGuard())
         members: dict[str, Any] = {}
         extras: dict[str, Any] = {}
+        attributes = without_seeds(class_attributes(cls))
+        state = state_of_class(cls)
+        self.has_state = self.has_state or bool(state)
+        if not self._with_state:
+            attributes = {name: value for name, value in attributes.items() if name not in state}
         if isinstance(cls, enum.EnumMeta):
             members = enum_members(cls)
             extras = enum_extras(cls)
@@ -498,7 +407,7 @@ class Digester:
             cls.__bases__,
             tuple(members.items()),
             tuple((name, tuple(sorted(extra.items()))) for name, extra in extras.items()),
-            (self._in_order if self.in_order else self._sorted)("attributes", without_seeds(class_attributes(cls))),
+            (self._in_order if self.in_order else self._sorted)("attributes", attributes),
             self._sorted("hints", class_hints(cls)),
             self._registered(cls),
             struct_digested(cls),
@@ -512,27 +421,19 @@ class Digester:
         if content is not None:
             self.sure = False
             return self._sorted("made module", content)
-        if travel(module.__name__) is not Travel.SOURCE:
-            return self._parts("module", module.__name__)
-        bundle = bundle_of(module.__name__)
-        self.guards.append(BundleGuard(bundle))
-        return self._parts("module", module.__name__, bundle.digest)
+        return self._parts("module", *self._version(module).split(" "))
 
     def _cell(self, cell: types.CellType) -> bytes:
         self.sure = False  # this cell was reached by another way than through its function
-        content = cell_content(cell)
-        return self._parts("cell", *(() if content is ABSENT else (content,)))
+        return self._parts("cell", *cell_state(cell))
 
     def _partial(self, obj: functools.partial[Any]) -> bytes:
-        if obj.__dict__:
-            self.sure = False
-        return self._parts("partial", obj.func, obj.args, obj.keywords)
+        self.guards.append(AttributesGuard(obj))
+        attributes = [obj.__dict__] if obj.__dict__ else []
+        return self._parts("partial", obj.func, obj.args, obj.keywords, *attributes)
 
     def _wrapped(self, obj: staticmethod[Any, Any] | classmethod[Any, Any, Any]) -> bytes:
         return self._parts(type(obj).__name__, obj.__func__)
-
-    def _property(self, obj: property) -> bytes:
-        return self._parts("property", obj.fget, obj.fset, obj.fdel, obj.__doc__)
 
     def _method(self, obj: types.MethodType) -> bytes:
         named = find_named_method(obj) if hasattr(obj, "__name__") else None
@@ -541,22 +442,30 @@ class Digester:
             return self._member(*named)
         return self._parts("method", obj.__func__, obj.__self__)
 
+    def _cached(self, obj: Any) -> bytes:
+        self.guards.append(AttributesGuard(obj))
+        return self._other(obj)
+
     def _other(self, obj: Any) -> bytes:
         """Encode any other object by the reduction that pickle would use."""
-        if _is_numpys_chance(obj):
+        if is_numpys_chance(obj):
             return self._parts("name", "numpy.random.mtrand", "_rand")
-        known = _cannot_change(obj)
+        known = cannot_change(obj)
         reduced: Any = NotImplemented
-        if _is_strided(obj):
+        if is_array(type(obj)) and not obj.flags.forc:  # it has gaps between its items
             obj = obj.copy(order="C")  # the pickler sends it so, and its buffer can be hashed
         reducer = REDUCERS.get(type(obj))
         if reducer is None:
             reducer = inherited_reducer(type(obj))
         if reducer is not None:
-            reduced = reducer(_NO_PICKLER, obj)
+            reduced = reducer(None, obj)  # type: ignore[arg-type] # those called here do not use the pickler
         if reduced is NotImplemented:
             reduced = reduced_by_pickle(obj)
-        holds = isinstance(obj, _HOLDERS)
+        holds = isinstance(obj, HOLDERS)
+        owned = b""
+        if known and not holds and not isinstance(reduced, str):
+            encoded = [(each, self.encode(each)) for each in owned_by(reduced[:3])]
+            owned = b"".join(data for each, data in encoded if self._may_change(type(each)))
         sure, before = self.sure, len(self.guards)
         if isinstance(reduced, str):
             if not reduced.replace(".", "").isidentifier():  # "f (vectorized)" of `numpy.frompyfunc`
@@ -572,7 +481,7 @@ class Digester:
             # The parts can change, but they were made for this walk.
             self.sure = sure
             self.guards[before:] = [guard for guard in self.guards[before:] if not isinstance(guard, ItemsGuard)]
-        return result
+        return result + owned
 
 
 _COMPOUNDS: dict[type, Callable[[Digester, Any], bytes]] = {
@@ -589,9 +498,10 @@ _COMPOUNDS: dict[type, Callable[[Digester, Any], bytes]] = {
     types.CellType: Digester._cell,
     types.MethodType: Digester._method,
     functools.partial: Digester._partial,
+    functools._lru_cache_wrapper: Digester._cached,
     staticmethod: Digester._wrapped,
     classmethod: Digester._wrapped,
-    property: Digester._property,
+    property: lambda digester, obj: digester._parts("property", obj.fget, obj.fset, obj.fdel, obj.__doc__),
     type: Digester._class,
     object: lambda digester, obj: b"object",  # its key is another one in each session
     contextvars.ContextVar: lambda digester, obj: digester._parts("context variable", obj.name, *default_of(obj)),

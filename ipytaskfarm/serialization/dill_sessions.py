@@ -32,6 +32,7 @@ from dill import _dill
 from ..core.errors import SessionError
 from .annotations import annotations_of
 from .function_globals import Names, placed, remember
+from .function_parts import cell_state
 from .module_origin import Travel, travel
 from .pack import pack, unpack
 from .pickler import reduce_exception
@@ -190,7 +191,7 @@ class SessionPickler(dill.Pickler):
         elif kind is Names:
             self._save_names(obj)
         elif kind is types.CellType and id(obj) in self._cells:
-            self.save_reduce(new_cell, (), _content(obj), state_setter=fill_cell, obj=obj)
+            self.save_reduce(new_cell, (), cell_state(obj), state_setter=fill_cell, obj=obj)
         else:
             super().save(obj, save_persistent_id)
 
@@ -355,13 +356,6 @@ def _fill_names(names: Names, state: tuple[dict[str, Any], list[str]]) -> None:
     used, wanted = state
     names.add(used, tuple(wanted))
     names.settle()
-
-
-def _content(cell: types.CellType) -> tuple[Any, ...]:
-    try:
-        return (cell.cell_contents,)
-    except ValueError:
-        return ()
 
 
 def _main_module() -> types.ModuleType:

@@ -17,13 +17,12 @@ import time
 from collections.abc import Iterator
 from pathlib import Path
 from threading import get_ident
-from typing import NamedTuple, TypeAlias
+from typing import NamedTuple
 
-from .file_looks import FileLook
+from .file_looks import FileLook, Stamp, stamp_at, stamp_of
 from .module_origin import find_anew, is_there, top_levels
 
 LOOK_S = 1.0
-Stamp: TypeAlias = tuple[int, int, int]
 _CODE = (".py", *importlib.machinery.EXTENSION_SUFFIXES)
 _FILES_MAX = 2000
 _READ_MAX = 8 << 20
@@ -55,7 +54,7 @@ class DistributionVersion:
         """The top-level modules that these files import."""
         self.text = ", ".join(filter(None, [version, f"content {files.digest[:16]}" if files.digest else ""]))
         # The stamps of files are those from before they were read.
-        stamps = {path: _stamp(path) for path in folders} | files.stamps
+        stamps = {path: stamp_at(path) for path in folders} | files.stamps
         self._watched, self._stamps = [*stamps], [*stamps.values()]
         self._over = False
         self._looked_s = time.monotonic()
@@ -73,7 +72,7 @@ class DistributionVersion:
         if self._look.is_good(thread, now_s) if self.content else now_s - self._looked_s < LOOK_S:
             return True
         self._looked_s = now_s
-        same = [_stamp(path) for path in self._watched] == self._stamps
+        same = [stamp_at(path) for path in self._watched] == self._stamps
         self._over = not (same and (bool(self._watched) or self.top not in sys.modules))
         self._look = FileLook(thread, now_s, len(self._watched))
         return not self._over
@@ -182,7 +181,7 @@ def _content(top: str) -> ModuleFiles:
     for root, file in _files(top):
         folder = os.path.dirname(file)
         if folder not in stamps:
-            stamps[folder] = _stamp(folder)
+            stamps[folder] = stamp_at(folder)
         try:
             status = os.stat(file)
             if status.st_size > _READ_MAX:
@@ -195,7 +194,7 @@ def _content(top: str) -> ModuleFiles:
         except OSError:
             continue
         total.update(f"{os.path.relpath(file, root)}\n".encode(errors="surrogateescape") + content)
-        stamps[file] = status.st_mtime_ns, status.st_ino, status.st_size
+        stamps[file] = stamp_of(status)
     names = frozenset(each.decode("utf-8", "replace") for each in imports)
     return ModuleFiles(total.hexdigest(), stamps, names) if stamps else _NO_FILES
 
@@ -226,11 +225,3 @@ def _files(top: str) -> Iterator[tuple[str, str]]:
 
 def _is_left(name: str) -> bool:
     return name.startswith(".") or name.endswith((".pyo", "~", ".swp", ".tmp", ".log"))
-
-
-def _stamp(path: str) -> Stamp | None:
-    try:
-        status = os.stat(path)
-    except (OSError, ValueError):
-        return None
-    return status.st_mtime_ns, status.st_ino, status.st_size

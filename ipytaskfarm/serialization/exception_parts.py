@@ -7,13 +7,11 @@ connection, a frame.
 from __future__ import annotations
 
 import contextlib
-import pickle
 import types
 from typing import Any
 
-from ..core.messages.payload import WITH_BUFFERS
 from . import rebuild_errors as build_errors
-from .cache import dumps, unframe
+from .cache import dumps, loads
 from .refusals import type_name
 
 PICKLED_BYTES_MAX = 1024 * 1024
@@ -71,7 +69,7 @@ def _whole(error: BaseException, budget: Budget) -> tuple[bytes | None, str]:
     if len(data) > budget.left:
         return data, f"it is too large: {len(data):,} bytes"
     try:
-        again = _opened(data)
+        again = loads(data)
     except Exception as problem:
         return data, f"it cannot be built again: {_said(problem)}"
     if type(again).__qualname__ != type(error).__qualname__:
@@ -91,7 +89,7 @@ def _told(error: BaseException) -> str | None:
 def _in_parts(error: BaseException, remarks: _Remarks) -> tuple[bytes | None, str]:
     try:
         data = dumps(remarks.parts_of(error))
-        again = _opened(data)
+        again = loads(data)
     except Exception as problem:
         return None, f"its class cannot travel: {_said(problem)}"
     return (data, "") if isinstance(again, BaseException) else (None, f"it would come back as {type_name(again)}")
@@ -118,7 +116,7 @@ def pack_lost_fields(error: BaseException, data: bytes, budget: Budget) -> bytes
     fields, state = fields_of(error), state_of(error)
     if not fields and len(state) <= ("__notes__" in state):
         return None
-    again = _opened(data)
+    again = loads(data)
     known, kept = fields_of(again), state_of(again)
     remarks = _Remarks(budget)
     lost = {
@@ -152,7 +150,7 @@ def open_error(data: bytes, fields: bytes | None) -> BaseException:
     Raises:
         Any error that the class of the exception raises.
     """
-    error = _opened(data)
+    error = loads(data)
     if not isinstance(error, BaseException):
         raise TypeError(f"it came back as {type_name(error)}")
     if fields is not None:
@@ -165,7 +163,7 @@ def open_error(data: bytes, fields: bytes | None) -> BaseException:
 def _fields_opened(data: bytes) -> dict[str, Any]:
     """Return the attributes; none if one of them needs what is not here, because the type matters more."""
     try:
-        found: dict[str, Any] = _opened(data)
+        found: dict[str, Any] = loads(data)
     except Exception:
         return {}
     return found
@@ -173,7 +171,7 @@ def _fields_opened(data: bytes) -> dict[str, Any]:
 
 def open_group(data: bytes, members: list[BaseException]) -> BaseException:
     """Return the exception group with its members. Any error that its class raises is passed on."""
-    cls, message, state = _opened(data)
+    cls, message, state = loads(data)
     made: BaseException = build_errors.new_exception_group(cls, message, members, state)
     return made
 
@@ -260,7 +258,7 @@ class _Remarks:
         """Return an exception that is part of another one: whole or in parts."""
         try:
             data = dumps(error)
-            if len(data) <= min(_PART_BYTES_MAX, self._left) and _told(_opened(data)) == _told(error):
+            if len(data) <= min(_PART_BYTES_MAX, self._left) and _told(loads(data)) == _told(error):
                 self._left -= len(data)
                 return error
         except Exception:
@@ -297,10 +295,3 @@ def _said(problem: BaseException) -> str:
     except Exception:
         text = ""
     return f"{type(problem).__name__}: {text[:_BEGINNING]}" if text else type(problem).__name__
-
-
-def _opened(data: bytes) -> Any:
-    if data[0] != WITH_BUFFERS:
-        return pickle.loads(data)
-    body, buffers = unframe(memoryview(data))
-    return pickle.loads(body, buffers=buffers)

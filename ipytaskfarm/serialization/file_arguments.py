@@ -7,9 +7,8 @@ import hashlib
 import os
 import stat
 import time
-from typing import TypeAlias
 
-Stamp: TypeAlias = tuple[int, int, int, int]
+from .file_looks import Stamp, stamp_of
 
 _digests: dict[str, tuple[Stamp, str]] = {}
 _KEPT_MAX = 10_000
@@ -55,7 +54,7 @@ class File(str):
                 # To open a pipe would wait for somebody who writes into it.
                 raise OSError(errno.EINVAL, "It is no regular file")
             known = _digests.get(path)
-            if known is not None and known[0] == _stamp(status):
+            if known is not None and known[0] == stamp_of(status):
                 return known[1]
             with open(path, "rb") as file:
                 status, now_ns = os.fstat(file.fileno()), time.time_ns()
@@ -66,9 +65,5 @@ class File(str):
         if abs(now_ns - status.st_ctime_ns) > _TICK_NS:
             while len(_digests) >= _KEPT_MAX:
                 _digests.pop(next(iter(_digests)), None)
-            _digests[path] = _stamp(status), digest
+            _digests[path] = stamp_of(status), digest
         return digest
-
-
-def _stamp(status: os.stat_result) -> Stamp:
-    return status.st_size, status.st_mtime_ns, status.st_ctime_ns, status.st_ino

@@ -1,8 +1,28 @@
-"""For how long a look at files is good, so that a loop of calls does not look at them for each call."""
+"""What tells that a file is unchanged, and for how long a look at files is good: a loop of calls does not look at them
+for each call.
+"""
 
 from __future__ import annotations
 
+import os
 from time import monotonic
+from typing import TypeAlias
+
+Stamp: TypeAlias = tuple[int, int, int, int]
+
+
+def stamp_of(status: os.stat_result) -> Stamp:
+    """Return what differs once a file is another one, or was written, even if it was given its old time."""
+    return status.st_mtime_ns, status.st_size, status.st_ino, status.st_ctime_ns
+
+
+def stamp_at(path: str) -> Stamp | None:
+    """Return the stamp of a file or folder; None if there is none."""
+    try:
+        return stamp_of(os.stat(path))
+    except (OSError, ValueError):
+        return None
+
 
 _PAUSE_S = 20e-6
 _PAUSE_STATS = 6

@@ -16,6 +16,7 @@ import types
 from collections.abc import Iterable, Iterator, Mapping
 from typing import Any
 
+from .function_parts import closure_of, defaults_of
 from .global_names import nested_codes
 from .module_bundles import Imports, bundle_of, is_sent, mentioned, modules_below, resolve
 from .module_origin import package_of, project_roots
@@ -165,13 +166,7 @@ def names_imported(function: types.FunctionType, used: Mapping[str, Any]) -> tup
 
 def _beside(function: types.FunctionType) -> Iterator[Any]:
     """Yield the defaults of a function, and the values of its closure."""
-    yield from function.__defaults__ or ()
-    yield from (function.__kwdefaults__ or {}).values()
-    for cell in function.__closure__ or ():
-        try:
-            yield cell.cell_contents
-        except ValueError:
-            continue
+    yield from (value for _, value in (*defaults_of(function), *closure_of(function)))
 
 
 def imports_of(function: types.FunctionType, used: Mapping[str, Any]) -> Imports | None:

@@ -40,6 +40,9 @@ def nested_codes(code: types.CodeType) -> Iterator[types.CodeType]:
 
 _BY_TEXT = frozenset({"globals", "eval", "exec"})
 """Builtins by which code looks up globals that it names in texts."""
+_QUERIES = frozenset({"query", "eval"})
+"""Methods of pandas whose texts name variables of the caller: ``df.query("a > @least")``."""
+_NAME_IN_QUERY = re.compile(r"@(\w+)")
 _NAME_IN_TEXT = re.compile(r"%\((\w+)\)|\{(\w+)[^{}]*\}")
 _TEXT_MAX = 10_000
 _SOURCE_CHARACTERS_MAX = 20_000
@@ -49,15 +52,29 @@ def global_names(code: types.CodeType) -> list[str]:
     """Return the sorted names that the code, or code nested in it, looks up among the globals.
 
     Included are those in constant texts of code that uses `_BY_TEXT`: ``globals()["a"]``, ``"%(a)s" % globals()``,
-    ``eval("a + 1")``.
+    ``eval("a + 1")``; and those in texts of code that uses `_QUERIES`.
     """
     names = _names_in_code(code)
-    return sorted(names if _BY_TEXT.isdisjoint(names) else names | _names_in_texts(code))
+    return sorted(names | _names_by_text(code, names))
 
 
 def only_in_texts(code: types.CodeType, names: Iterable[str]) -> frozenset[str]:
     """Return those of the code's global names that only texts name.  So they may be meant, and need not be."""
-    return frozenset() if _BY_TEXT.isdisjoint(names) else _names_in_texts(code) - _names_in_code(code)
+    found = _names_by_text(code, names)
+    return found - _names_in_code(code) if found else found
+
+
+def _names_by_text(code: types.CodeType, names: Iterable[str]) -> frozenset[str]:
+    found = _names_in_queries(code)
+    return found if _BY_TEXT.isdisjoint(names) else found | _names_in_texts(code)
+
+
+@functools.lru_cache(maxsize=4096)
+def _names_in_queries(code: types.CodeType) -> frozenset[str]:
+    if mentioned(code).isdisjoint(_QUERIES):
+        return frozenset()
+    texts = (value for each in nested_codes(code) for value in each.co_consts if isinstance(value, str))
+    return frozenset(name for text in texts for name in _NAME_IN_QUERY.findall(text))
 
 
 def _names_in_code(code: types.CodeType) -> set[str]:
@@ -190,16 +207,19 @@ def passes_modules(code: types.CodeType, modules: frozenset[str]) -> bool:
 _IMPORT_NAME = dis.opmap["IMPORT_NAME"]
 
 
+@functools.lru_cache(4096)
+def mentioned(code: types.CodeType) -> frozenset[str]:
+    """Return the global and attribute names that the code, or code nested in it, mentions."""
+    return frozenset(name for each in nested_codes(code) for name in each.co_names)
+
+
 def loaded_submodules(values: Iterable[Any], code: types.CodeType) -> list[types.ModuleType]:
     """Return the submodules that the code may reach by attribute (``import a.b`` binds only ``a``)."""
     found: list[types.ModuleType] = []
-    mentioned: set[str] | None = None
     waiting = [value for value in values if type(value) is types.ModuleType and hasattr(value, "__path__")]
     while waiting:
         module = waiting.pop()
-        if mentioned is None:
-            mentioned = {name for each in nested_codes(code) for name in each.co_names}
-        for name in sorted(mentioned):
+        for name in sorted(mentioned(code)):
             submodule = sys.modules.get(f"{module.__name__}.{name}")
             if submodule is not None and submodule not in found:
                 found.append(submodule)
@@ -213,12 +233,9 @@ def absent_submodules(values: Iterable[Any], code: types.CodeType) -> list[str]:
     `values` are the objects among which the code finds its packages.
     """
     packages = [value for value in values if type(value) is types.ModuleType and hasattr(value, "__path__")]
-    if not packages:
-        return []
-    mentioned = {name for each in nested_codes(code) for name in each.co_names}
     found = []
     for package in packages:
-        missing = mentioned - vars(package).keys()
+        missing = mentioned(code) - vars(package).keys()
         if missing:
             found += [f"{package.__name__}.{name}" for name in sorted(missing & _submodule_names(package))]
     return found

@@ -17,9 +17,9 @@ from typing import Any
 
 from .annotations import annotations_of
 from .classes import hint_names
+from .function_parts import ABSENT, cell_content
 from .module_bundles import Bundle, is_current
 
-ABSENT = object()
 _ABSENTS = itertools.repeat(ABSENT)
 
 
@@ -54,19 +54,18 @@ class Identities:
 class FunctionGuard:
     """Guard of a function: code, defaults, cells, attributes and used globals are the same objects as before.
 
-    Its names and annotations, too.
+    Its names, docstring and annotations, too.
     """
 
     __slots__ = (
-        "annotations", "attributes", "cells", "code", "defaults", "function", "globals", "keywords", "name", "names",
-        "qualname",
+        "about", "annotations", "attributes", "cells", "code", "defaults", "function", "globals", "keywords", "names",
     )  # fmt: skip
 
     def __init__(self, function: types.FunctionType, names: Iterable[str]) -> None:
         self.function = weakref.ref(function)
         self.code = function.__code__
         self.defaults = function.__defaults__
-        self.name, self.qualname = function.__name__, function.__qualname__
+        self.about = function.__name__, function.__qualname__, function.__module__, function.__doc__
         annotations = annotations_of(function)
         self.annotations = Identities(_flat(annotations)) if annotations else None
         self.names = tuple(names)
@@ -84,7 +83,7 @@ class FunctionGuard:
             return False
         if self.cells is not None and not self.cells.same(map(cell_content, function.__closure__ or ())):
             return False
-        if function.__name__ != self.name or function.__qualname__ != self.qualname:
+        if (function.__name__, function.__qualname__, function.__module__, function.__doc__) != self.about:
             return False
         annotations = annotations_of(function)
         if (annotations or self.annotations is not None) and (
@@ -95,14 +94,6 @@ class FunctionGuard:
         return (not keywords if self.keywords is None else self.keywords.same(_flat(keywords))) and (
             not attributes if self.attributes is None else self.attributes.same(_flat(attributes))
         )
-
-
-def cell_content(cell: types.CellType) -> Any:
-    """Return what is in a cell; `ABSENT` if it is empty."""
-    try:
-        return cell.cell_contents
-    except ValueError:
-        return ABSENT
 
 
 def _flat(container: list[Any] | dict[Any, Any] | None) -> Iterable[Any]:
@@ -162,6 +153,21 @@ def _of_members(cls: enum.EnumMeta) -> Iterable[Any]:
             if name not in ("__objclass__", "_name_", "_sort_order_"):
                 yield name
                 yield value
+
+
+class AttributesGuard:
+    """Guard of what `functools` made of a function, such as a partial: it has the attributes that it had before."""
+
+    __slots__ = ("attributes", "found")
+
+    def __init__(self, found: Any) -> None:
+        self.found = weakref.ref(found)
+        self.attributes = Identities(_flat(vars(found)))
+
+    def holds(self) -> bool:
+        """Return whether the guard holds, after one look at each attribute."""
+        found = self.found()
+        return found is not None and self.attributes.same(_flat(vars(found)))
 
 
 class RegistrationsGuard:
@@ -246,6 +252,7 @@ Guard = (
     | FunctionGuard
     | ClassGuard
     | MembersGuard
+    | AttributesGuard
     | RegistrationsGuard
     | ItemsGuard
     | BundleGuard

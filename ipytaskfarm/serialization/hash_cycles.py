@@ -2,7 +2,8 @@
 
 Pickle puts an object into its set before the object has its state. Then a ``__hash__`` of its own fails, or gives a
 hash by which the object is not found later. Such objects are built as instances of a temporary subclass that hashes by
-identity. When the whole value is built, they get their own class, and the sets and dicts are filled again.
+identity. When the whole value is built, they get their own class, and the sets and dicts that have them are filled
+again, also those outside of the cycle. A frozenset cannot be filled again: what is in one is left to pickle.
 
 A search of the object graph with `gc.get_referents` finds these objects. It considers only objects with a hash written
 in Python, looks at each object once per pickle, and examines further only if it meets a set, or a dict with keys other
@@ -16,11 +17,11 @@ import gc
 import io
 import itertools
 import types
-from collections.abc import Callable
+from collections.abc import Callable, Iterable, Iterator
 from typing import Any, Protocol
 
 from . import rebuild_classes as build_classes
-from .definition_stages import DEFINITIONS, LEAVES
+from .definition_stages import DEFINITIONS, LEAVES, Stages
 
 _LOOKED_AT_MAX = 1_000_000
 
@@ -33,6 +34,8 @@ class SettlingPickler(Protocol):
     cycles: Cycles | None
     inline: bool
     """Whether the value is a definition."""
+    opened: list[Stages]
+    """The stages of the definitions in this pickle, see `definition_stages`."""
     kinds: dict[type, Any]
     """Type -> its reducer in this pickle."""
 
@@ -53,23 +56,42 @@ class Cycles:
     def __init__(self) -> None:
         self.seen: set[int] = set()
         """Addresses of the objects that were examined."""
+        self.groups: list[list[Any]] = []
+        """The groups of objects that reach each other through sets or dicts."""
         self.members: dict[int, Any] = {}
         """Address -> an object that is first built as an instance of a temporary class."""
         self.containers: list[Any] = []
         """The sets and dicts that are filled again at the end."""
+        self.frozen: list[frozenset[Any]] = []
+        """The frozensets that were met."""
         self.has_functions = False
         """Whether functions were met. The objects that functions refer to are not examined."""
         self._skipped: set[type] = set(LEAVES)
 
     def look(self, start: Any) -> None:
         """Find the cycles among the objects that `start` reaches."""
+        known = len(self.groups), len(self.frozen)
         hashing = self._reach([start])
         if hashing and self._is_reached_again(hashing):
             for group in _groups(start, self.seen):
-                containers = [each for each in group if id(each) in hashing]
-                if containers:
-                    self.containers += containers
-                    self.members.update((id(each), each) for each in group if has_own_hash(type(each)))
+                is_hashed = not hashing.keys().isdisjoint(map(id, group))
+                if is_hashed and any(map(has_own_hash, set(map(type, group)))):
+                    self.groups.append(group)
+        if self.groups and known != (len(self.groups), len(self.frozen)):
+            frozen = {id(each) for container in self.frozen for each in _hashed_in(container)}
+            settled = (each for group in self.groups if frozen.isdisjoint(map(id, group)) for each in group)
+            self.members = {id(each): each for each in settled if has_own_hash(type(each))}
+        if self.members:
+            self.containers += (each for each in hashing.values() if self._has_members(each))
+
+    def look_at_new(self, starts: Iterable[Any]) -> None:
+        """Look from those of these objects that were not examined."""
+        for each in starts:
+            if id(each) not in self.seen:
+                self.look(each)
+
+    def _has_members(self, container: Any) -> bool:
+        return any(id(each) in self.members for each in _hashed_in(container))
 
     def _is_reached_again(self, hashing: dict[int, Any]) -> bool:
         """Return whether one of the sets and dicts is reachable from any of them.
@@ -97,6 +119,8 @@ class Cycles:
                     containers = [each for each in frontier if type(each) is kind]
                     if not LEAVES.issuperset(map(type, itertools.chain.from_iterable(containers))):
                         hashing.update((id(each), each) for each in containers if _hashes_others(each))
+                elif kind is frozenset:
+                    self.frozen += (each for each in frontier if type(each) is kind and _hashes_others(each))
             # Most objects are of a level that is skipped whole, or not at all.
             if kinds <= skipped:
                 break
@@ -111,8 +135,16 @@ class Cycles:
         return hashing
 
 
-def _hashes_others(container: set[Any] | dict[Any, Any]) -> bool:
+def _hashes_others(container: set[Any] | frozenset[Any] | dict[Any, Any]) -> bool:
     return not LEAVES.issuperset(map(type, container))
+
+
+def _hashed_in(container: Iterable[Any]) -> Iterator[Any]:
+    """Yield what a container hashes: its items or keys, and the items of tuples and frozensets among them."""
+    for each in container:
+        yield each
+        if type(each) in (tuple, frozenset):
+            yield from _hashed_in(each)
 
 
 def _found(kind: type, name: str) -> type:
@@ -182,7 +214,7 @@ def reduce_hashed(pickler: SettlingPickler, obj: Any) -> Any:
             cycles.look(pickler.value)
     if id(obj) not in cycles.seen:
         cycles.look(obj)
-    elif not cycles.members and not cycles.has_functions and not pickler.inline:
+    elif not cycles.groups and not cycles.has_functions and not pickler.inline:
         pickler.kinds[type(obj)] = None  # everything has been examined and there is no cycle
     if id(obj) not in cycles.members:
         return NotImplemented
@@ -197,7 +229,10 @@ def dump_settled(pickler: SettlingPickler, file: io.BytesIO, value: Any) -> None
     pickler.value = value
     pickler.dump(value)
     pickler.value = None
-    if pickler.cycles is not None and pickler.cycles.members:
+    if pickler.cycles is not None and pickler.cycles.groups:
+        # What hashes the objects may be in globals that were written before or after them.
+        pickler.cycles.look_at_new(part for stages in pickler.opened for part in stages.parts())
+        pickler.opened = []
         file.seek(0)
         file.truncate()
         pickler.clear_memo()

@@ -57,23 +57,30 @@ def merge_names(before: dict[str, Any], after: dict[str, Any], present: dict[str
     return present | {name: value for name, value in after.items() if before.get(name, _ABSENT) is not value}
 
 
-class _Record:
-    """What one module has set while it was imported."""
+class OfModule:
+    """Something that belongs to a module, for as long as the module is in ``sys.modules``."""
 
-    def __init__(self, module: types.ModuleType) -> None:
-        self._name = module.__name__
+    def __init__(self, module_name: str, module: types.ModuleType) -> None:
+        self._module_name = module_name
         self.module = weakref.ref(module)
-        self.changes: dict[str, tuple[Any, Any]] = {}
-        """Name of the setting -> its values before and after the import."""
-        self.variables: list[tuple[contextvars.ContextVar[Any], Any]] = []
-        self.is_adopted = False
-        """Whether the baseline of tasks has these changes."""
 
     @property
     def is_wanted(self) -> bool:
         """Return whether the module is in ``sys.modules``."""
         module = self.module()
-        return module is not None and sys.modules.get(self._name) is module
+        return module is not None and sys.modules.get(self._module_name) is module
+
+
+class _Record(OfModule):
+    """What one module has set while it was imported."""
+
+    def __init__(self, module: types.ModuleType) -> None:
+        super().__init__(module.__name__, module)
+        self.changes: dict[str, tuple[Any, Any]] = {}
+        """Name of the setting -> its values before and after the import."""
+        self.variables: list[tuple[contextvars.ContextVar[Any], Any]] = []
+        self.is_adopted = False
+        """Whether the baseline of tasks has these changes."""
 
 
 class ImportSettings:

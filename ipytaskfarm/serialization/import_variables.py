@@ -10,20 +10,16 @@ import contextvars
 import os
 import sys
 import types
-import weakref
 from typing import Any
 
-from .import_settings import IMPORT_SETTINGS
+from .import_settings import IMPORT_SETTINGS, OfModule
 
 
-class _Setting:
+class _Setting(OfModule):
     """A variable that a module has set or deleted while it was imported."""
 
-    __slots__ = ("before", "is_set", "module", "module_name", "name", "value")
-
     def __init__(self, module_name: str, module: types.ModuleType, name: bytes, before: bytes | None) -> None:
-        self.module_name = module_name
-        self.module = weakref.ref(module)
+        super().__init__(module_name, module)
         self.name = name
         self.before = before
         """None: the variable was not set."""
@@ -31,12 +27,6 @@ class _Setting:
         """None: the module has deleted the variable."""
         self.is_set = True
         """Whether the module was in ``sys.modules`` when `ImportVariables.follow` looked last."""
-
-    @property
-    def is_wanted(self) -> bool:
-        """Return whether the module is in ``sys.modules``."""
-        module = self.module()
-        return module is not None and sys.modules.get(self.module_name) is module
 
 
 class ImportVariables:

@@ -19,7 +19,8 @@ from collections import deque
 from collections.abc import Iterator
 from typing import Any
 
-from .global_names import last_line, nested_codes
+from .function_parts import closure_of
+from .global_names import last_line, mentioned, nested_codes
 from .module_origin import Travel, travel
 
 _ADDING = frozenset((
@@ -58,7 +59,7 @@ def may_change(value: Any, how: str, function: str) -> bool:
         function: the qualified name of the function.
     """
     kind = type(value)
-    if isinstance(value, _CONTAINERS):  # of a default, too
+    if isinstance(value, CONTAINERS):  # of a default, too
         return not how.startswith("next(")
     if isinstance(value, Iterator):
         return how.startswith("next(")
@@ -100,7 +101,7 @@ def changes_itself(function: Any, levels: int = 5) -> bool:
         called = function.func
         values = [*function.args, *function.keywords.values()]
         if type(called) is types.FunctionType and not _reaches_storing(called):  # a table that it only reads
-            values = [value for value in values if not isinstance(value, _CONTAINERS)]
+            values = [value for value in values if not isinstance(value, CONTAINERS)]
         return any(_is_mutable(value) for value in values) or changes_itself(called, levels - 1)
     if isinstance(function, types.MethodType):
         method = function.__func__
@@ -113,15 +114,11 @@ def changes_itself(function: Any, levels: int = 5) -> bool:
     code = function.__code__
     if _stores(code, _STORING_FREE) and not _stored_free(code).isdisjoint(code.co_freevars):
         return True
-    for cell in function.__closure__ or ():
-        try:
-            value = cell.cell_contents
-        except ValueError:
-            continue
+    for _, value in closure_of(function):
         if type(value) is types.FunctionType:
             if value is not function and changes_itself(value, levels - 1):
                 return True
-        elif _reaches_storing(function) if isinstance(value, _CONTAINERS) else _is_mutable(value, mentioned(code)):
+        elif _reaches_storing(function) if isinstance(value, CONTAINERS) else _is_mutable(value, mentioned(code)):
             return True
     return False
 
@@ -171,7 +168,7 @@ def _is_mutable(value: Any, called: frozenset[str] | None = None) -> bool:
 
     called: the names of the methods that may be called; None: any of them.
     """
-    if isinstance(value, _CONTAINERS):
+    if isinstance(value, CONTAINERS):
         return True
     kind: Any = type(value)
     return travel(kind.__module__) is not Travel.REFERENCE and _changes_instances(kind, called)
@@ -197,14 +194,8 @@ def _changes_instances(kind: type, called: frozenset[str] | None) -> bool:
     return False
 
 
-@functools.lru_cache(4096)
-def mentioned(code: types.CodeType) -> frozenset[str]:
-    """Return the global and attribute names that the code, or code nested in it, mentions."""
-    return frozenset(name for each in nested_codes(code) for name in each.co_names)
-
-
 _MAKING = ("__init__", "__new__", "__post_init__", "__setstate__", "__init_subclass__", "__repr__", "__getstate__")
-_CONTAINERS = (list, dict, set, deque, bytearray)
+CONTAINERS = (list, dict, set, deque, bytearray)
 _VALUES = (bool, int, float, complex, str, bytes, tuple, frozenset, type(None))
 
 

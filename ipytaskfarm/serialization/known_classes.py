@@ -14,6 +14,8 @@ from collections import OrderedDict
 from collections.abc import Callable, Iterator, Sequence
 from typing import Any, TypeAlias
 
+from .function_parts import closure_of, function_of
+
 Steps: TypeAlias = Sequence[Callable[[], Any]]
 _CLASSES_KEPT = 256
 
@@ -22,15 +24,16 @@ _originals: dict[str, weakref.ref[type]] = {}
 _built: OrderedDict[str, type] = OrderedDict()
 _packs: OrderedDict[str, tuple[bytes, Steps]] = OrderedDict()
 """Digest of a class -> the pack of its definition that came last beside data, and its steps."""
-_born: weakref.WeakKeyDictionary[type, str] = weakref.WeakKeyDictionary()
+_arrived: weakref.WeakKeyDictionary[type, tuple[str, str]] = weakref.WeakKeyDictionary()
+"""Class that came here by value -> its digests on arrival, see `known_class`."""
 _unfilled: weakref.WeakKeyDictionary[type, tuple[str, str]] = weakref.WeakKeyDictionary()
 hints: weakref.WeakKeyDictionary[type, dict[str, Any]] = weakref.WeakKeyDictionary()
 """Class that came here by value -> the objects that the names in its string annotations refer to."""
 
 
-def born_digest(cls: type) -> str | None:
-    """Return the digest under which the class came into this process; None for a class defined here."""
-    return _born.get(cls)
+def digests_on_arrival(cls: type) -> tuple[str, str] | None:
+    """Return the digests under which the class came into this process; None for a class defined here."""
+    return _arrived.get(cls)
 
 
 def known_class(born: str, digest: str) -> type | None:
@@ -93,13 +96,9 @@ def _is_made_from(cls: type, other: type) -> bool:
 def _parts(value: Any) -> Iterator[Any]:
     yield value
     yield type(value)
-    function = getattr(value, "__func__", value)
+    function = function_of(value)
     if type(function) is types.FunctionType:
-        for cell in function.__closure__ or ():
-            try:
-                yield cell.cell_contents
-            except ValueError:  # it is empty
-                continue
+        yield from (content for _, content in closure_of(function))
 
 
 def note_unfilled(cls: type, born: str, digest: str) -> None:
@@ -116,9 +115,8 @@ def note_built(cls: type) -> None:
     """Record that the class, if it was created here, is complete. From now on `known_class` finds it by its digests."""
     digests = _unfilled.pop(cls, None)
     if digests is not None:
-        born, digest = digests
-        _born[cls] = born
-        _built[digest] = cls
+        _arrived[cls] = digests
+        _built[digests[1]] = cls
         while len(_built) > _CLASSES_KEPT:
             _built.popitem(last=False)
 
@@ -150,4 +148,4 @@ def note_pack(digest: str, packed: bytes, steps: Steps) -> None:
 
 def travelled(cls: type) -> bool:
     """Return whether the class came here by value."""
-    return cls in _born or cls in _unfilled
+    return cls in _arrived or cls in _unfilled

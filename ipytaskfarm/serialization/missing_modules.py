@@ -2,12 +2,12 @@
 
 from __future__ import annotations
 
+import importlib.metadata as metadata
 import platform
 import re
 import sys
 
 from ..core.errors import ModuleMissing
-from .module_origin import version_of
 
 _MODULE = re.compile(r"(?:^module|No module named) '([\w.]+)'")
 _place = ["in this process"]
@@ -35,7 +35,7 @@ def complete(error: BaseException) -> None:
     if not isinstance(error, ModuleNotFoundError):
         return
     found = _MODULE.search(str(error))
-    version = version_of(found[1]) if found is not None else ""
+    version = _version_of(found[1]) if found is not None else ""
     # A part that this client does not have either is not missing for want of the package.
     is_known = found is not None and ("." not in found[1] or found[1] in sys.modules)
     if not version or not is_known:
@@ -45,3 +45,16 @@ def complete(error: BaseException) -> None:
         error.msg = error.args[0]
     else:
         error.add_note(f"this client has {version}: install it where the engines run")
+
+
+def _version_of(name: str) -> str:
+    """Return the distribution of a top-level module and its version, like ``numpy 2.1.0``; "" if unknown."""
+    top = name.partition(".")[0]
+    try:
+        return f"{top} {metadata.version(top)}"
+    except metadata.PackageNotFoundError:
+        pass
+    for distribution in metadata.packages_distributions().get(top, ()):  # slow, but only used for error messages
+        return f"{distribution} {metadata.version(distribution)}"
+    version = getattr(sys.modules.get(top), "__version__", None)
+    return f"{top} {version}" if isinstance(version, str) else ""

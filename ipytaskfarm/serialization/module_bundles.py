@@ -21,14 +21,14 @@ from collections.abc import Iterable, Iterator
 from pathlib import Path
 from threading import get_ident
 from time import monotonic
-from typing import Any, TypeAlias
+from typing import Any
 
 import msgspec
 
 from ..system import process
 from ..system.user_code import depth_of_user
 from .assigned_globals import AssignedGlobals, state_to_compare
-from .file_looks import FileLook
+from .file_looks import FileLook, Stamp, stamp_of
 from .module_origin import (
     Shipped,
     Travel,
@@ -48,8 +48,6 @@ DATA_BYTES_MAX = 16 * 2**20
 """The limit for the data files of one package. Files beyond it do not travel."""
 _DATA_FILES_MAX = 2000
 _MODULES_MAX = 20_000
-
-Stamp: TypeAlias = tuple[int, int, int, int]
 
 
 class ModuleSource(msgspec.Struct, frozen=True, array_like=True):
@@ -132,15 +130,6 @@ class Working:
 
 
 working = Working()
-
-
-def _stamp(file: str) -> Stamp:
-    return _stamp_of(os.stat(file))
-
-
-def _stamp_of(status: os.stat_result) -> Stamp:
-    # The last one differs also if a file was written in place and given its old time.
-    return status.st_mtime_ns, status.st_size, status.st_ino, status.st_ctime_ns
 
 
 def bundle_of(name: str) -> Bundle:
@@ -230,7 +219,7 @@ def _unchanged(bundle: Bundle) -> bool:
     stat = os.stat
     try:
         for file, stamp in bundle.stamps:
-            if _stamp_of(stat(file)) != stamp:
+            if stamp_of(stat(file)) != stamp:
                 return False
     except OSError:
         return False
@@ -349,7 +338,7 @@ class _Builder:
         file = file or (spec.origin if spec is not None and spec.has_location else None)
         if file is None:
             return ModuleSource(name, True, "", folders, b""), None
-        stamp = self._stamps[file] = _stamp(file)
+        stamp = self._stamps[file] = stamp_of(os.stat(file))
         if is_compiled(file):
             return ModuleSource(name, False, file, [os.path.dirname(file)], b""), None
         text = _texts.get(file)
@@ -387,7 +376,7 @@ class _Builder:
             except OSError:
                 continue
             room -= len(data[below])
-            self._stamps[path] = _stamp_of(status)
+            self._stamps[path] = stamp_of(status)
         return data, left_out
 
     def _all_of(self, top: str) -> set[str]:
@@ -424,7 +413,7 @@ class _Builder:
         while waiting:
             here = waiting.pop()
             try:
-                self._stamps[here] = _stamp(here)
+                self._stamps[here] = stamp_of(os.stat(here))
                 entries = sorted(os.scandir(here), key=lambda entry: entry.name)
             except OSError:
                 continue

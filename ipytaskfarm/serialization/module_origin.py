@@ -497,18 +497,3 @@ def script_folder(file: str | None, module: str) -> str:
     if os.path.isabs(notebook) and os.path.isdir(os.path.dirname(notebook)):
         return os.path.realpath(os.path.dirname(notebook))
     return _STARTED_IN
-
-
-def version_of(name: str) -> str:
-    """Return the distribution of a top-level module and its version, like ``numpy 2.1.0``; "" if unknown."""
-    import importlib.metadata as metadata
-
-    top = name.partition(".")[0]
-    try:
-        return f"{top} {metadata.version(top)}"
-    except metadata.PackageNotFoundError:
-        pass
-    for distribution in metadata.packages_distributions().get(top, ()):  # slow, but only used for error messages
-        return f"{distribution} {metadata.version(distribution)}"
-    version = getattr(sys.modules.get(top), "__version__", None)
-    return f"{top} {version}" if isinstance(version, str) else ""

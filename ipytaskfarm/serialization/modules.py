@@ -30,6 +30,7 @@ from typing import Any, cast
 import msgspec
 
 from . import module_bundles
+from .file_looks import Stamp, stamp_at
 from .function_globals import placed
 from .import_variables import follow_modules, run_module
 from .module_bundles import Bundle, ModuleSource
@@ -62,7 +63,7 @@ _lasting: dict[int, list[ModuleSource]] = {}
 """The active bundles that belong to the engine's environment."""
 _displaced: dict[str, types.ModuleType] = {}
 """Name -> the module that the engine itself had under the name of a shipped module."""
-_beside: dict[str, tuple[types.ModuleType, tuple[int, ...]]] = {}
+_beside: dict[str, tuple[types.ModuleType, Stamp | None]] = {}
 """Name -> a module that was found in the sender's folders, see `FolderFinder`, and the stamp of its file then."""
 
 
@@ -190,20 +191,12 @@ class _Noting:
             module.__spec__.loader = loader
         module.__loader__ = loader
         if file and not is_compiled(file):
-            _beside[module.__name__] = module, _stamp_of(file)
+            _beside[module.__name__] = module, stamp_at(file)
         if type(loader) is importlib.machinery.SourceFileLoader:
             # Read anew: a .pyc file tells edits within one second apart by their size alone.
             run_module(loader.source_to_code(loader.get_data(file), file), module.__dict__)
         else:
             loader.exec_module(module)
-
-
-def _stamp_of(file: str) -> tuple[int, ...]:
-    try:
-        status = os.stat(file)
-    except OSError:
-        return ()
-    return status.st_mtime_ns, status.st_size, status.st_ino
 
 
 def _noted(spec: importlib.machinery.ModuleSpec | None) -> importlib.machinery.ModuleSpec | None:
@@ -508,7 +501,7 @@ def begin_run(bundles: frozenset[int] = frozenset()) -> None:
     """
     if active.keys() != bundles or _sticky:
         _take_out_unused(bundles)
-    if _beside and any(_stamp_of(module.__file__ or "") != stamp for module, stamp in _beside.values()):
+    if _beside and any(stamp_at(module.__file__ or "") != stamp for module, stamp in _beside.values()):
         _forget_beside()  # one was edited, and others may have taken names of it
     if placed.generation:
         take_names(tell=True)

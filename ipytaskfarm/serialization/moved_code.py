@@ -13,6 +13,7 @@ from collections.abc import Iterator
 from typing import Any
 
 from ..system.user_code import lasting_name
+from .function_parts import closure_of
 from .global_names import nested_codes
 from .known_classes import travelled
 
@@ -36,7 +37,7 @@ def _functions(value: Any, depth: int = 0) -> Iterator[types.FunctionType]:
     kind = type(value)
     if kind is types.FunctionType:
         yield value
-        inner = [vars(value).get("__wrapped__"), *_in_cells(value)]
+        inner = [vars(value).get("__wrapped__"), *(each for _, each in closure_of(value) if type(each) is kind)]
     elif isinstance(value, staticmethod | classmethod):
         inner = [value.__func__]
     elif isinstance(value, property):
@@ -49,15 +50,6 @@ def _functions(value: Any, depth: int = 0) -> Iterator[types.FunctionType]:
         return
     for each in inner:
         yield from _functions(each, depth + 1)
-
-
-def _in_cells(function: types.FunctionType) -> Iterator[Any]:
-    for cell in function.__closure__ or ():
-        try:
-            if type(cell.cell_contents) is types.FunctionType:
-                yield cell.cell_contents
-        except ValueError:
-            continue
 
 
 def _follow_move(before: types.FunctionType, now: types.FunctionType) -> None:

@@ -24,10 +24,9 @@ from collections.abc import Callable, Mapping, MutableMapping, Sequence
 from typing import Any
 
 from ..core.errors import TaskFarmError, UnpickleableException, VersionMismatch
-from ..core.messages.payload import WITH_BUFFERS
 from ..core.messages.task_types import Function
 from ..storage.blobs import BlobWriter
-from .cache import class_digests, dumps, packed_function, unchanged_function, unframe
+from .cache import class_digests, dumps, loads, packed_function, unchanged_function
 from .exceptions import brief_error, chain_of, pack_error, traceback_of, unpack_error
 from .function_globals import Names
 from .missing_modules import missing
@@ -230,10 +229,7 @@ def _unpack_settled(
 
 def _loads(data: bytes | memoryview) -> Any:
     try:
-        if data[0] != WITH_BUFFERS:
-            return pickle.loads(data)
-        body, buffers = unframe(memoryview(data))
-        return pickle.loads(body, buffers=buffers)
+        return loads(data)
     except ModuleNotFoundError as error:
         raise missing(error) from error
 
@@ -359,7 +355,7 @@ def pack_environment(environment: object) -> tuple[Function, str]:
 
 def class_digest(cls: type) -> str:
     """Return the digest of a class's present definition. This is cheap if the class has not changed."""
-    return class_digests(cls)[1]
+    return class_digests(cls)[2]
 
 
 def unpack_environment(code: bytes, namespace: MutableMapping[str, Any] | None = None) -> tuple[Any, list[Names]]:

@@ -9,6 +9,7 @@ import types
 from collections.abc import Iterable
 from typing import Any
 
+from .function_parts import closure_of
 from .module_bundles import size_text, working
 
 NOTICE_AFTER_S = 2.0
@@ -63,7 +64,7 @@ def _parts(obj: Any) -> Iterable[Any]:
     if isinstance(obj, types.FunctionType):
         yield from (obj.__globals__[name] for name in obj.__code__.co_names if name in obj.__globals__)
         yield from obj.__defaults__ or ()
-        yield from (cell.cell_contents for cell in obj.__closure__ or ())
+        yield from (value for _, value in closure_of(obj))
     elif isinstance(obj, tuple | list):
         for each in obj[:1000]:
             yield from _parts(each)

@@ -36,6 +36,7 @@ from .annotations import annotations_of
 from .definition_stages import LEAVES, STAGE_REDUCERS, Stages, join, reduced
 from .function_globals import Names
 from .function_imports import imports_of
+from .function_parts import cell_state, closure_of
 from .global_names import (
     added_by_rewriting,
     annotation_names,
@@ -74,8 +75,8 @@ class Pickler(pickle.Pickler):
     inline = False
     """Whether this pickle contains the definitions of classes itself, not as pickles of their own."""
     _homes: dict[int, tuple[dict[str, Any], GlobalsHome]] | None = None
-    class_digests: Callable[[type], tuple[str, str]]
-    """Returns the digests by which a class is known. `cache` sets it, because `cache` needs the pickler itself."""
+    class_digests: Callable[[type], tuple[str, str, str]]
+    """Returns the digests by which a class is known, and that of all it has. `cache`, which needs this, sets it."""
     packed_class: Callable[[type], tuple[str, str, bytes]]
     """Returns the two digests of a class and its packed definition."""
 
@@ -100,6 +101,8 @@ class Pickler(pickle.Pickler):
         """The objects that hold themselves in sets, see `hash_cycles`."""
         self.stages: Stages | None = None
         """The stages that definitions join at present, see `definition_stages`."""
+        self.opened: list[Stages] = []
+        """All stages of this pickle so far."""
         self.suspended: list[Stages | None] = []
         self.owner: type | None = None
         """The class that the most recently written step belongs to."""
@@ -126,6 +129,7 @@ class Pickler(pickle.Pickler):
         self._homes = None
         self.owner = None
         self.cycles = None
+        self.opened = []
         if self.owners:
             self.owners = {}
         if self.kinds:
@@ -196,7 +200,7 @@ def dump_inline(obj: Any, kind: type[Pickler], take: Callable[[pickle.PickleBuff
 
 
 class _Nameless(Pickler):
-    class_digests = staticmethod(lambda cls: ("", ""))
+    class_digests = staticmethod(lambda cls: ("", "", ""))
 
 
 class _Referring(_Nameless):
@@ -255,6 +259,7 @@ def reduce_function(pickler: Pickler, function: types.FunctionType) -> Reduced:
     if registry is not None:
         stages, steps = join(pickler, by_value)
         stages.add(build.fill_single_dispatch, function, {"registry": registry}, pickler.owner)
+        stages.add_each(build_classes.update_attributes, function, added_attributes(function), pickler.owner)
         return reduced(build.new_single_dispatch, (), steps)
     home = home_module(function.__globals__)
     state = function_state(function, home is None)
@@ -268,10 +273,12 @@ def reduce_function(pickler: Pickler, function: types.FunctionType) -> Reduced:
 
 def by_value(cls: type) -> bool:
     """Return whether instances of the class can be built only where its by-value definition has arrived."""
-    return not cls.__flags__ & _IMMUTABLE and cls.__module__ not in ("builtins", "_ctypes") and find_named(cls) is None
+    return not is_made_in_c(cls) and cls.__module__ != "_ctypes" and find_named(cls) is None
 
 
-_IMMUTABLE = 1 << 8  # Py_TPFLAGS_IMMUTABLETYPE: made in C
+def is_made_in_c(cls: type) -> bool:
+    """Return whether nobody can change the class. Its module does not tell: it is "builtins" after a plain `exec`."""
+    return bool(cls.__flags__ & 1 << 8)  # Py_TPFLAGS_IMMUTABLETYPE
 
 
 def is_free(value: Any) -> bool:
@@ -281,7 +288,7 @@ def is_free(value: Any) -> bool:
         return True
     if kind is tuple or kind is frozenset:
         return LEAVES.issuperset(map(type, value))
-    return isinstance(value, type) and (value.__module__ == "builtins" or find_named(value) is not None)
+    return isinstance(value, type) and (is_made_in_c(value) or find_named(value) is not None)
 
 
 def _staged(stages: Stages, function: types.FunctionType, state: dict[str, Any], owner: type | None) -> dict[str, Any]:
@@ -296,7 +303,7 @@ def _staged(stages: Stages, function: types.FunctionType, state: dict[str, Any],
             state[key] = {name: value for name, value in named.items() if is_free(value)}
             stages.add_each(action, function, {name: named[name] for name in named if name not in state[key]}, owner)
     for key, value in waiting.items():
-        stages.add(build_classes.complete_function, function, {key: value}, owner)
+        stages.add(build.complete_function, function, {key: value}, owner)
     return state
 
 
@@ -318,6 +325,22 @@ def dispatched(function: types.FunctionType) -> dict[type, Any] | None:
     if function.__globals__ is not vars(functools) or "registry" not in function.__dict__:
         return None
     return dict(function.__dict__["registry"])
+
+
+def added_attributes(wrapper: Any) -> dict[str, Any]:
+    """Return the attributes that the program has set on what `lru_cache` or `singledispatch` made of a function."""
+    own = getattr(wrapper.__wrapped__, "__dict__", {})
+    return {
+        name: value
+        for name, value in vars(wrapper).items()
+        if name not in _SET_BY_DECORATORS and not (name in own and own[name] is value)
+    }
+
+
+_SET_BY_DECORATORS = frozenset(
+    {*functools.WRAPPER_ASSIGNMENTS, "__wrapped__", "cache_parameters", "registry", "dispatch", "register"}
+    | {"_clear_cache"}
+)
 
 
 def by_member(module_name: str, qualname: str) -> Reduced:
@@ -358,12 +381,7 @@ def used_submodules(function: types.FunctionType, with_globals: bool = True) -> 
     """Return the submodules that the function reaches through a package in its globals or cells (as after ``import
     xml``).
     """
-    modules: list[Any] = []
-    for cell in function.__closure__ or ():
-        try:
-            modules.append(cell.cell_contents)
-        except ValueError:
-            continue
+    modules = [value for _, value in closure_of(function)]
     if with_globals:
         modules += used_globals(function)[0].values()
     return loaded_submodules(modules, function.__code__)
@@ -428,10 +446,7 @@ def _reduce_code(pickler: Pickler, code: types.CodeType) -> Reduced:
 
 
 def _reduce_cell(pickler: Pickler, cell: types.CellType) -> Reduced:
-    try:
-        content: tuple[Any, ...] = (cell.cell_contents,)
-    except ValueError:
-        content = ()
+    content = cell_state(cell)
     if content and is_free(content[0]):
         return build.new_cell, (), content, None, None, build.fill_cell
     stages, steps = join(pickler, by_value)
@@ -516,19 +531,9 @@ def _reduce_lru_cache(pickler: Pickler, found: Any) -> Reduced:
         kind, module_name, qualname = named
         return NotImplemented if kind is Travel.REFERENCE else by_member(module_name, qualname)
     parameters = found.cache_parameters()
-    return build.new_lru_cache, (found.__wrapped__, parameters["maxsize"], parameters["typed"])
-
-
-def _reduce_builtin(pickler: Pickler, found: types.BuiltinFunctionType) -> Reduced:
-    # A compiled module of the user travels by name, with the folder to import it from.
-    if travel(found.__module__) is not Travel.SOURCE:
-        return NotImplemented
-    named = find_named(found)
-    return NotImplemented if named is None else by_member(named[1], named[2])
-
-
-def _reduce_mapping_proxy(pickler: Pickler, found: types.MappingProxyType[Any, Any]) -> Reduced:
-    return build.new_mapping_proxy, (dict(found),)
+    start = (found.__wrapped__, parameters["maxsize"], parameters["typed"])
+    added = added_attributes(found) or None
+    return build.new_lru_cache, start, added, None, None, build_classes.update_attributes
 
 
 def _reduce_dict_view(pickler: Pickler, found: Iterable[Any]) -> Reduced:
@@ -572,8 +577,6 @@ REDUCERS: dict[type, Callable[[Pickler, Any], Reduced]] = {
     classmethod: _reduce_wrapped,
     functools.cached_property: _reduce_cached_property,
     functools._lru_cache_wrapper: _reduce_lru_cache,
-    types.MappingProxyType: _reduce_mapping_proxy,
-    types.BuiltinFunctionType: _reduce_builtin,
     type({}.keys()): _reduce_dict_view,
     type({}.values()): _reduce_dict_view,
     type({}.items()): _reduce_dict_view,
@@ -584,11 +587,7 @@ REDUCERS: dict[type, Callable[[Pickler, Any], Reduced]] = {
 """Exact type -> its reducer. `standard_values` adds more."""
 
 
-def _reduce_error(pickler: Pickler, error: BaseException) -> Reduced:
-    return reduce_exception(error)
-
-
-BASES: dict[type, Callable[[Pickler, Any], Reduced]] = {BaseException: _reduce_error}
+BASES: dict[type, Callable[[Pickler, Any], Reduced]] = {BaseException: lambda pickler, error: reduce_exception(error)}
 """Base type -> the reducer of the types that inherit from it. `classes` and `standard_values` add more."""
 
 

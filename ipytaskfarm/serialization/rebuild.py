@@ -24,6 +24,7 @@ from typing import Any
 
 from ..core.errors import VersionMismatch
 from .function_globals import Names, placed, remember, setup_globals
+from .function_parts import function_of
 from .known_classes import is_unfilled, known_class, note_built, note_pack, note_unfilled, steps_of_pack, travelled
 
 _SOURCES_KEPT = 256
@@ -215,22 +216,30 @@ def fill_function(function: types.FunctionType, state: dict[str, Any]) -> None:
     function.__name__ = state["name"]
     function.__qualname__ = state["qualname"]
     function.__module__ = state["module"]
-    function.__defaults__ = state.get("defaults")
-    function.__kwdefaults__ = state.get("kwdefaults")
     if "doc" in state:
         function.__doc__ = state["doc"]
-    if "annotations" in state:
-        function.__annotations__ = state["annotations"]
-    if "dict" in state:
-        function.__dict__.update(state["dict"])
-    if "type_params" in state:
-        function.__type_params__ = state["type_params"]  # type: ignore[attr-defined]
-    add_globals(function, state.get("used", {}), state.get("wanted", ()))
+    complete_function(function, {"used": {}, **state})
     for name, value in state.get("added", {}).items():
         function.__globals__.setdefault(name, value)
     if "source" in state:
         remember_source(function.__code__.co_filename, *state["source"])
     _note_came(function)
+
+
+def complete_function(function: types.FunctionType, state: dict[str, Any]) -> None:
+    """Set more of a function's state. A part that `state` lacks stays as it is."""
+    if "defaults" in state:
+        function.__defaults__ = state["defaults"]
+    if "kwdefaults" in state:
+        function.__kwdefaults__ = state["kwdefaults"]
+    if "annotations" in state:
+        function.__annotations__.update(state["annotations"])
+    if "dict" in state:
+        function.__dict__.update(state["dict"])
+    if "type_params" in state:
+        function.__type_params__ = state["type_params"]  # type: ignore[attr-defined]
+    if "used" in state:
+        add_globals(function, state["used"], state.get("wanted", ()))
 
 
 def add_globals(function: types.FunctionType, used: dict[str, Any], wanted: tuple[str, ...] = ()) -> None:
@@ -252,8 +261,8 @@ def assigned_by(objects: Iterable[Any]) -> tuple[Names, ...]:
     found: dict[int, Names] = {}
     for each in objects:
         for member in vars(each).values() if isinstance(each, type) else ():
-            function = getattr(member, "__func__", None) or getattr(member, "fget", None) or member
-            names = getattr(function, "__globals__", {}).get("__builtins__")
+            function = function_of(member)
+            names = function.__globals__.get("__builtins__") if type(function) is types.FunctionType else None
             if isinstance(names, Names) and names.assigned:
                 names.wanted -= names.packed.keys()
                 found[id(names)] = names
@@ -385,39 +394,46 @@ def new_class(
     known = known_class(born, digest)
     if known is not None:
         return known
-    if metaclass is _TYPED_DICT:
+    if metaclass is TYPED_DICT:
         # TypedDict's own __new__ accepts only TypedDicts as bases
         cls: type = type.__new__(metaclass, name, bases, namespace)
     else:
-        with _quiet(bases):
+        with quiet([base for base in ancestors(bases) if travelled(base)]):
             cls = types.new_class(name, bases, {"metaclass": metaclass}, lambda ns: ns.update(namespace))
     note_unfilled(cls, born, digest)
     return cls
 
 
-_TYPED_DICT = type(typing.TypedDict("_", {}))  # type: ignore[operator]
-_quieting = threading.Lock()
+TYPED_DICT = type(typing.TypedDict("_", {}))  # type: ignore[operator]
+_quieting = threading.RLock()
+
+
+def ancestors(bases: tuple[type, ...]) -> Iterator[type]:
+    """Yield the bases of a class, direct or not."""
+    return (base for each in bases for base in each.__mro__)
 
 
 @contextlib.contextmanager
-def _quiet(bases: tuple[type, ...]) -> Iterator[None]:
-    """Disable ``__init_subclass__`` of the bases that travelled.
+def quiet(bases: list[type]) -> Iterator[None]:
+    """Disable ``__init_subclass__`` of these bases.
 
     The effects of the first call travel in the class itself, and the arguments of that call are not known any more.
     """
-    ancestors = [base for each in bases for base in each.__mro__]
-    loud = [base for base in ancestors if "__init_subclass__" in base.__dict__ and travelled(base)]
+    loud = {
+        base: vars(base)["__init_subclass__"]
+        for base in bases
+        if "__init_subclass__" in vars(base) and base.__flags__ & (1 << 9)  # Py_TPFLAGS_HEAPTYPE
+    }
     if not loud:
         yield
         return
     with _quieting:
-        kept = [(base, base.__dict__["__init_subclass__"]) for base in dict.fromkeys(loud)]
-        for base, _ in kept:
-            type.__setattr__(base, "__init_subclass__", classmethod(lambda cls, **kwargs: None))
+        for base in loud:
+            type.__setattr__(base, "__init_subclass__", classmethod(lambda cls, **keywords: None))
         try:
             yield
         finally:
-            for base, method in kept:
+            for base, method in loud.items():
                 type.__setattr__(base, "__init_subclass__", method)
 
 

@@ -12,25 +12,20 @@ without hooks.
 from __future__ import annotations
 
 import abc
-import contextlib
 import enum
 import functools
 import importlib
 import inspect
-import threading
 import types
 import typing
 import weakref
 from collections import OrderedDict
-from collections.abc import Iterator
 from typing import Any
 
 from . import known_classes, rebuild as build
 from .known_classes import is_unfilled, known_class, note_unfilled, travelled
 from .moved_code import follow_moves
-
-_TYPED_DICT = type(typing.TypedDict("_", {}))  # type: ignore[operator]
-_quieting = threading.RLock()
+from .rebuild import TYPED_DICT, ancestors, complete_function, quiet  # stored pickles name the third one here
 
 
 def whole(*parts: Any) -> Any:
@@ -56,22 +51,6 @@ def create_function(
     function = build.new_function(code, home, closure)
     build.fill_function(function, state)
     return function
-
-
-def complete_function(function: types.FunctionType, state: dict[str, Any]) -> None:
-    """Set more of a function's state. A part that `state` lacks stays as it is."""
-    if "defaults" in state:
-        function.__defaults__ = state["defaults"]
-    if "kwdefaults" in state:
-        function.__kwdefaults__ = state["kwdefaults"]
-    if "annotations" in state:
-        function.__annotations__.update(state["annotations"])
-    if "dict" in state:
-        function.__dict__.update(state["dict"])
-    if "type_params" in state:
-        function.__type_params__ = state["type_params"]  # type: ignore[attr-defined]
-    if "used" in state:
-        build.add_globals(function, state["used"])
 
 
 def use_global(function: types.FunctionType, used: dict[str, Any]) -> None:
@@ -115,32 +94,42 @@ def create_class(
     if known is not None:
         follow_moves(known, {**namespace, **body})
         return known
-    if metaclass is _TYPED_DICT:
+    if metaclass is TYPED_DICT:
         # TypedDict's own __new__ accepts only TypedDicts as bases
         cls: type = type.__new__(metaclass, name, bases, namespace)
     else:
-        try:
-            cls = _make(metaclass, maker, name, bases, dict(namespace), keywords)
-        except Exception:
-            cls = make_without_hooks(metaclass, name, bases, dict(namespace), keywords)
+        own = [base for base in ancestors(bases) if travelled(base)]
+        cls = make_class(metaclass, maker, name, bases, namespace, keywords, own)
     assign(cls, body)
     note_unfilled(cls, born, digest)
     return cls
 
 
-def _make(
+def make_class(
     metaclass: Any,
     maker: Any,
     name: str,
     bases: tuple[type, ...],
     namespace: dict[str, Any],
     keywords: dict[str, Any],
+    own: list[type],
 ) -> type:
-    with quiet([base for base in _ancestors(bases) if travelled(base)]):
-        if maker is metaclass:
-            return types.new_class(name, bases, {"metaclass": metaclass, **keywords}, lambda ns: ns.update(namespace))
-        cls: type = maker.__new__(metaclass, name, bases, namespace, **keywords)
-        return cls
+    """Return a class without its attributes.
+
+    Args:
+        own: the bases, direct or not, whose hooks do not run.
+
+    The other arguments are those of `create_class`.
+    """
+    try:
+        with quiet(own):
+            if maker is metaclass:
+                body = {"metaclass": metaclass, **keywords}
+                return types.new_class(name, bases, body, lambda names: names.update(namespace))
+            made: type = maker.__new__(metaclass, name, bases, dict(namespace), **keywords)
+            return made
+    except Exception:
+        return make_without_hooks(metaclass, name, bases, dict(namespace), keywords)
 
 
 def make_without_hooks(
@@ -152,7 +141,7 @@ def make_without_hooks(
         for each in metaclass.__mro__
         if "__new__" in vars(each) and not isinstance(each.__new__, types.FunctionType)
     )
-    with quiet([*_ancestors(bases)]):
+    with quiet([*ancestors(bases)]):
         cls: type = made_in_c.__new__(metaclass, name, bases, namespace, **keywords)
     if isinstance(cls, abc.ABCMeta):
         __import__("_abc")._abc_init(cls)
@@ -173,40 +162,25 @@ def assign(cls: type, attributes: dict[str, Any]) -> None:
         assign(cls, name, value)
 
 
-def _ancestors(bases: tuple[type, ...]) -> Iterator[type]:
-    return (base for each in bases for base in each.__mro__)
-
-
-@contextlib.contextmanager
-def quiet(bases: list[type]) -> Iterator[None]:
-    """Disable ``__init_subclass__`` of these bases.
-
-    The effects of the first call travel in the class itself, and the arguments of that call are not known any more.
-    """
-    loud = {
-        base: vars(base)["__init_subclass__"]
-        for base in bases
-        if "__init_subclass__" in vars(base) and base.__flags__ & (1 << 9)  # Py_TPFLAGS_HEAPTYPE
-    }
-    if not loud:
-        yield
-        return
-    with _quieting:
-        for base in loud:
-            type.__setattr__(base, "__init_subclass__", classmethod(lambda cls, **keywords: None))
-        try:
-            yield
-        finally:
-            for base, method in loud.items():
-                type.__setattr__(base, "__init_subclass__", method)
-
-
 def set_attributes(cls: type, attributes: dict[str, Any]) -> None:
     """Set more attributes of a class that is being built; a class that was known before gets the places of its code."""
     if is_unfilled(cls):
         assign(cls, attributes)
     else:
         follow_moves(cls, attributes)
+
+
+_contents: weakref.WeakKeyDictionary[type, str] = weakref.WeakKeyDictionary()
+"""Class that came here by value -> the digest of what it had at home when its state was set."""
+
+
+def renew_state(cls: type, part: tuple[str, dict[str, Any]]) -> None:
+    """Give a class that came by value the state that it has at home, if that has changed since it came last."""
+    content, state = part
+    if travelled(cls) and _contents.get(cls) != content:
+        _contents[cls] = content
+        if not is_unfilled(cls):
+            assign(cls, state)
 
 
 def set_fields(cls: type, attributes: dict[str, Any]) -> None:
@@ -294,7 +268,7 @@ def create_enum(
         # Functions, classes and descriptors are no members by themselves.
         ns[key] = enum.member(value) if callable(value) or hasattr(value, "__get__") else value
     keywords = {} if boundary is None else {"boundary": boundary}
-    with quiet([base for base in _ancestors(bases) if travelled(base)]):
+    with quiet([base for base in ancestors(bases) if travelled(base)]):
         cls: type = maker.__new__(metaclass, name, bases, ns, **keywords)
     for attribute in ("__init__", "__new_member__"):
         if vars(cls).get(attribute) in (initialize_nothing, make_member):

@@ -33,8 +33,9 @@ from .digests import Digester, Seen
 from .distributions import version_of
 from .file_arguments import File
 from .function_imports import asks_by_name, imports_of, is_import_call, names_imported
-from .global_names import nested_codes, passes_modules, whole_uses
-from .guards import ABSENT, BundleGuard, FunctionGuard, cell_content
+from .function_parts import closure_of, defaults_of
+from .global_names import mentioned, nested_codes, passes_modules, whole_uses
+from .guards import BundleGuard, FunctionGuard
 from .module_bundles import Bundle, bundle_of
 from .module_origin import Travel, home_module, is_compiled, travel
 from .module_slices import ALL, reached_from
@@ -46,6 +47,7 @@ from .pickler import (
     dispatched,
     dumps_to_compare,
     find_named,
+    is_made_in_c,
     used_globals,
     used_submodules,
 )
@@ -223,7 +225,7 @@ class _Walk:
                 obj = vars(obj)["__wrapped__"]
             if dispatched(obj) is not None and find_named(obj) is None:
                 return None  # its registry is walked
-        elif not isinstance(obj, type) or obj.__module__ == "builtins":
+        elif not isinstance(obj, type) or is_made_in_c(obj):
             self._note_reference(obj, user)
             return None
         named = find_named(obj)
@@ -319,13 +321,12 @@ class _Walk:
         state = (function.__name__, function.__qualname__, [*annotations_of(function).items()], code)
         self.add("function", label, digester.digest(state), user, cell_of(code.co_filename) or "")
         self.sure = self.sure and digester.sure
-        for name, value in _defaults(function):
+        for name, value in defaults_of(function):
             self._value("default", f"{name} of `{label}`", value, label)
-        free = dict(zip(code.co_freevars, map(cell_content, function.__closure__ or ()), strict=False))
+        free = dict(closure_of(function))
         sure = self.sure
-        for name, value in sorted(free.items()):
-            if value is not ABSENT:  # several functions of one code have variables of one name
-                self._named_value("closure variable", name, f"{name} of `{label}`", value, code, label)
+        for name, value in sorted(free.items()):  # several functions of one code have variables of one name
+            self._named_value("closure variable", name, f"{name} of `{label}`", value, code, label)
         if home is not None and home.__name__ in _LIBRARY_STATE:
             self.sure = sure
         space = self._space(function.__globals__) if used or wanted else ""
@@ -547,25 +548,11 @@ def _name_of(function: Any) -> str:
     return str(name).replace("<locals>.", "")
 
 
-def _defaults(function: types.FunctionType) -> list[tuple[str, Any]]:
-    code = function.__code__
-    positional = code.co_varnames[: code.co_argcount]
-    values = function.__defaults__ or ()
-    named = list(zip(positional[len(positional) - len(values) :], values, strict=True))
-    return [*named, *sorted((function.__kwdefaults__ or {}).items())]
-
-
-def _mentioned(code: types.CodeType) -> set[str]:
-    found = {name for each in nested_codes(code) for name in each.co_names}
-    for each in nested_codes(code):
-        found.update(text for text in each.co_consts if isinstance(text, str) and text.isidentifier())
-    return found
-
-
 def _names_used(code: types.CodeType) -> set[str]:
     """Return which names of a module a code may use; `ALL` among them if it may compute them."""
-    mentioned = _mentioned(code)
-    return mentioned if mentioned.isdisjoint(_COMPUTES) else {*mentioned, ALL}
+    constants = (each for part in nested_codes(code) for each in part.co_consts)
+    names = {*mentioned(code), *(text for text in constants if isinstance(text, str) and text.isidentifier())}
+    return names if names.isdisjoint(_COMPUTES) else {*names, ALL}
 
 
 _COMPUTES = ("getattr", "globals", "vars", "__dict__", "eval", "exec", "dir", "attrgetter", "getmembers")

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import dis
 import functools
 import re
 import sys
@@ -11,6 +10,8 @@ from collections.abc import Callable, Iterator
 from typing import Any, NamedTuple
 
 from .classes import class_attributes
+from .function_parts import closure_of
+from .global_names import stored_globals
 from .module_origin import Travel, travel
 from .pickler import find_named, reduced_by_pickle, used_globals
 
@@ -246,12 +247,9 @@ def _function_children(function: types.FunctionType) -> Iterator[tuple[str, Any]
     if find_named(function) is not None:
         return
     name = function.__qualname__
-    for variable, cell in zip(function.__code__.co_freevars, function.__closure__ or (), strict=True):
-        try:
-            yield f" (variable {variable!r} of the function around {name})", cell.cell_contents
-        except ValueError:
-            pass
-    assigned = {step.argval for step in dis.get_instructions(function.__code__) if step.opname == "STORE_GLOBAL"}
+    for variable, value in closure_of(function):
+        yield f" (variable {variable!r} of the function around {name})", value
+    assigned = stored_globals(function.__code__)
     for variable, value in used_globals(function)[0].items():
         yield f" (global {variable!r} {'assigned' if variable in assigned else 'used'} by {name})", value
     for index, value in enumerate(function.__defaults__ or ()):

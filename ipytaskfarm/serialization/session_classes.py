@@ -9,13 +9,12 @@ is saved with it, as with the classes of tasks (`rebuild_classes`).
 from __future__ import annotations
 
 import abc
-import types
 import typing
 from typing import Any
 
 from .classes import class_attributes, maker, registered_subclasses, registered_with
 from .pickler import by_value
-from .rebuild_classes import assign, make_without_hooks, quiet
+from .rebuild_classes import assign, make_class
 
 _METACLASSES = (type, abc.ABCMeta, type(typing.Protocol))
 _AT_ONCE = ("__orig_bases__", "__slots__")
@@ -49,15 +48,7 @@ def new_class(
         namespace: the attributes that must exist when the class is made.
         own: the bases that are the user's, direct or not. Their hooks do not run.
     """
-    try:
-        with quiet([*own]):
-            if maker is metaclass:
-                body = {"metaclass": metaclass}
-                return types.new_class(name, bases, body, lambda names: names.update(namespace))
-            made: type = maker.__new__(metaclass, name, bases, dict(namespace))
-            return made
-    except Exception:
-        return make_without_hooks(metaclass, name, bases, dict(namespace), {})
+    return make_class(metaclass, maker, name, bases, namespace, {}, [*own])
 
 
 def fill_class(cls: Any, state: tuple[dict[str, Any], list[type], list[Any]]) -> None:

@@ -12,7 +12,7 @@ import types
 from collections.abc import Iterable, Iterator
 from typing import Any
 
-from .kept_changes import mentioned
+from .global_names import mentioned
 from .module_origin import Travel, travel
 from .outside_inputs import dotted_names, full_name
 

@@ -24,8 +24,8 @@ from itertools import pairwise
 from pathlib import Path
 from typing import Any, NamedTuple
 
-from .global_names import nested_codes
-from .kept_changes import mentioned
+from .function_parts import closure_of
+from .global_names import mentioned, nested_codes
 from .module_origin import Travel, home_module, travel
 from .module_state import parsed
 from .outside_inputs import dotted_names, full_name
@@ -102,11 +102,8 @@ def _reached(function: Any) -> Iterator[types.FunctionType]:
                     waiting += [found for other in names for found in _functions_of(inside.get(other))]
             elif value is not None:
                 waiting += _functions_of(value)
-        for cell in each.__closure__ or ():
-            try:
-                waiting += _functions_of(cell.cell_contents)
-            except ValueError:
-                continue
+        for _, value in closure_of(each):
+            waiting += _functions_of(value)
 
 
 def _functions_of(value: Any) -> Iterator[types.FunctionType]:

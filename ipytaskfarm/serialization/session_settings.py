@@ -17,8 +17,7 @@ from typing import Any
 
 from ..system import process
 from .function_imports import names_imported
-from .global_names import nested_codes
-from .kept_changes import mentioned
+from .global_names import mentioned, nested_codes
 from .module_bundles import bundle_of, is_sent
 
 
@@ -42,13 +41,10 @@ def changed_settings(value: Any) -> Iterator[tuple[str, str]]:
 def changed_variables(function: types.FunctionType) -> Iterator[tuple[str, str]]:
     """Yield (variable, sentence) for variables that the function reads, and that this session has set."""
     names = mentioned(function.__code__)
-    if names.isdisjoint(("environ", "getenv", "expandvars", *_SHELLS)):
-        return
-    codes = list(nested_codes(function.__code__))
-    if any(_STORE_SUBSCR in code.co_code[::2] for code in codes):  # it may set the variable itself
+    if names.isdisjoint(("environ", "getenv", "expandvars", *_SHELLS)) or _may_set_variables(function):
         return
     changed = _changed_names()
-    consts = {each for code in codes for each in code.co_consts if isinstance(each, str)}
+    consts = _texts_of(function)
     reads = not names.isdisjoint(("environ", "getenv"))
     found = sorted(
         name for name in changed if (reads and name in consts) or any(_expands(text, name) for text in consts)
@@ -74,14 +70,11 @@ def computed_variables(function: types.FunctionType, sources: Iterable[bytes]) -
 
     sources: the program's own, which name what it sets: libraries set variables too when they are imported."""
     names = mentioned(function.__code__)
-    if names.isdisjoint(("environ", "getenv", "expandvars")):
+    if names.isdisjoint(("environ", "getenv", "expandvars")) or _may_set_variables(function):
         return
-    codes = list(nested_codes(function.__code__))
-    if any(_STORE_SUBSCR in code.co_code[::2] for code in codes):  # it may set the variable itself
-        return
-    consts = {each for code in codes for each in code.co_consts if isinstance(each, str)}
-    is_joined = any(map(_joins, (step for code in codes for step in dis.get_instructions(code))))
-    if names.isdisjoint(("items", "keys", "values", "copy")) and not is_joined and any(map(_NAME.fullmatch, consts)):
+    steps = (step for code in nested_codes(function.__code__) for step in dis.get_instructions(code))
+    is_computed = not names.isdisjoint(("items", "keys", "values", "copy")) or any(map(_joins, steps))
+    if not is_computed and any(map(_NAME.fullmatch, _texts_of(function))):
         return  # it names what it reads
     changed = _changed_names()
     if not changed:
@@ -95,6 +88,15 @@ def computed_variables(function: types.FunctionType, sources: Iterable[bytes]) -
             f"{function.__qualname__} reads variables under names that it computes, and this session has set {named}: "
             f"{_WHOSE_VARIABLES}",
         )
+
+
+def _may_set_variables(function: types.FunctionType) -> bool:
+    return any(_STORE_SUBSCR in code.co_code[::2] for code in nested_codes(function.__code__))
+
+
+def _texts_of(function: types.FunctionType) -> set[str]:
+    codes = nested_codes(function.__code__)
+    return {each for code in codes for each in code.co_consts if isinstance(each, str)}
 
 
 def _joins(step: dis.Instruction) -> bool:

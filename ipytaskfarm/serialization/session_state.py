@@ -15,14 +15,15 @@ import decimal
 import functools
 import random
 import sys
+import threading
 import types
 import warnings
 from collections import deque
 from collections.abc import Iterable, Iterator
-from operator import itemgetter
 from typing import Any
 
 from ..system.user_code import depth_of_user, tell_user
+from .function_parts import closure_of, defaults_of
 from .kept_changes import change_of_owner, changed_by_methods, changes_of, may_change, may_store, sets_attributes
 from .module_origin import Travel, travel
 from .session_reads import readings
@@ -31,19 +32,28 @@ from .session_settings import NUMBERS, changed_settings, changed_variables, sets
 _WARNED_MAX = 1000
 _PLAIN = frozenset((bool, int, float, complex, str, bytes, type(None), list, tuple, dict, set))
 _warned: set[tuple[str, str]] = set()
-_noted: list[tuple[str, str]] = []
-"""(function, what is wrong) of the function that is being packed."""
-_noted_changes: list[tuple[str, str]] = []
-"""The same of what the function changes, and of what else is told by a note."""
-_changing: list[str] = []
-"""The names of the functions in it that change what they bring."""
+
+
+class _Noted(threading.local):
+    """What was noted of the function that this thread packs."""
+
+    def __init__(self) -> None:
+        self.texts: list[tuple[str, str]] = []
+        """(function, what is wrong)."""
+        self.changes: list[tuple[str, str]] = []
+        """The same of what the function changes, and of what else is told by a note."""
+        self.changing = False
+        """Whether a function in it changes what it brings."""
+
+
+_noted = _Noted()
 
 
 def begin() -> None:
     """Forget what was noted of an earlier function: call it before one is packed."""
-    _noted.clear()
-    _noted_changes.clear()
-    _changing.clear()
+    _noted.texts.clear()
+    _noted.changes.clear()
+    _noted.changing = False
 
 
 def look(function: types.FunctionType, used: dict[str, Any]) -> None:
@@ -51,23 +61,23 @@ def look(function: types.FunctionType, used: dict[str, Any]) -> None:
 
     used: the globals that it uses."""
     name = function.__qualname__.rpartition("<locals>.")[2]
-    for path, value in (*used.items(), *_defaults(function)):
+    for path, value in (*used.items(), *defaults_of(function)):
         _look_at(name, path, value)
         _look_at_numbers(function, value)
         if type(value) not in _PLAIN:
-            _noted.extend(changed_settings(value))
-    _noted.extend(changed_variables(function))
-    if any(_is_kept(value, function.__code__) for value in (*used.values(), *map(itemgetter(1), _defaults(function)))):
-        _changing.append(name)
+            _noted.texts.extend(changed_settings(value))
+    _noted.texts.extend(changed_variables(function))
+    if any(_is_kept(value, function.__code__) for _, value in (*used.items(), *defaults_of(function))):
+        _noted.changing = True
     changes = changes_of(function.__code__)
     if changes:
-        for path, value in (*used.items(), *_cells(function), *_defaults(function)):
+        for path, value in (*used.items(), *closure_of(function), *defaults_of(function)):
             if path in changes and may_change(value, changes[path], function.__qualname__):
                 if "." in name:  # what methods of a class write is mostly the class's own
-                    _changing.append(name)
+                    _noted.changing = True
                 else:
                     _note_change(name, path, changes[path])
-    for path, value in (*used.items(), *_cells(function)):
+    for path, value in (*used.items(), *closure_of(function)):
         if "." not in name and not may_change(value, changes.get(path, ""), function.__qualname__):
             how = changed_by_methods(value, path, function.__code__)
             if how:
@@ -78,9 +88,9 @@ def look_through(function: Any) -> None:
     """Note what a function reads of this session, with all functions of the user that it reaches."""
     for found in readings(function):
         if not found.is_note:
-            _noted.append((found.key, found.text))
+            _noted.texts.append((found.key, found.text))
         elif _is_news((found.key, "")):  # of one function it is told for all
-            _noted_changes.append((found.key, found.text))
+            _noted.changes.append((found.key, found.text))
 
 
 def note_members(function: str, named: Iterable[str]) -> None:
@@ -89,7 +99,7 @@ def note_members(function: str, named: Iterable[str]) -> None:
         text = (
             f"{function} uses {place}, which cannot be pickled: each engine has its own, as the import of its module "
         )
-        _noted_changes.append((place, f"{text}makes it"))
+        _noted.changes.append((place, f"{text}makes it"))
 
 
 def end(*, of_setup: bool = False) -> bool:
@@ -100,15 +110,15 @@ def end(*, of_setup: bool = False) -> bool:
 
     of_setup: the function prepares engines: what it changes there is for later tasks.
     """
-    for found in _noted:
+    for found in _noted.texts:
         if _is_news(found):
             warnings.warn(found[1], stacklevel=depth_of_user())
-    for found in () if of_setup else _noted_changes:
+    for found in () if of_setup else _noted.changes:
         if _is_news(found):
             tell_user(found[1])
-    _noted.clear()
-    _noted_changes.clear()
-    return bool(_changing)
+    _noted.texts.clear()
+    _noted.changes.clear()
+    return _noted.changing
 
 
 def _is_news(found: tuple[str, str]) -> bool:
@@ -159,7 +169,7 @@ def _keeps(kind: Any) -> bool:
 
 
 def _note_change(function: str, path: str, how: str) -> None:
-    _changing.append(function)
+    _noted.changing = True
     if how.startswith("next(") or how.endswith("()"):
         text = (
             f"{function} takes from {path} ({how}), of which each engine has a copy: tasks on several engines get the "
@@ -170,7 +180,7 @@ def _note_change(function: str, path: str, how: str) -> None:
             f"{function} changes {path} ({how}), of which each engine has a copy: this session's stays as it is, and "
         )
         text += "calls do not see what those on other engines did. Return the values, and put them together here"
-    _noted_changes.append((f"{function}.{path}", text))
+    _noted.changes.append((f"{function}.{path}", text))
 
 
 def _parts(function: object) -> Iterable[tuple[str, Any]]:
@@ -181,7 +191,7 @@ def _parts(function: object) -> Iterable[tuple[str, Any]]:
             *function.keywords.items(),
         ]
     if isinstance(function, types.FunctionType):
-        return _cells(function)
+        return closure_of(function)
     owner = function.__self__ if isinstance(function, types.MethodType) else function
     if isinstance(owner, type | types.ModuleType | types.BuiltinFunctionType):
         return ()
@@ -191,28 +201,13 @@ def _parts(function: object) -> Iterable[tuple[str, Any]]:
         return ()
 
 
-def _cells(function: types.FunctionType) -> Iterator[tuple[str, Any]]:
-    for name, cell in zip(function.__code__.co_freevars, function.__closure__ or (), strict=False):
-        try:
-            yield name, cell.cell_contents
-        except ValueError:
-            continue
-
-
-def _defaults(function: types.FunctionType) -> Iterator[tuple[str, Any]]:
-    code = function.__code__
-    defaults = function.__defaults__ or ()
-    yield from zip(code.co_varnames[code.co_argcount - len(defaults) : code.co_argcount], defaults, strict=True)
-    yield from (function.__kwdefaults__ or {}).items()
-
-
 def _look_at(function: str, path: str, value: Any) -> None:
     kind = type(value)
     if _is_generator(value, kind):
         remedy = f"{path}.spawn(n)[i]" if hasattr(value, "spawn") else "a seed for each"
         text = f"{function} draws from {path}, which is copied to each engine in its present state: tasks on several "
         text += f"engines get the same random numbers. Give each task its own as an argument, such as {remedy}"
-        _noted.append((f"{function}.{path}", text))
+        _noted.texts.append((f"{function}.{path}", text))
 
 
 def _look_at_numbers(function: types.FunctionType, value: Any) -> None:
@@ -225,7 +220,7 @@ def _look_at_numbers(function: types.FunctionType, value: Any) -> None:
                 f"this session's decimal context (prec={here.prec}, {here.rounding}) is not that of tasks, which begin "
             )
             text += f"with prec={usual.prec}, {usual.rounding}: set it in the function, or for all with mec.execute(…)"
-            _noted.append(("decimal", text))
+            _noted.texts.append(("decimal", text))
     elif kind is types.ModuleType and value.__name__ == "numpy":
         raising = [name for name, action in value.geterr().items() if action in ("raise", "call")]
         if raising and not sets_itself(function, NUMBERS):
@@ -233,7 +228,7 @@ def _look_at_numbers(function: types.FunctionType, value: Any) -> None:
                 f"numpy raises here for {', '.join(raising)} (np.seterr), but not in tasks, which begin with numpy's "
             )
             text += "settings: use np.errstate in the function, or np.seterr for all with mec.execute(…)"
-            _noted.append(("numpy", text))
+            _noted.texts.append(("numpy", text))
 
 
 def _is_generator(value: Any, kind: type) -> bool:

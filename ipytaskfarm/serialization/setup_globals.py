@@ -20,6 +20,7 @@ from . import (
     cache,  # noqa: F401 - it completes the pickler
 )
 from .function_globals import Names, setup_globals
+from .function_parts import function_of
 from .pickler import Pickler
 
 COMPARED_BYTES = 2**20
@@ -124,6 +125,6 @@ class SetupWatch:
 def _of_methods(cls: type) -> list[Names]:
     """Return the globals of the methods of a class and its bases: the class may have been built for an earlier task."""
     members = [member for each in cls.__mro__ for member in vars(each).values()]
-    functions = [getattr(member, "__func__", None) or getattr(member, "fget", None) or member for member in members]
-    found = [getattr(function, "__globals__", {}).get("__builtins__") for function in functions]
+    functions = [found for found in map(function_of, members) if type(found) is types.FunctionType]
+    found = [function.__globals__.get("__builtins__") for function in functions]
     return [names for names in found if isinstance(names, Names)]

@@ -18,6 +18,7 @@ import itertools
 import logging
 import pickle
 import sys
+import threading
 import types
 import typing
 import weakref
@@ -27,7 +28,19 @@ from typing import Any
 
 from . import rebuild as build, rebuild_values as values
 from .module_origin import Travel, travel
-from .pickler import BASES, KINDS, REDUCERS, Pickler, Reduced, by_member, plain_reducer, reduce_method, reduce_module
+from .pickler import (
+    BASES,
+    KINDS,
+    REDUCERS,
+    Pickler,
+    Reduced,
+    by_member,
+    find_named,
+    is_made_in_c,
+    plain_reducer,
+    reduce_method,
+    reduce_module,
+)
 
 _STREAMS = ("stdout", "stderr", "stdin", "__stdout__", "__stderr__", "__stdin__")
 _PARTS = ("buffer",)
@@ -104,7 +117,23 @@ def _reduce_method(pickler: Pickler, method: types.MethodType) -> Reduced:
 
 def _reduce_builtin(pickler: Pickler, function: types.BuiltinFunctionType) -> Reduced:
     named = find_named_method(function)
-    return NotImplemented if named is None else _by_name(named)
+    return _reduce_compiled(pickler, function) if named is None else _by_name(named)
+
+
+def _reduce_compiled(pickler: Pickler, function: Any) -> Reduced:
+    """Reduce a function of a compiled module of the project to its name and the module, which brings its folder."""
+    if travel(function.__module__) is not Travel.SOURCE:
+        return NotImplemented
+    named = find_named(function)
+    return NotImplemented if named is None else by_member(*named[1:])
+
+
+def _of_compiled(kind: type) -> Any:
+    """Find the reducer for the functions that compilers of Python code make, such as Cython."""
+    return _reduce_compiled if is_made_in_c(kind) and kind.__name__ in _COMPILED else None
+
+
+_COMPILED = frozenset({"cython_function_or_method", "fused_cython_function", "nb_func"})
 
 
 def _reduce_descriptor(pickler: Pickler, found: Any) -> Reduced:
@@ -245,7 +274,7 @@ def _by_identity(found: object, make: Callable[..., object], *rest: Any) -> Redu
     key = values.key_of_mark(found)
     if key is None:
         return NotImplemented
-    used_marks.add(key)
+    used_marks.keys.add(key)
     return make, (key, *rest)
 
 
@@ -257,8 +286,14 @@ def default_of(variable: contextvars.ContextVar[Any]) -> tuple[Any, ...]:
         return ()
 
 
-used_marks: set[str] = set()
-"""The keys in what was pickled since `cache` has cleared them."""
+class _UsedMarks(threading.local):
+    """The keys in what this thread has pickled since `cache` has cleared them."""
+
+    def __init__(self) -> None:
+        self.keys: set[str] = set()
+
+
+used_marks = _UsedMarks()
 
 
 @functools.lru_cache(1)
@@ -375,7 +410,7 @@ def _has_no_state(found: Any) -> bool:
 
 
 REDUCERS[vars(typing)["_GenericAlias"]] = _reduce_alias
-KINDS += [_of_name_resolver, _of_stateless, _of_module_singles]
+KINDS += [_of_compiled, _of_name_resolver, _of_stateless, _of_module_singles]
 BASES.update(
     {
         vars(io)["IOBase"].__base__: _reduce_stream,

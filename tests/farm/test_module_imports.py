@@ -2,9 +2,13 @@
 
 from __future__ import annotations
 
+import shutil
 import subprocess
 import sys
+import sysconfig
 from pathlib import Path
+
+import pytest
 
 from ipytaskfarm import Farm
 
@@ -33,6 +37,27 @@ def test_a_package_keeps_what_it_has_under_the_name_of_its_module(farm: Farm, tm
         both, imports = f"('{version}', '{version}', 'other')", f"('{version}', '{version}', True)"
         lines = [both, imports, "False", both, imports]
         assert run(tmp_path, "script.py") == "".join(" ".join([line] * 4) + "\n" for line in lines)
+
+
+COMPILED = """
+from fast.xxlimited import foo
+from ipytaskfarm import TaskClient
+def of_a_global(x): return foo(x, 1)
+def of_an_argument(function, x): return function(x, 2)
+with TaskClient(WHERE) as tc:
+    print(tc.submit(foo, 1, 1).result(), tc.map(of_a_global, [1, 2]), tc.submit(of_an_argument, foo, 1).result())
+"""
+
+
+def test_a_function_of_a_compiled_module_brings_the_folder_of_the_module(farm: Farm, tmp_path: Path) -> None:
+    found = next(Path(sysconfig.get_config_var("DESTSHARED") or "/nowhere").glob("xxlimited.*.so"), None)
+    if found is None:
+        pytest.skip("this Python has no compiled module to copy")
+    (tmp_path / "fast").mkdir()
+    (tmp_path / "fast" / "__init__.py").touch()
+    shutil.copy(found, tmp_path / "fast")  # engines find it at the top level
+    (tmp_path / "script.py").write_text(f"WHERE = {str(farm.connection_file)!r}\n{COMPILED}")
+    assert run(tmp_path, "script.py") == "2 [2, 3] 3\n"
 
 
 def test_a_module_that_makes_a_farm_at_its_import_does_so_on_no_engine(tmp_path: Path) -> None:

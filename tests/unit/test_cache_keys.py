@@ -218,7 +218,9 @@ def test_a_file_that_changed_a_moment_ago_is_read_again(tmp_path: Path, monkeypa
     first = File(path).digest()
     # Where the clock of the file system is coarse, the next change has the same times.
     status = path.stat()
-    monkeypatch.setattr(file_arguments, "_stamp", lambda _: (1, status.st_mtime_ns, status.st_ctime_ns, status.st_ino))
+    monkeypatch.setattr(
+        file_arguments, "stamp_of", lambda _: (1, status.st_mtime_ns, status.st_ctime_ns, status.st_ino)
+    )
     path.write_text("2")
     assert File(path).digest() != first
 

@@ -3,7 +3,9 @@
 from __future__ import annotations
 
 import sys
+import textwrap
 import types
+from typing import Any
 
 import pytest
 
@@ -225,3 +227,95 @@ def test_names_in_string_annotations_of_functions_travel(peer: Peer, notebook: N
             return found["return"].__args__[0].n, found["x"].__args__[0].n
     """)
     assert peer.call(notebook["ask"]) == (5, 5)
+
+
+def test_classes_that_exec_made_in_a_bare_namespace(peer: Peer) -> None:
+    """Their module is "builtins", as in code that templates make."""
+    names: dict[str, Any] = {}
+    source = """
+        class Base:
+            def __init__(self, x): self.x = x
+            def f(self): return self.x + K
+        class Derived(Base):
+            def f(self): return super().f() * 2
+        class Failed(Exception): pass
+        K = 5
+        def make(x): return Derived(x)
+        def ask(made):
+            try: raise Failed(made.f())
+            except Failed as error: return type(made) is Derived, isinstance(made, Base), error.args
+        def fail(): raise Failed("so")
+    """
+    exec(textwrap.dedent(source), names)
+    assert names["Base"].__module__ == "builtins"
+    made = peer.call(names["make"], 3)
+    assert (type(made), made.f()) == (names["Derived"], 16)
+    assert peer.call(names["ask"], made) == (True, True, (16,))
+    assert peer.call(made.f) == 16
+    with pytest.raises(names["Failed"], match="so"):
+        peer.call(names["fail"])
+    one, other = peer.call(lambda kinds: [kind(1) for kind in kinds], [names["Base"], names["Derived"]])
+    assert (type(one), type(other)) == (names["Base"], names["Derived"])
+
+
+@pytest.mark.parametrize(
+    "outside",
+    ["{a: 1, b: 2}", "{a}", "{(a, 1): 2, (b, (a,)): 3}", "[{'x': {b: 1}}]", "collections.OrderedDict([(a, 1)])"],
+)
+def test_what_hashes_objects_of_a_cycle_outside_of_it(peer: Peer, notebook: Notebook, outside: str) -> None:
+    """A graph whose nodes know their neighbours in sets, and a table of its nodes."""
+    notebook.run(f"""
+        import collections
+        class Node:
+            def __init__(self, name): self.name, self.near = name, set()
+            def __hash__(self): return hash(self.name)
+            def __eq__(self, other): return self.name == other.name
+        a, b = Node("a"), Node("b")
+        a.near |= {{a, b}}
+        b.near.add(a)
+        table = {outside}
+        def lost(value):
+            if isinstance(value, list | tuple):
+                return [found for each in value for found in lost(each)]
+            if isinstance(value, dict | set):
+                inside = lost(list(value.values())) if isinstance(value, dict) else []
+                return [key for key in value if key not in value] + inside
+            return []
+        def ask(*values): return lost(values), [lost(each.near) for each in (a, b)]
+        def ask_globals(): return lost([a.near, table]), a in a.near
+        """)
+    n = notebook.names
+    assert peer.call(n["ask"], n["a"], n["table"]) == ([], [[], []])
+    assert peer.call(n["ask"], n["table"], n["b"]) == ([], [[], []])
+    assert peer.call(n["ask_globals"]) == ([], True)
+
+
+def test_what_is_in_a_frozenset_is_refused_or_found_but_not_lost(peer: Peer, notebook: Notebook) -> None:
+    notebook.run("""
+        class Node:
+            def __init__(self, name): self.name, self.near = name, set()
+            def __hash__(self): return hash(self.name)
+            def __eq__(self, other): return self.name == other.name
+        a = Node("a")
+        a.near.add(a)
+        def ask(group): return [each in group for each in group]
+        """)
+    with pytest.raises(AttributeError, match="no attribute 'name'"):  # as with pickle
+        peer.call(notebook["ask"], frozenset({notebook["a"]}))
+
+
+def test_an_attribute_that_raises_when_it_is_asked_for_what_it_does_not_have(peer: Peer, notebook: Notebook) -> None:
+    notebook.run("""
+        class Proxy:
+            def __getattr__(self, name):
+                if name.startswith("__") and name != "__func__":
+                    raise AttributeError(name)
+                raise RuntimeError("outside of a context")
+            def __reduce__(self): return Proxy, ()
+        class Holder:
+            proxy, made = Proxy(), None
+            def f(self): return type(self.proxy).__name__
+        Holder.made = Holder()
+        def ask(holder): return holder.f(), Holder().f()
+        """)
+    assert peer.call(notebook["ask"], notebook["Holder"]()) == ("Proxy", "Proxy")

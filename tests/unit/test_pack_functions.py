@@ -35,12 +35,14 @@ NAMED_IN_TEXTS = {
     "a test": '("K" in globals(), "nowhere" in globals())',
     "timeit": '__import__("timeit").timeit("g(1)", globals=globals(), number=1) >= 0',
     "inside": '(lambda: globals()["K"])()',
+    "a query": '__import__("pandas").DataFrame({"a": range(9)}).query("a > @K + @ONE.real").a.tolist()',
+    "an evaluation": '(lambda df: df.eval("a * @K").tolist())(__import__("pandas").DataFrame({"a": [1, 2]}))',
 }
 
 
 @pytest.mark.parametrize("way", NAMED_IN_TEXTS)
 def test_globals_that_a_function_names_in_texts_are_sent(peer: Peer, notebook: Notebook, way: str) -> None:
-    notebook.run(f"K = 3\ndef g(x): return x * K\ndef f(x):\n    return {NAMED_IN_TEXTS[way]}")
+    notebook.run(f"K = 3; ONE = 1 + 0j\ndef g(x): return x * K\ndef f(x):\n    return {NAMED_IN_TEXTS[way]}")
     f: Any = notebook.names["f"]
     assert peer.call(f, 5) == f(5)
 
@@ -443,3 +445,25 @@ def test_each_task_has_a_function_anew_whose_calls_change_it(notebook: Notebook)
     for function in (run.look, notebook["passed"](), functools.partial(notebook["add"], ()), notebook["add"]):
         unpacked = unpack_function(pack_function(function).code)
         assert not unpacked.renews, function
+
+
+def test_attributes_of_what_functools_made_of_a_function(peer: Peer, notebook: Notebook) -> None:
+    notebook.run("""
+        import functools
+        def marked(f):
+            f.mark = "inner"
+            return f
+        @functools.lru_cache
+        @marked
+        def cached(x): return cached.scale * x, cached.mark, cached.itself is cached
+        cached.scale, cached.itself = 3, cached
+        @functools.singledispatch
+        def kind(x): return kind.other(x)
+        @kind.register
+        def _(x: int): return "int"
+        kind.other = lambda x: type(x).__name__
+        def ask(): return cached(2), kind(1), kind("")
+    """)
+    assert peer.call(notebook["ask"]) == ((6, "inner", True), "int", "str")
+    assert peer.call(notebook["cached"], 3) == (9, "inner", True)
+    assert peer.call(notebook["kind"], 1.5) == "float"

@@ -25,6 +25,8 @@ from IPython.core.completer import ProvisionalCompleterWarning
 
 from ipytaskfarm.serialization import session_state
 from ipytaskfarm.serialization.pack import add_dependency, pack_function
+from ipytaskfarm.serialization.rebuild_values import key_of_mark
+from ipytaskfarm.serialization.standard_values import used_marks
 from ipytaskfarm.system import process
 from tests.support.pack_peer import Notebook
 
@@ -432,3 +434,27 @@ def test_changes_inside_of_globals(notebook: Notebook, name: str, expected: str)
 def test_what_changes_nothing_of_the_session(notebook: Notebook, name: str) -> None:
     notebook.run(CHANGED_INSIDE)
     assert said(pack_function, notebook[name]) == []
+
+
+def test_another_thread_that_packs_meanwhile_does_not_count(
+    notebook: Notebook, capsys: pytest.CaptureFixture[str]
+) -> None:
+    notebook.run("""
+        import threading
+        from ipytaskfarm.serialization.pack import pack_function
+        hits, mark = [], object()
+        def other(): return mark
+        class Meanwhile:
+            def __reduce__(self):
+                thread = threading.Thread(target=pack_function, args=(other,))
+                thread.start()
+                thread.join()
+                return int, ()
+        slow = Meanwhile()
+        def f():
+            hits.append(mark)
+            return slow
+        """)
+    pack_function(notebook["f"])
+    assert "f changes hits (hits.append(…))" in capsys.readouterr().err
+    assert used_marks.keys == {key_of_mark(notebook["mark"])}
