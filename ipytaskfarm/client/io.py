@@ -475,7 +475,7 @@ class IoThread:
                 asked.answered = True
                 done.append(asked)
         elif isinstance(message, Output):
-            for take in self.output_listeners:
+            for take in tuple(self.output_listeners):  # callers of waits add and remove theirs meanwhile
                 take(message)
         elif isinstance(message, Notice):
             self.notices.append(message.text)
@@ -528,7 +528,7 @@ class IoThread:
             waiting = list(self._asked.values())
             self._asked.clear()
             self.arrivals.wake_all()
-            self.arrivals.end_all(f"{type(error).__name__}: {error}")
+            self.arrivals.end_all(error)
             self.changed.notify_all()
         for asked in waiting:
             asked.done()

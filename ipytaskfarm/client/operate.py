@@ -27,6 +27,7 @@ from .ids import Ids, id_list, seconds, task_id
 from .results import TaskResult
 from .session import Session
 from .tables import JobLine, Listing, event_listing, job_listing
+from .wait_notices import raise_users
 
 _encode = msgspec.msgpack.Encoder().encode
 SINCE_MAX_S = 1e11
@@ -234,9 +235,17 @@ def drain(session: Session, nodes: str | Iterable[str], on: bool) -> int:
 def await_engines(session: Session, count: int | None, connect_timeout: float, stable_timeout: float) -> list[int]:
     """Wait until there are `count` engines, or (None) until no more arrive; return their ids."""
 
+    ready: list[int] = []
+
     def look() -> list[int]:
-        rows = session.ask_for(messages.ListEngines(), tables.EngineTable).rows
-        return [row.id for row in rows if row.state in ("idle", "busy")]
+        try:
+            reply = session.ask(messages.ListEngines(), timeout_s=STABLE_S)
+        except TimeoutError as error:  # the farm is away: what it said last counts, and the timeouts go on
+            raise_users(error)
+        else:
+            rows = reply.rows if isinstance(reply, tables.EngineTable) else []
+            ready[:] = [row.id for row in rows if row.state in ("idle", "busy")]
+        return ready
 
     return wait_for_engines(look, f"farm {session.farm!r}", count, connect_timeout, stable_timeout)
 

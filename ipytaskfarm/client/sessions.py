@@ -29,6 +29,8 @@ DEFAULT_ADDRESS = ("127.0.0.1", 10113)
 _sessions: dict[str, Session] = {}
 """The farm's incarnation -> its session."""
 _lock = threading.Lock()
+_connecting: dict[str, threading.Lock] = {}
+"""The farm's incarnation -> a lock that is held while a session is connected, for other threads that need the same."""
 
 
 def connect(
@@ -50,13 +52,33 @@ def connect(
     read = farm_paths.connection_reader(where, key_file)
     patient = timeout_s is None
     info = _await_file(read, where, deadline, patient)
+    session = _used(info.incarnation)
+    if session is not None:
+        return session
     with _lock:
-        session = _sessions.get(info.incarnation)
-        if session is None or session.fatal is not None:
+        connecting = _connecting.setdefault(info.incarnation, threading.Lock())
+    if not connecting.acquire(timeout=-1 if patient else max(0.5, deadline - time.monotonic())):
+        raise errors.FarmNotRunning(f"farm {info.farm!r} does not answer at {info.host}:{info.port}; a thread waits")
+    try:
+        session = _used(info.incarnation)
+        if session is None:
             open_standard_descriptors()  # otherwise a socket may get the number of stdout
             session = Session(read, _own_name())
             session.start(max(0.5, deadline - time.monotonic()), patient)
-            _sessions[info.incarnation] = session
+            session.users = 1
+            with _lock:
+                _sessions[info.incarnation] = session
+        return session
+    finally:
+        connecting.release()
+
+
+def _used(incarnation: str) -> Session | None:
+    """Count one client more of the session with a farm, and return it; None: there is none that works."""
+    with _lock:
+        session = _sessions.get(incarnation)
+        if session is None or session.fatal is not None:
+            return None
         session.users += 1
         return session
 
@@ -168,6 +190,7 @@ def _at_exit() -> None:
 def _after_fork() -> None:
     global _lock
     _lock = threading.Lock()
+    _connecting.clear()
     for session in _sessions.values():
         session.after_fork()
     _forked.extend(_sessions.values())

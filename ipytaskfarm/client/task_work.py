@@ -181,7 +181,8 @@ class TaskWork:
         waiter = self._waiter
         if waiter is None:
             waiter = self._begin(now_s)
-        fresh, waiter.finals = waiter.finals or [], []
+        with self._session._lock:  # the IO thread adds to the list
+            fresh, waiter.finals = waiter.finals or [], []
         if fresh:
             self._count(fresh)
             self.estimate.add(_durations(fresh), now_s)
@@ -196,8 +197,7 @@ class TaskWork:
     def close(self) -> None:
         """Stop following the tasks."""
         if self._waiter is not None:
-            with self._session._lock:
-                self._session.arrivals.end_wait(self._waiter)
+            self._session.arrivals.end_wait(self._waiter)
 
     def _begin(self, now_s: float) -> Waiter:
         arrivals = self._session.arrivals
