@@ -45,9 +45,7 @@ class CommandSender:
 
     def engines(self, timeout_s: float | None = None) -> list[tables.EngineRow]:
         """Return all engines by id."""
-        reply = self._session.ask(messages.ListEngines(), timeout_s=timeout_s)
-        assert isinstance(reply, tables.EngineTable)
-        return reply.rows
+        return self._session.ask_for(messages.ListEngines(), tables.EngineTable, timeout_s).rows
 
     def working(self) -> list[int]:
         """Return the ids of the engines that take commands; for those that are being replaced, commands wait."""

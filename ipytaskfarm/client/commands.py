@@ -260,10 +260,9 @@ class PendingResult(OldNames):
 
     def _tell_what_it_waits_for(self) -> None:
         try:
-            reply = self._session.ask(ListEngines(), timeout_s=TELL_AFTER_S)
+            table = self._session.ask_for(ListEngines(), EngineTable, TELL_AFTER_S)
         except (TimeoutError, ConnectionError) as error:  # the session itself reports that the farm does not answer
             return raise_users(error)
-        table = reply if isinstance(reply, EngineTable) else EngineTable([])
         waiting = set(self.engines) - {engine_id for _, asked in self._parts for engine_id in asked.answers}
         rows = [row for row in table.rows if row.id in waiting]
         busy = [f"task {row.task} on engine {row.id}" for row in rows if row.task is not None]

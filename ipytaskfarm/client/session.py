@@ -13,7 +13,7 @@ from types import MappingProxyType
 from typing import TypeVar
 
 from ..core import errors, messages as m
-from ..core.messages.pages import ask_in_pages
+from ..core.messages.pages import ask_in_pages, of_kind
 from ..core.messages.task_types import Final, JobSpec, Packed
 from ..storage.blobs import fetch_from, fetch_no_more
 from ..system.deadlines import end_of, left_s
@@ -22,6 +22,7 @@ from .arrivals import Waiter, unheard_of
 from .chunk_items import ItemEnds
 from .engines_here import EnginesHere
 from .fetching import BlobDownloads
+from .ids import not_registered
 from .io import READER, IoThread
 from .outbox import LIMIT_BYTES, check_size, refusal_because
 from .packing import with_ids
@@ -322,10 +323,9 @@ class Session:
             arrivals.watched |= foreign
         if not foreign:
             return
-        reply = self.ask(m.WatchTasks(sorted(foreign)), _answer_s(end_s))
-        unknown = sorted(reply.unknown) if isinstance(reply, m.Watched) else []
-        if unknown:
-            raise IndexError(f"task ID not registered: {unknown[0]} (never issued, or cleared)")
+        reply = self.ask_for(m.WatchTasks(sorted(foreign)), m.Watched, _answer_s(end_s))
+        if reply.unknown:
+            raise not_registered([min(reply.unknown)])
 
     def adopt(self, ids: Iterable[int]) -> None:
         """Count ids that the controller made for this session (for retries) as submitted here."""
@@ -478,12 +478,9 @@ class Session:
 
     # -- questions and commands
 
-    def ask_for(self, question: m.Question, expected: type[_R]) -> _R:
+    def ask_for(self, question: m.Question, expected: type[_R], timeout_s: float | None = None) -> _R:
         """Ask the controller for a reply of this type.  Raises TypeError for a reply of another type, else as `ask`."""
-        reply = self.ask(question)
-        if not isinstance(reply, expected):
-            raise TypeError(f"the controller answered {type(question).__name__} with {type(reply).__name__}")
-        return reply
+        return of_kind(self.ask(question, timeout_s), expected, question)
 
     def ask(self, question: m.Question, timeout_s: float | None = None) -> m.Reply:
         """Ask the controller and wait for the answer, in pages if it is about many tasks.
@@ -559,9 +556,8 @@ class Session:
         if final is not None and final.body is not None:
             return final
         # Results that did not fit into the answer are requested when a caller wants them.
-        reply = self.answer(self.begin(m.FetchResults(self._with_next(task_id))), _answer_s(end_s))
-        if not isinstance(reply, m.Fetched):
-            raise errors.ConnectionError(f"an answer that does not fit Fetch: {type(reply).__name__}")
+        question = m.FetchResults(self._with_next(task_id))
+        reply = of_kind(self.answer(self.begin(question), _answer_s(end_s)), m.Fetched, question)
         size = sum(len(f.body or b"") for f in reply.finals)
         self._fetch_ahead = (
             min(2 * self._fetch_ahead, FETCH_AHEAD) if size <= FETCH_AHEAD_BYTES * len(reply.finals) else 1
@@ -570,7 +566,7 @@ class Session:
         if found is not None:
             return found
         if task_id in reply.unknown:
-            raise IndexError(f"task ID not registered: {task_id} (never issued, or cleared)")
+            raise not_registered([task_id])
         return None
 
     def _with_next(self, task_id: int) -> list[int]:

@@ -34,7 +34,7 @@ from .copied_tasks import task_of
 from .debugging import open_frames, run_and_debug
 from .frozen import debug_frozen, frozen_engines
 from .futures import TaskFuture, future_of
-from .ids import Ids, Timeout, id_list, seconds, task_id
+from .ids import Ids, Timeout, id_list, not_registered, seconds, task_id
 from .jobs import Job, Values
 from .maps import Mapper, ParallelFunction, begin_map, imap, map_tasks, options
 from .nodes import CheckResult, Snapshot
@@ -105,10 +105,9 @@ class TaskClient(ClientNames, settable=("farm", "block")):
         link = page_link(page_path(self.farm))
         head = html.escape(repr(self)[1:-1]) + (f" · {link}" if link else "")
         try:
-            reply = self._session.ask(m.QueueStatus(), timeout_s=LOOK_S)
+            counts = state_counts(self._session.ask_for(m.QueueStatus(), tables.QueueStatusReply, LOOK_S).counts)
         except Exception as error:  # the farm is away or the client is closed: show the error
             return f"<div>{head}<br>{html.escape(f'{type(error).__name__}: {error}')}</div>"
-        counts = state_counts(reply.counts if isinstance(reply, tables.QueueStatusReply) else {})
         return f"<div>{head}</div>{Table(tuple(counts), [tuple(counts.values())]).html()}"
 
     @property
@@ -514,7 +513,7 @@ class TaskClient(ClientNames, settable=("farm", "block")):
         wanted = task_id(taskid, self.farm)
         rows = self._session.ask_for(m.ListTasks([wanted]), tables.TaskRows).rows
         if not rows:
-            raise IndexError(f"task ID not registered: {wanted} (never issued, or cleared)")
+            raise not_registered([wanted])
         return TaskStatus(rows[0])
 
     def tasks(

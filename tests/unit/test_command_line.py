@@ -21,6 +21,7 @@ from ipytaskfarm.cli.application import UsageError, _command
 from ipytaskfarm.core import errors, messages
 from ipytaskfarm.core.messages import tables
 from ipytaskfarm.core.messages.task_types import FailureSummary
+from ipytaskfarm.deployment.light_client import Questioner
 from tests.conftest import Dirs
 
 STORED = Path(__file__).parents[1] / "data" / "commands"
@@ -186,6 +187,8 @@ class Answers:
             failed = question.state == "failed"
             return tables.TaskRows([row for row in reply.rows if (row.state == "failed") is failed])
         return reply
+
+    answer_for = Questioner.answer_for
 
 
 SHOWN = [
