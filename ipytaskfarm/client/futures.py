@@ -23,6 +23,7 @@ from ..core.messages.task_types import Final
 from ..core.states import ABORTS, RUNNING
 from ..display.ipython import show_users_frames
 from ..serialization.references import reference
+from ..system.deadlines import end_of, left_s
 from .dropped_waits import expect_wait
 from .forked_futures import end_inherited
 from .results import TaskResult, error_of
@@ -85,6 +86,7 @@ class TaskFuture(concurrent.futures.Future[T]):
         return failure.value if failure is not None else None
 
     def _ended(self, timeout: float | None) -> TaskResult:
+        end_s = end_of(timeout)
         try:
             given = super().exception(timeout)  # `super` has the right error only after the result is unpickled
         except KeyboardInterrupt as interrupt:
@@ -98,7 +100,8 @@ class TaskFuture(concurrent.futures.Future[T]):
             show_users_frames(error)
             raise error from None
         try:
-            found: TaskResult = self._client.get_task_result(self.id, raw=False)
+            # It waits for a task that was reopened, see `mark_failed`, and runs again.
+            found: TaskResult = self._client.get_task_result(self.id, True, left_s(end_s), raw=False)
         except ConnectionError:
             if given is not None:
                 raise given from None

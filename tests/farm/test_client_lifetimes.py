@@ -167,6 +167,29 @@ def test_timeouts_hold_while_the_farm_does_not_answer(tc: TaskClient, mec: Multi
     pending.cancel()
 
 
+def test_the_timeout_of_a_future_holds_while_its_value_is_fetched(tc: TaskClient) -> None:
+    future = tc.submit(square, 3)
+    assert future.result(DEADLINE_S) == 9
+    tc.session.forget_results([future.id])
+    with silent(tc):
+        assert isinstance(in_a_thread(lambda: future.result(0.1)), TimeoutError)
+    assert future.result(DEADLINE_S) == 9
+
+
+def test_a_progress_ends_with_the_client(tc: TaskClient, gate: Gate) -> None:
+    """In a notebook a thread follows the work; it went on for as long as the kernel."""
+    job = tc.map(exec, [gate.code] * 2, block=False)
+    shown = [tc.progress([tc.run(Task(gate.code))]), job._live()]
+    tc.flush()
+    followers = [threading.Thread(target=each._follow, daemon=True) for each in shown]
+    for each in followers:
+        each.start()
+    tc.session.close(0.0)
+    for each in followers:
+        each.join(DEADLINE_S)
+        assert not each.is_alive()
+
+
 def test_a_farm_that_does_not_answer_holds_up_no_client_of_another_one(tc: TaskClient) -> None:
     with Farm(n=1) as other:
         with other.task_client() as its_client, silent(tc):
