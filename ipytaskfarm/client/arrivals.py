@@ -56,9 +56,9 @@ class Waiter:
         if not ids:
             self.wake()
 
-    def awaits(self, task_id: int) -> bool:
-        """Return whether a task, or an item of a chunk, has not ended."""
-        return task_id in self.remaining or any(task_id in items for items in self.items.values())
+    def open_ids(self) -> set[int]:
+        """Return the tasks and the items of chunks that have not ended, and the chunks of these items."""
+        return self.remaining.union(*self.items.values())
 
     def end_items(
         self, before: Mapping[int, set[int]], chunks: Iterable[int], apart: Mapping[int, set[int]]

@@ -432,7 +432,8 @@ class Session:
         """
         with self._lock:
             waiter = self.arrivals.wait_for(set(ids), eager=True, on_wake=on_wake)
-            return waiter, [i for i in ids if not waiter.awaits(i)]
+            open_ids = waiter.open_ids()
+            return waiter, [i for i in ids if i not in open_ids]
 
     def ended_since(self, waiter: Waiter) -> list[int]:
         """Return the tasks of a waiter that have ended since the last call.  Raises if the session has failed."""
