@@ -78,6 +78,7 @@ WIDTHS = (80, 200)
         (["logs", "15"], "--task ID: all about a task"),
         (["completion", "csh"], "there is no script for 'csh', only for bash, zsh, fish"),
         (["completion"], "which shell? One of bash, zsh, fish"),
+        (["session", "checkpoint", "--engines", "0,x"], "--engines: 'x' is no engine id"),
     ],
 )
 def test_a_wrong_command_line_gets_a_sentence(
