@@ -142,7 +142,7 @@ class CommandSender:
 
     def keep(self, sticky: bool | None, names: Iterable[str] = (), writer: BlobWriter | None = None) -> messages.Keep:
         """Return how a command is kept for replacements of its engines."""
-        if sticky is False or not self._defaults.replay:
+        if sticky is False or not flag("replay", self._defaults.replay):
             return messages.Keep(tuple(names), opted_out=True)
         return messages.Keep(tuple(names), writer.sizes() if writer is not None else {})
 

@@ -26,6 +26,7 @@ from ..serialization.references import reference
 from ..system.deadlines import end_of, left_s
 from .dropped_waits import expect_wait
 from .forked_futures import end_inherited
+from .ids import Timeout, seconds
 from .results import TaskResult, error_of
 from .wait_notices import raise_users, say_interrupted
 
@@ -69,15 +70,15 @@ class TaskFuture(concurrent.futures.Future[T]):
         state = "cancelled" if self.cancelled() else "done" if self.done() else "waiting"
         return f"<TaskFuture of task {self.id}: {state}>"
 
-    def result(self, timeout: float | None = None) -> T:
-        """Return the task's value; wait for it at most `timeout` seconds.
+    def result(self, timeout: Timeout = None) -> T:
+        """Return the task's value; wait for it at most `timeout` (seconds, or a timedelta).
 
         Raises what the task raised, CancelledError for an aborted task, and TimeoutError.
         """
         value: T = self._ended(timeout).result
         return value
 
-    def exception(self, timeout: float | None = None) -> BaseException | None:
+    def exception(self, timeout: Timeout = None) -> BaseException | None:
         """Return what the task raised, or None; wait as `result` does."""
         try:
             failure = self._ended(timeout).failure
@@ -85,18 +86,19 @@ class TaskFuture(concurrent.futures.Future[T]):
             return lost
         return failure.value if failure is not None else None
 
-    def _ended(self, timeout: float | None) -> TaskResult:
-        end_s = end_of(timeout)
+    def _ended(self, timeout: Timeout) -> TaskResult:
+        timeout_s = seconds(timeout)
+        end_s = end_of(timeout_s)
         try:
-            given = super().exception(timeout)  # `super` has the right error only after the result is unpickled
+            given = super().exception(timeout_s)  # `super` has the right error only after the result is unpickled
         except KeyboardInterrupt as interrupt:
             say_interrupted({self.id}, interrupt)
             raise
         except TimeoutError as late:
             raise_users(late)
-            if timeout is None or late.args:
+            if timeout_s is None or late.args:
                 raise
-            error = TimeoutError(f"task {self.id} has not ended within {timeout:g} s")
+            error = TimeoutError(f"task {self.id} has not ended within {timeout_s:g} s")
             show_users_frames(error)
             raise error from None
         try:

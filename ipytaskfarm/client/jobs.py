@@ -9,7 +9,7 @@ from contextlib import suppress
 from datetime import timedelta
 from typing import TYPE_CHECKING, Any, Generic, Literal, Never, NoReturn, TypeVar, Unpack, overload
 
-from ..core.arguments import check_text
+from ..core.arguments import check_text, wrong
 from ..core.messages import tables
 from ..core.messages.task_types import Function, JobSpec
 from ..core.states import Reason
@@ -281,6 +281,8 @@ class Job:
             stream: show what the tasks print and display while they run.
         """
         self._check_submitted()
+        if heartbeat is not None and not callable(heartbeat):
+            raise wrong("heartbeat", "a function of the job, or None", heartbeat)
         end_s = end_of(seconds(timeout))
         while True:
             left = left_s(end_s)
@@ -334,7 +336,7 @@ class Job:
         """
         self._check_submitted()
         record = self._record
-        if not order:
+        if not flag("order", order):
             done = record.client.as_completed(record.ids, timeout)
             return (self._value(task_id, return_exceptions) for task_id in done)
         limit_s = seconds(timeout)
@@ -413,7 +415,7 @@ class Job:
         Returns the new ids.
         """
         record = self._record
-        ended = ("failed",) if failed else ("failed", "succeeded")
+        ended = ("failed",) if flag("failed", failed) else ("failed", "succeeded")
         wanted = [row.id for row in record.rows() if row.state in ended]
         known_here = tell_of_edited(self.id)
         again = retry_tasks(record.client.session, wanted, failed, tells_of_edited=not known_here)

@@ -10,6 +10,7 @@ from collections import deque
 from collections.abc import Callable
 from typing import Any
 
+from ..core.arguments import wrong
 from ..core.messages.dependencies import Needs
 from ..core.messages.task_types import Final, Packed, Rules
 from ..serialization.pack import pack, unpack
@@ -72,6 +73,8 @@ class Accumulator:
     """
 
     def __init__(self, session: Session, initial: Any, op: Callable[[Any, Any], Any]) -> None:
+        if not callable(op):
+            raise wrong("op", "a function of two values", op)
         self._session = session
         self._op = op
         self._total = initial

@@ -43,7 +43,7 @@ from .packing import freezing, pack_task
 from .profiling import CpuProfiling, MemoryProfiling, Profilers, Sampling
 from .result_cache import CachedFunction, CacheView, kept_result, why_hit, why_miss
 from .results import TaskResult, decode_body, error_of
-from .rules import ON_FAILURE, JobRules, MapRules, keyword_parameters, one_of
+from .rules import ON_FAILURE, JobRules, MapRules, flag, keyword_parameters, one_of
 from .session import Session
 from .shared_values import Accumulator, Broadcast, broadcast
 from .tables import FailureGroups, JobLine, Listing, TaskStatus, TaskTable
@@ -367,7 +367,8 @@ class TaskClient(ClientNames, settable=("farm", "block")):
             reason: a text for people, in the `TaskAborted` that fetching the task raises.
             running: False: abort only tasks that have not begun (of a map: items whose chunk has not begun).
         """
-        return operate.abort_tasks(self._session, taskid, bool(interrupt), text_of(reason), bool(running))
+        rules = flag("interrupt", interrupt), text_of(reason), flag("running", running)
+        return operate.abort_tasks(self._session, taskid, *rules)
 
     def set_priority(self, taskid: Ids, priority: int) -> list[int]:
         """Change the priority of a task, or several, and return the ids of those that have not ended.
@@ -833,7 +834,7 @@ class TaskClient(ClientNames, settable=("farm", "block")):
         """
         check_map(function, sequences, rules)
         asked = options(name, on_error, return_exceptions, chunksize, stream)
-        if not block:
+        if not flag("block", block):
             return begin_map(self, function, sequences, rules, asked)[0]
         return map_tasks(self, function, sequences, rules, asked)
 
