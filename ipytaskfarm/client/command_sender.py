@@ -34,6 +34,8 @@ class CommandSender:
         self._session = session
         self._defaults = defaults
         self._pending: weakref.WeakSet[PendingResult] = weakref.WeakSet()
+        self.is_closed = False
+        """Whether its client was closed, although others of this process may use the connection."""
 
     @property
     def blobs(self) -> BlobStore | None:
@@ -55,8 +57,13 @@ class CommandSender:
     def chosen(self, targets: Targets) -> list[int] | None:
         """Return engine ids; None: all engines that exist when the command arrives.
 
-        An id that is listed twice gets the command twice.
+        An id that is listed twice gets the command twice.  Raises ConnectionError if the client was closed.
         """
+        if self.is_closed:
+            farm = self._session.farm
+            raise errors.ConnectionError(
+                f"this client of farm {farm!r} was closed: make a new one, MultiEngineClient({farm!r})"
+            )
         targets = self._defaults.targets if targets is None else targets
         if isinstance(targets, str) and exactly(targets) == "all":
             return None

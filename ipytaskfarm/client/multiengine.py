@@ -63,7 +63,6 @@ class MultiEngineClient(ClientNames, settable=("farm", "targets", "block", "repl
         replay: bool = True,
     ) -> None:
         self._session = sessions.connect(where, key_file, seconds(timeout))
-        self._closed = False
         self._commands = CommandSender(self._session, self)
         self.farm = self._session.farm
         self.targets: Targets = "all"
@@ -71,9 +70,9 @@ class MultiEngineClient(ClientNames, settable=("farm", "targets", "block", "repl
         self.replay = replay
 
     def close(self) -> None:
-        """End this client; the engines go on."""
-        closed, self._closed = self._closed, True
-        if not closed:
+        """End this client: its commands raise ConnectionError.  The engines go on."""
+        if not self._commands.is_closed:
+            self._commands.is_closed = True
             sessions.release(self._session)
 
     def __enter__(self) -> MultiEngineClient:
@@ -83,7 +82,7 @@ class MultiEngineClient(ClientNames, settable=("farm", "targets", "block", "repl
         self.close()
 
     def __repr__(self) -> str:
-        return f"<MultiEngineClient of farm {self.farm!r}{', closed' if self._closed else ''}>"
+        return f"<MultiEngineClient of farm {self.farm!r}{', closed' if self._commands.is_closed else ''}>"
 
     def _repr_html_(self) -> str:
         link = page_link(page_path(self.farm))

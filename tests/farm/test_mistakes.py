@@ -269,6 +269,10 @@ def test_a_client_that_was_closed_says_so_although_others_use_the_connection(wor
     client.close()
     with pytest.raises(errors.ConnectionError, match=r"was closed: make a new one, TaskClient\("):
         client.run(Task(f))
+    engines = world.farm.multiengine_client()
+    engines.close()
+    with pytest.raises(errors.ConnectionError, match=r"was closed: make a new one, MultiEngineClient\("):
+        engines.execute("a = 1", block=False)
     assert world.tc.submit(f, 3) is not None
 
 
