@@ -39,7 +39,8 @@ TELL_AFTER_S = 1.0
 
 _decode_execute = msgspec.msgpack.Decoder(ExecuteReply).decode
 _decode_applied = msgspec.msgpack.Decoder(ApplyReply).decode
-_decode_names = msgspec.msgpack.Decoder(list[str]).decode
+names = msgspec.msgpack.Decoder(list[str]).decode
+"""Decode a list of names."""
 
 
 def executed(body: bytes) -> dict[str, Any]:
@@ -57,11 +58,6 @@ def executed(body: bytes) -> dict[str, Any]:
 
 def nothing(body: bytes) -> None:
     """Ignore the body of an answer without a value."""
-
-
-def names(body: bytes) -> list[str]:
-    """Decode a list of names."""
-    return _decode_names(body)
 
 
 def value(body: bytes) -> Any:
