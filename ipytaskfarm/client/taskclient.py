@@ -61,7 +61,7 @@ LOOK_S = 1.0
 
 
 class TaskClient(ClientNames, settable=("farm", "block")):
-    """Your connection to the tasks of `farm` (its name).  All clients of a process share one session per farm.
+    """Your connection to the tasks of `farm` (its name).  All clients of a process share one session per farm and role.
 
     Args:
         where: None for the farm "default", a farm's name, the path of a connection file (with a ``/`` or ``.json``),
