@@ -118,7 +118,7 @@ class Session:
         if fatal is not None:
             raise fatal.with_traceback(None)
         raise errors.FarmNotRunning(
-            f"farm {self.farm!r} does not answer at {self.info.host}:{self.info.port} within {timeout_s:g} s "
+            f"farm {self.farm!r} does not answer at {self.info.host}:{self.info.port} within {round(timeout_s, 1):g} s "
             f"({self.io.problem}); {returns or f'start it: ipytaskfarm start --farm {self.farm}'}"
         )
 

@@ -61,7 +61,10 @@ def connect(
     with _lock:
         connecting = _connecting.setdefault(whose, threading.Lock())
     if not connecting.acquire(timeout=-1 if patient else max(0.5, deadline - time.monotonic())):
-        raise errors.FarmNotRunning(f"farm {info.farm!r} does not answer at {info.host}:{info.port}; a thread waits")
+        raise errors.FarmNotRunning(
+            f"farm {info.farm!r} does not answer at {info.host}:{info.port} within {timeout_s:g} s; another thread of "
+            "this process waits for it too"
+        )
     try:
         session = _used(whose)
         if session is None:

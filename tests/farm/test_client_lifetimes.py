@@ -195,13 +195,43 @@ def test_a_farm_that_does_not_answer_holds_up_no_client_of_another_one(tc: TaskC
         with other.task_client() as its_client, silent(tc):
             its_client.close()
             tc.close()
-            waits = threading.Thread(target=lambda: in_a_thread(lambda: TaskClient(tc.farm, timeout=20)), daemon=True)
+            waits = threading.Thread(
+                target=lambda: in_a_thread(lambda: TaskClient(tc.farm, timeout=20).close()), daemon=True
+            )
             waits.start()
             eventually(lambda: any("client of " + tc.farm in thread.name for thread in threading.enumerate()))
             with TaskClient(other.name, timeout=DEADLINE_S / 2) as quick:
                 assert quick.queue_status()
             assert waits.is_alive()
         waits.join(DEADLINE_S)
+
+
+def test_an_interrupt_while_a_client_connects_leaves_nothing(tc: TaskClient) -> None:
+    def threads() -> int:
+        return sum(thread.name == f"ipytaskfarm client of {tc.farm}" for thread in threading.enumerate())
+
+    with silent(tc):
+        tc.close()
+        before = threads()
+        threading.Timer(0.3, signal.raise_signal, [signal.SIGINT]).start()
+        with pytest.raises(KeyboardInterrupt):
+            TaskClient(tc.farm, timeout=DEADLINE_S)
+        assert threads() == before
+
+
+def test_threads_that_wait_for_one_farm_wait_no_longer_than_they_said(tc: TaskClient) -> None:
+    with silent(tc):
+        tc.close()
+        began_s = time.monotonic()
+        waits = threading.Thread(
+            target=lambda: in_a_thread(lambda: TaskClient(tc.farm, timeout=20).close()), daemon=True
+        )
+        waits.start()
+        eventually(lambda: any("client of " + tc.farm in thread.name for thread in threading.enumerate()))
+        with pytest.raises(errors.FarmNotRunning, match="another thread of this process waits for it too"):
+            TaskClient(tc.farm, timeout=0.6)
+        assert time.monotonic() - began_s < 15
+    waits.join(DEADLINE_S)
 
 
 def test_a_wrong_timeout_of_an_engines_client_is_named(farm: Farm) -> None:
