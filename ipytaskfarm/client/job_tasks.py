@@ -193,6 +193,11 @@ class Member(OldNames):
         ids = self._job.ids
         return ids[self.position] if self.position < len(ids) else None
 
+    @property
+    def farm(self) -> str:
+        """Return the name of the task's farm."""
+        return self._job.client.farm
+
     def __index__(self) -> int:
         if self.id is None:
             raise TypeError("this task was not submitted yet: job.submit() first")

@@ -323,10 +323,17 @@ def test_values_that_are_no_ids(shell: Shell, action: str) -> None:
     shell.fails("%%task --after text\n1", TypeError, "an integer task id expected: '12'")
 
 
-def test_a_future_of_another_farm_is_no_task_of_this_one(shell: Shell) -> None:
+def test_a_task_of_another_farm_is_none_of_this_one(shell: Shell, farm: Farm) -> None:
     with Farm(n=1) as other, other.task_client() as client:
-        shell["future"] = client.submit(abs, -3)
-        shell.fails("%task status future", ValueError, f"belongs to farm '{other.name}'")
+        job = client.create_job()
+        job.add_task(abs)
+        job.submit()
+        shell["future"], shell["member"] = client.submit(abs, -3), job.tasks[0]
+        shell.ok(f"%taskfarm connect {other.name}")
+        shell.ok("%%task -b -o h\na = 1")
+        shell.ok(f"%taskfarm connect {farm.name}")
+        for name in ("future", "member", "h"):
+            shell.fails(f"%task status {name}", ValueError, f"belongs to farm '{other.name}'")
 
 
 def test_options_may_stand_before_ids(shell: Shell, tc: TaskClient, gate: Gate) -> None:
