@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import itertools
-import time
 from collections import deque
 from collections.abc import Callable, Iterator, Sequence
 from concurrent.futures import CancelledError, Future
@@ -12,6 +11,7 @@ from typing import TYPE_CHECKING, Any, NamedTuple, TypeAlias, TypeVar
 
 from ipytaskfarm.adapters.call_chunks import LEAST_CALLS, REFUSED, KnownFunction
 from ipytaskfarm.core.chunk_sizes import ITEMS_MAX
+from ipytaskfarm.system.deadlines import left_s
 
 if TYPE_CHECKING:
     from ipytaskfarm.client.map_items import Items
@@ -125,11 +125,6 @@ def _taken(waiting: deque[Future[Any]], futures: Futures, end_s: float | None, c
         # All at once: each cancellation asks the controller.
         if unread := [future for future in waiting if not future.done()]:
             cancel(unread)
-
-
-def left_s(end_s: float | None) -> float | None:
-    """Return how many seconds are left until a moment of the monotonic clock; None: no end."""
-    return None if end_s is None else max(0.0, end_s - time.monotonic())
 
 
 def whole(future: Future[Any]) -> Future[list[Any]]:

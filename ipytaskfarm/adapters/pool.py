@@ -10,7 +10,6 @@ import itertools
 import multiprocessing
 import queue
 import threading
-import time
 import warnings
 from collections import deque
 from collections.abc import Callable, Iterable, Iterator, Sequence, Sized
@@ -24,8 +23,9 @@ from typing import TYPE_CHECKING, Any, Generic, TypeVar
 
 from ipytaskfarm.adapters.executor import Executor
 from ipytaskfarm.adapters.executor_calls import check_rules, workers_or_client
-from ipytaskfarm.adapters.executor_map import Apart, Together, left_s, whole
+from ipytaskfarm.adapters.executor_map import Apart, Together, whole
 from ipytaskfarm.core import errors
+from ipytaskfarm.system.deadlines import end_of, left_s
 
 if TYPE_CHECKING:
     from ipytaskfarm.client import TaskClient
@@ -172,7 +172,7 @@ class PoolIterator(Generic[T]):
 
         After the error of an item the iteration continues after the item's chunk.
         """
-        end_s = None if timeout is None else time.monotonic() + timeout
+        end_s = end_of(timeout)
         while not self._chunk:
             future = self._next_future(end_s)
             with self._grown:

@@ -95,8 +95,7 @@ dask); or ends some of them after the tasks that run there. `launchers` shows al
             raise UsageError("`agents list` takes nothing more")
         groups = grouped.read_groups(self.home())
         with connect(self.farm) as questioner:
-            state = questioner.answer(FarmStatus())
-        assert isinstance(state, tables.FarmState)
+            state = questioner.answer_for(FarmStatus(), tables.FarmState)
         statuses = grouped.statuses(groups)
         if self.json:
             print_json({"groups": [grouped.describe(group) for group in groups], "agents": state.agents,

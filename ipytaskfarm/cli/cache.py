@@ -55,8 +55,9 @@ result from the cache, or what differs from the nearest entry.
 
     def _list(self) -> int:
         with connect(self.farm) as questioner:
-            reply = questioner.answer(messages.ListCache(self.function or None, self.last), timeout_s=LONG_S)
-        assert isinstance(reply, messages.CacheTable)
+            reply = questioner.answer_for(
+                messages.ListCache(self.function or None, self.last), messages.CacheTable, timeout_s=LONG_S
+            )
         if self.json:
             print_json(cache_shape(reply))
         else:
@@ -72,8 +73,7 @@ result from the cache, or what differs from the nearest entry.
             raise UsageError(f"--older: {error}") from None
         question = messages.ForgetCache(self.function or None, self.key or None, older_s)
         with connect(self.farm) as questioner:
-            reply = questioner.answer(question, timeout_s=LONG_S)
-        assert isinstance(reply, messages.NumberReply)
+            reply = questioner.answer_for(question, messages.NumberReply, timeout_s=LONG_S)
         if self.json:
             print_json({"forgotten": reply.value})
         else:
@@ -82,8 +82,7 @@ result from the cache, or what differs from the nearest entry.
 
     def _why(self, task: int) -> int:
         with connect(self.farm) as questioner:
-            report = questioner.answer(messages.ReadCacheKey(task), timeout_s=LONG_S)
-            assert isinstance(report, messages.CacheReport)
+            report = questioner.answer_for(messages.ReadCacheKey(task), messages.CacheReport, timeout_s=LONG_S)
             unknown = [] if report.key else task_rows_of(questioner, [task]).unknown
         refuse_unknown(unknown)
         text = cache_text.why_hit(task, report) if report.hit else cache_text.why_miss(task, report)

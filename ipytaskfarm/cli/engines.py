@@ -46,8 +46,7 @@ frozen for these failed tasks, or for all.
         if self.extra_args:
             raise UsageError("`engines list` takes nothing more")
         with connect(self.farm) as questioner:
-            reply = questioner.answer(messages.ListEngines())
-        assert isinstance(reply, tables.EngineTable)
+            reply = questioner.answer_for(messages.ListEngines(), tables.EngineTable)
         if self.json:
             print_json([engine_shape(row) for row in reply.rows])
         elif reply.rows:
@@ -62,8 +61,7 @@ frozen for these failed tasks, or for all.
     def _release(self) -> int:
         tasks = self.number_arguments("task") if self.extra_args else None
         with connect(self.farm) as questioner:
-            reply = questioner.answer(messages.ReleaseFrozen(tasks))
-        assert isinstance(reply, messages.NumberReply)
+            reply = questioner.answer_for(messages.ReleaseFrozen(tasks), messages.NumberReply)
         print(f"{printing.number(reply.value, 'frozen engine')} released")
         return OK
 
@@ -72,15 +70,13 @@ frozen for these failed tasks, or for all.
         if more or not word.isdecimal() or int(word) < 1:
             raise UsageError(f"how many, {' '.join(self.extra_args)!r}? `engines add N`, with N at least 1")
         with connect(self.farm) as questioner:
-            reply = questioner.answer(messages.SetWanted(more=min(int(word), INT_MAX)))
-        assert isinstance(reply, messages.NumberReply)
+            reply = questioner.answer_for(messages.SetWanted(more=min(int(word), INT_MAX)), messages.NumberReply)
         print(f"{printing.number(reply.value, 'engine')} wanted now; they come up within a second or two")
         return OK
 
     def _remove(self) -> int:
         ids = self.number_arguments("engine")
         with connect(self.farm) as questioner:
-            reply = questioner.answer(messages.RemoveEngines(ids))
-        assert isinstance(reply, messages.NumberReply)
+            reply = questioner.answer_for(messages.RemoveEngines(ids), messages.NumberReply)
         print(f"{printing.number(reply.value, 'engine')} wanted now; a running task is finished first")
         return OK

@@ -122,8 +122,7 @@ a crash left behind; with --all it removes the whole farm with its store and its
             if finished and printing.confirm(
                 f"Forget {printing.number(finished, 'result')} of farm {home.name!r}?", yes=self.yes
             ):
-                reply = questioner.answer(Clear(None), timeout_s=120.0)
-                assert isinstance(reply, Cleared)
+                reply = questioner.answer_for(Clear(None), Cleared, timeout_s=120.0)
                 print(f"forgot {printing.number(reply.count, 'result')}")
             elif not finished:
                 print("no finished tasks")

@@ -13,13 +13,11 @@ from ipytaskfarm.cli.application import OK, JsonCommand, UsageError, values
 from ipytaskfarm.cli.jobs import LONG_S, ids_given, refuse_unknown, task_rows_of
 from ipytaskfarm.cli.json_output import event_shape, print_json
 from ipytaskfarm.core import messages
+from ipytaskfarm.core.arguments import INT_MAX
 from ipytaskfarm.core.messages import tables
 from ipytaskfarm.core.parsing import parse_since
 from ipytaskfarm.deployment.light_client import Questioner, connect
 from ipytaskfarm.display.farm_tables import EventRow, event_table
-
-ALL = 2**63 - 1
-"""Largest number of events that a question can ask for."""
 
 
 class History(JsonCommand):
@@ -43,7 +41,7 @@ the last 100 events, or more with --last. Removed tasks have no history.
     since = Unicode("", help="only events after this time: 90s, 10m, 2h or 1d ago, or 2026-11-21T10:00").tag(
         config=True, metavar="WHEN"
     )
-    last = Int(100, min=0, max=ALL, help="the last N events; 0: all (default: 100)").tag(config=True, metavar="N")
+    last = Int(100, min=0, max=INT_MAX, help="the last N events; 0: all (default: 100)").tag(config=True, metavar="N")
     aliases: Any = values(
         ("name", "History.named"), ("what", "History.what"), ("since", "History.since"), ("last", "History.last")
     )
@@ -54,7 +52,7 @@ the last 100 events, or more with --last. Removed tasks have no history.
             since_s = parse_since(self.since, time.time()) if self.since else 0.0
         except ValueError as error:
             raise UsageError(f"--since: {error}") from None
-        question = messages.ReadHistory(ids, self.named or None, self.what or None, since_s, self.last or ALL)
+        question = messages.ReadHistory(ids, self.named or None, self.what or None, since_s, self.last or INT_MAX)
         with connect(self.farm) as questioner:
             rows = events(questioner, question)
             unknown = [] if rows or ids is None else task_rows_of(questioner, ids).unknown
@@ -72,6 +70,4 @@ the last 100 events, or more with --last. Removed tasks have no history.
 
 def events(questioner: Questioner, question: messages.ReadHistory) -> list[EventRow]:
     """Return the events in order of time."""
-    reply = questioner.answer(question, timeout_s=LONG_S)
-    assert isinstance(reply, tables.EventTable)
-    return reply.rows
+    return questioner.answer_for(question, tables.EventTable, timeout_s=LONG_S).rows

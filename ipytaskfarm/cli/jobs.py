@@ -23,9 +23,7 @@ LONG_S = 60.0
 
 def jobs_of(questioner: Questioner, wanted: str | None, *, tasks: bool = False) -> list[tables.JobRow]:
     """Return the jobs of this name or id (None: all), the latest last."""
-    reply = questioner.answer(messages.FindJobs(wanted, tasks), timeout_s=LONG_S)
-    assert isinstance(reply, tables.JobTable)
-    return reply.rows
+    return questioner.answer_for(messages.FindJobs(wanted, tasks), tables.JobTable, timeout_s=LONG_S).rows
 
 
 def find_job(questioner: Questioner, wanted: str) -> tables.JobRow:
@@ -66,9 +64,7 @@ def task_rows(questioner: Questioner, ids: list[int], state: str | None = None) 
 
 def task_rows_of(questioner: Questioner, ids: list[int], state: str | None = None) -> tables.TaskRows:
     """Return lines of a table as `task_rows` does, with the ids that the farm does not know."""
-    reply = questioner.answer(messages.ListTasks(ids, None, state), timeout_s=LONG_S)
-    assert isinstance(reply, tables.TaskRows)
-    return reply
+    return questioner.answer_for(messages.ListTasks(ids, None, state), tables.TaskRows, timeout_s=LONG_S)
 
 
 def refuse_unknown(ids: Sequence[int]) -> None:

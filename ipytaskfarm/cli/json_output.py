@@ -7,7 +7,6 @@ zone, durations are seconds, sizes are bytes, and unknown values are null.
 from __future__ import annotations
 
 import json
-from datetime import UTC, datetime
 from typing import Any
 
 import msgspec
@@ -17,6 +16,7 @@ from ipytaskfarm.core.messages import CacheTable
 from ipytaskfarm.core.messages.tables import EngineRow, FarmState, JobRow, TaskRow
 from ipytaskfarm.core.states import state_counts, state_word
 from ipytaskfarm.display.farm_tables import EventRow
+from ipytaskfarm.display.text import local_time
 
 
 def print_json(value: Any) -> None:
@@ -26,9 +26,7 @@ def print_json(value: Any) -> None:
 
 def moment(at_s: float | None) -> str | None:
     """Return a moment as text like ``2026-11-21T10:00:00.000000+01:00``."""
-    if at_s is None:
-        return None
-    return datetime.fromtimestamp(at_s, UTC).astimezone().isoformat(timespec="microseconds")
+    return None if at_s is None else local_time(at_s).isoformat(timespec="microseconds")
 
 
 def task_shape(row: TaskRow) -> dict[str, Any]:

@@ -166,8 +166,7 @@ def _connected(home: Home) -> dict[str, list[str]]:
     if home.living_info() is None:
         return {}
     with connect(home.name) as questioner:
-        reply = questioner.answer(ListConnections())
-    assert isinstance(reply, ConnectionTable)
+        reply = questioner.answer_for(ListConnections(), ConnectionTable)
     found: dict[str, list[str]] = {}
     for row in reply.rows:
         if row.there and not row.name.endswith(f" {os.getpid()}"):  # not this very command

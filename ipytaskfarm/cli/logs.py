@@ -101,8 +101,7 @@ that task in all logs of the farm, what happened to the task, and what it printe
         It is removed with the engine; the agent's log keeps the last lines.
         """
         with connect(self.farm) as questioner:
-            table = questioner.answer(messages.ListEngines())
-        assert isinstance(table, tables.EngineTable)
+            table = questioner.answer_for(messages.ListEngines(), tables.EngineTable)
         row = next((row for row in table.rows if row.id == engine), None)
         if row is None:
             raise IndexError(
@@ -148,8 +147,7 @@ that task in all logs of the farm, what happened to the task, and what it printe
             print(f"farm {home.name!r} does not run: only its logs are looked through", file=sys.stderr)
             return None
         with connect(self.farm) as questioner:
-            fetched = questioner.answer(messages.FetchResults([task]))
-            assert isinstance(fetched, messages.Fetched)
+            fetched = questioner.answer_for(messages.FetchResults([task]), messages.Fetched)
             if fetched.unknown:
                 return None
             happened = events(questioner, messages.ReadHistory([task], last=EVENTS_MAX))

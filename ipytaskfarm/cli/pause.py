@@ -41,16 +41,13 @@ class PauseCommand(JsonCommand):
 
     def _of_farm(self, questioner: Questioner) -> tuple[bool, int]:
         """Pause or resume the farm; return whether it was held before, and how many tasks wait."""
-        reply = questioner.answer(messages.HoldFarm(self.on))
-        assert isinstance(reply, messages.FlagReply)
-        status = questioner.answer(messages.QueueStatus())
-        assert isinstance(status, tables.QueueStatusReply)
+        reply = questioner.answer_for(messages.HoldFarm(self.on), messages.FlagReply)
+        status = questioner.answer_for(messages.QueueStatus(), tables.QueueStatusReply)
         return reply.value, status.counts.get("scheduled", 0)
 
     def _of_job(self, questioner: Questioner) -> tuple[bool, int]:
         job = find_job(questioner, self.job)
-        reply = questioner.answer(messages.PauseJobs([job.id], self.on))
-        assert isinstance(reply, messages.NumberReply)
+        reply = questioner.answer_for(messages.PauseJobs([job.id], self.on), messages.NumberReply)
         return job.paused, reply.value
 
 
@@ -103,10 +100,8 @@ shut down. This survives restarts of controller and agents, until --off.
         if not nodes:
             raise UsageError("which nodes? `ipytaskfarm status` shows their names")
         with connect(self.farm) as questioner:
-            reply = questioner.answer(messages.DrainNode(nodes, not self.off))
-            assert isinstance(reply, messages.NumberReply)
-            state = questioner.answer(messages.FarmStatus())
-        assert isinstance(state, tables.FarmState)
+            questioner.answer(messages.DrainNode(nodes, not self.off))
+            state = questioner.answer_for(messages.FarmStatus(), tables.FarmState)
         busy = {node: 0 for node in nodes if any(agent["node"] == node for agent in state.agents)}
         for row in state.engines:
             if row.node in busy and row.task is not None:

@@ -46,8 +46,7 @@ are submitted to the job later get it too. Ended tasks are skipped. Exit code 1 
                 question = messages.SetJobPriority(find_job(questioner, self.job).id, self.to)
             else:
                 question = messages.SetPriority(self.number_arguments("task"), self.to)
-            reply = questioner.answer(question, timeout_s=LONG_S)
-        assert isinstance(reply, messages.PrioritySet)
+            reply = questioner.answer_for(question, messages.PrioritySet, timeout_s=LONG_S)
         if self.json:
             print_json({"priority": self.to, "tasks": reply.count, "ended": reply.ended, "missing": reply.unknown})
         else:

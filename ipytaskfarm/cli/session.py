@@ -7,6 +7,7 @@ from typing import Any
 from traitlets import Unicode
 
 from ipytaskfarm.cli.application import OK, Command, UsageError, values
+from ipytaskfarm.cli.printing import safe
 from ipytaskfarm.core.parsing import parse_ids
 
 
@@ -38,7 +39,10 @@ out, and listed with the reason. In FILE, {id} stands for the engine's id.
                 path = ""
             case _:
                 raise UsageError("give `save FILE`, `load FILE` or `checkpoint`")
-        targets: Any = list(parse_ids([self.engines], "engine")) if self.engines else "all"
+        try:
+            targets: Any = parse_ids([self.engines], "engine") if self.engines else "all"
+        except ValueError as error:
+            raise UsageError(f"--engines: {error}") from None
         with MultiEngineClient(self.farm) as mec:
             ids = mec.ids_of(targets)
             if action == "checkpoint":
@@ -49,5 +53,5 @@ out, and listed with the reason. In FILE, {id} stands for the engine's id.
         for engine, left_out in zip(ids, found, strict=True):
             print(f"engine {engine}: {done}{path.replace('{id}', str(engine))}")
             for name, reason in left_out.items():
-                print(f"  without {name}: {reason}")
+                print(f"  without {safe(name)}: {safe(reason)}")
         return OK

@@ -21,9 +21,7 @@ from ipytaskfarm.system.user_code import with_cells
 
 def farm_state(questioner: Questioner) -> tables.FarmState:
     """Return the controller's report about itself."""
-    state = questioner.answer(messages.FarmStatus())
-    assert isinstance(state, tables.FarmState)
-    return state
+    return questioner.answer_for(messages.FarmStatus(), tables.FarmState)
 
 
 def head_lines(state: tables.FarmState) -> list[str]:
@@ -97,8 +95,7 @@ class Tasks(JsonCommand):
         with connect(self.farm) as questioner:
             ids = ids_of_job(questioner, self.job) if self.job else given
             asked = messages.ListTasks(ids, self.named or None, self.state, self.last)
-            reply = questioner.answer(asked, timeout_s=LONG_S)
-        assert isinstance(reply, tables.TaskRows)
+            reply = questioner.answer_for(asked, tables.TaskRows, timeout_s=LONG_S)
         if self.json:
             print_json([task_shape(row) for row in reply.rows])
         else:
@@ -118,9 +115,8 @@ class Explain(JsonCommand):
     def carry_out(self) -> int:
         task = self.single_task()
         with connect(self.farm) as questioner:
-            reply = questioner.answer(messages.ExplainTasks(task))
+            reply = questioner.answer_for(messages.ExplainTasks(task), messages.TextReply)
             rows = task_rows(questioner, [task]) if self.json else []
-        assert isinstance(reply, messages.TextReply)
         text = with_local_times(reply.text)
         if self.json:
             print_json({**(task_shape(rows[0]) if rows else {"id": task}), "explanation": text})

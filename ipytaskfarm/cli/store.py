@@ -77,8 +77,7 @@ beside its work. The store of a stopped farm is written again as a whole, which 
         if home.living_info() is None:
             return self._compact_stopped(home)
         with connect(home.name) as questioner:
-            reply = questioner.answer(messages.CompactStore(), timeout_s=COMPACT_S)
-        assert isinstance(reply, messages.TextReply)
+            reply = questioner.answer_for(messages.CompactStore(), messages.TextReply, timeout_s=COMPACT_S)
         print(reply.text)
         return OK
 

@@ -41,8 +41,9 @@ the interrupt is replaced. Ended tasks are skipped. Exit code 1 means that an id
     def carry_out(self) -> int:
         with connect(self.farm) as questioner:
             ids = self.chosen(questioner, "unfinished")
-            reply = questioner.answer(messages.AbortTasks(ids, self.interrupt, self.reason), timeout_s=LONG_S)
-        assert isinstance(reply, messages.Aborted)
+            reply = questioner.answer_for(
+                messages.AbortTasks(ids, self.interrupt, self.reason), messages.Aborted, timeout_s=LONG_S
+            )
         if self.json:
             print_json([{"id": task, "outcome": outcome} for task, outcome in reply.outcomes])
         unknown = [task for task, outcome in reply.outcomes if outcome == "unknown"]
@@ -86,8 +87,7 @@ Submits ended tasks again, failed or not, with the same inputs, as new tasks tha
 def _submit_again(command: OnTasks, *, failed_only: bool, why_not: str) -> int:
     with connect(command.farm) as questioner:
         ids = command.chosen(questioner, "failed" if failed_only else "finished")
-        reply = questioner.answer(messages.RetryTasks(ids, failed_only), timeout_s=LONG_S)
-    assert isinstance(reply, messages.Retried)
+        reply = questioner.answer_for(messages.RetryTasks(ids, failed_only), messages.Retried, timeout_s=LONG_S)
     if command.json:
         print_json({
             "handed_in": [{"id": old, "again": new} for old, new in reply.ids],
@@ -127,8 +127,7 @@ with exit code 1.
     def carry_out(self) -> int:
         with connect(self.farm) as questioner:
             ids = None if self.everything else self.chosen(questioner)
-            reply = questioner.answer(messages.Clear(ids), timeout_s=2 * LONG_S)
-            assert isinstance(reply, messages.Cleared)
+            reply = questioner.answer_for(messages.Clear(ids), messages.Cleared, timeout_s=2 * LONG_S)
             status = questioner.answer(messages.QueueStatus()) if ids is None else None
         if self.json:
             names = {"missing": reply.missing, "unfinished": reply.unfinished, "needed": reply.needed}
@@ -214,8 +213,9 @@ left. A waiting task fails. A task that has succeeded is reopened: it runs again
         with connect(self.farm) as questioner:
 
             def mark(task: int) -> str:
-                reply = questioner.answer(messages.MarkTasksFailed(task, self.reason), timeout_s=LONG_S)
-                assert isinstance(reply, messages.TextReply)
+                reply = questioner.answer_for(
+                    messages.MarkTasksFailed(task, self.reason), messages.TextReply, timeout_s=LONG_S
+                )
                 return reply.text
 
             return _mark(self, ids, mark)

@@ -72,10 +72,9 @@ def look(questioner: Questioner, selected: int | None = None) -> Look:
         selected = next((row.id for row in found.tasks if _waits(row)), None)
     if selected is not None:
         try:
-            reply = questioner.answer(messages.ExplainTasks(selected))
+            reply = questioner.answer_for(messages.ExplainTasks(selected), messages.TextReply)
         except IndexError:  # the task was cleared in the meantime
             return found
-        assert isinstance(reply, messages.TextReply)
         found.why = with_local_times(reply.text).splitlines()
     return found
 
@@ -92,9 +91,7 @@ def _unfinished(questioner: Questioner, running: list[int]) -> list[tables.TaskR
 
 
 def _tasks(questioner: Questioner, state: str, ids: list[int] | None = None) -> list[tables.TaskRow]:
-    reply = questioner.answer(messages.ListTasks(ids, None, state, TASKS_ASKED))
-    assert isinstance(reply, tables.TaskRows)
-    return reply.rows
+    return questioner.answer_for(messages.ListTasks(ids, None, state, TASKS_ASKED), tables.TaskRows).rows
 
 
 # ------------------------------------------------------------------------------------------------------------
@@ -269,13 +266,12 @@ class Live:
             return f"task {task}: not known to be done, {error}"
 
     def _abort(self, task: int) -> str:
-        reply = self._questioner.answer(messages.AbortTasks([task], True, "aborted from ipytaskfarm top"))
-        assert isinstance(reply, messages.Aborted)
+        question = messages.AbortTasks([task], True, "aborted from ipytaskfarm top")
+        reply = self._questioner.answer_for(question, messages.Aborted)
         return f"task {task}: {reply.outcomes[0][1]}"
 
     def _retry(self, task: int) -> str:
-        reply = self._questioner.answer(messages.RetryTasks([task], True))
-        assert isinstance(reply, messages.Retried)
+        reply = self._questioner.answer_for(messages.RetryTasks([task], True), messages.Retried)
         if not reply.ids:
             return f"task {task} has not failed: only failed tasks are tried again"
         return f"task {task}: submitted again as task {reply.ids[0][1]}"

@@ -1,7 +1,7 @@
 """Keep the final states of tasks that have arrived in this process, and the waiters for tasks that have not ended.
 
 The module does no IO and has no lock.  `session.Session` calls it under the session's lock; callers may read `finals`
-without the lock, because one dict lookup is atomic.
+and end their waits without the lock, because one operation of a dict is atomic.
 
 All operations work on whole batches with sets and dicts: they run in the IO thread and compete with the user's code for
 the GIL.  A waiter keeps the set of its remaining ids, so a wake-up costs nothing for ids that did not end.
@@ -11,6 +11,7 @@ from __future__ import annotations
 
 import threading
 import traceback
+from collections import deque
 from collections.abc import Callable, Iterable, Mapping, Sequence
 
 from ..core.messages.task_types import FailureSummary, Final
@@ -55,9 +56,9 @@ class Waiter:
         if not ids:
             self.wake()
 
-    def awaits(self, task_id: int) -> bool:
-        """Return whether a task, or an item of a chunk, has not ended."""
-        return task_id in self.remaining or any(task_id in items for items in self.items.values())
+    def open_ids(self) -> set[int]:
+        """Return the tasks and the items of chunks that have not ended, and the chunks of these items."""
+        return self.remaining.union(*self.items.values())
 
     def end_items(
         self, before: Mapping[int, set[int]], chunks: Iterable[int], apart: Mapping[int, set[int]]
@@ -108,9 +109,12 @@ class Arrivals:
         """Task id -> functions to call when the task ends.  They run in the IO thread, so they must be quick."""
         self.on_item_end: dict[int, Callable[[Final], object]] = {}
         """Chunk -> function to call with the ends of items that come before the chunk's own, as `on_end`."""
-        self.followers: dict[str, list[Final]] = {}
-        """Accumulator -> tasks of this session that have succeeded since its last look and may have added to it."""
-        self._waiters: list[Waiter] = []
+        self.followers: dict[str, deque[Final]] = {}
+        """Accumulator -> tasks of this session that have succeeded and may have added to it, as far as it has not
+        taken them.  Accumulators are added and removed without the lock.
+        """
+        self._waiters: dict[int, Waiter] = {}
+        """Waiters by identity."""
         self._cache_bytes_max = cache_bytes
         self._cache_bytes = 0
 
@@ -132,15 +136,15 @@ class Arrivals:
                 f for f in finals
                 if not f.reason and f.id in self.submitted and (f.body is None or b"accumulated" in f.body)
             ]  # fmt: skip
-            for followed in self.followers.values():
-                followed += added
+            for followed in list(self.followers.values()):
+                followed.extend(added)
         self._end(batch)
         if self._cache_bytes > self._cache_bytes_max:
             self._evict()
 
     def found(self, finals: list[Final]) -> None:
         """Wake those that wait for the values of tasks and not for their ends, which come in `take`."""
-        for waiter in self._waiters:
+        for waiter in list(self._waiters.values()):
             if waiter.kept is not None:
                 waiter.kept += [final for final in finals if final.id in waiter.remaining]
                 if waiter.kept:
@@ -185,7 +189,7 @@ class Arrivals:
             self._end_items(batch)
         if not self._waiters:
             return
-        for waiter in self._waiters:
+        for waiter in list(self._waiters.values()):
             if waiter.finals is not None:
                 remaining = waiter.remaining
                 waiter.finals += [final for i, final in batch.items() if i in remaining and final is not None]
@@ -202,6 +206,7 @@ class Arrivals:
             waiter.remaining.difference_update(batch)
             if not waiter.remaining:
                 waiter.wake()
+                self.end_wait(waiter)
 
     def _end_items_before(self, batch: dict[int, Final] | dict[int, None]) -> dict[int, set[int]]:
         """Note which items have ended although their chunks run on, and call the functions of these chunks.
@@ -310,27 +315,35 @@ class Arrivals:
         """Return a waiter for the unfinished tasks among `ids`; the caller ends the wait with `end_wait`."""
         waiter = Waiter(self.live(ids), eager, on_wake, self._items_of(ids) if self.chunks.items else None)
         if waiter.remaining:
-            self._waiters.append(waiter)
+            self._waiters[id(waiter)] = waiter
         return waiter
 
     def end_wait(self, waiter: Waiter) -> None:
-        """Remove a waiter."""
-        if waiter in self._waiters:
-            self._waiters.remove(waiter)
+        """Remove a waiter.
 
-    def end_all(self, why: str) -> None:
+        It needs no lock: the garbage collector may close a generator that waits, in a thread that holds the lock.
+        """
+        self._waiters.pop(id(waiter), None)
+
+    def end_all(self, why: BaseException) -> None:
         """Call all `on_end` functions with a ConnectionError as the final state, because the session has failed."""
-        failure = FailureSummary("ConnectionError", f"nothing more is heard of this task: {why}")
         for task_id, waiting in self.on_end.items():
             for then in waiting:
-                _call(then, Final(task_id, Reason.REFUSED, -1, "", 0, 0.0, 0.0, 0.0, 0.0, failure, b""))
+                _call(then, unheard_of(task_id, why))
         self.on_end.clear()
         self.on_item_end.clear()
 
     def wake_all(self) -> None:
         """Wake all waiters."""
-        for waiter in self._waiters:
+        for waiter in list(self._waiters.values()):
             waiter.wake()
+
+
+def unheard_of(task_id: int, why: BaseException) -> Final:
+    """Return the final state for users of a task whose session has failed."""
+    text = f"nothing more is heard of this task: {type(why).__name__}: {why}"
+    failure = FailureSummary("ConnectionError", text)
+    return Final(task_id, Reason.REFUSED, -1, "", 0, 0.0, 0.0, 0.0, 0.0, failure, b"")
 
 
 def _call(then: Callable[[Final], object], final: Final) -> None:

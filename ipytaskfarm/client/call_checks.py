@@ -15,8 +15,20 @@ from typing import Any
 from ..core.arguments import wrong
 from ..core.signatures import signature_of
 from ..core.text import shown
-from .rules import DEFAULTS
+from .rules import DEFAULTS, flag
 from .task_arguments import not_a_function
+from .tasks import Task
+
+
+def check_block(task: object, block: object) -> bool:
+    """Return the second argument of `run` as a bool.
+
+    Raises TypeError for a value that was meant as an argument of the function.
+    """
+    if not isinstance(task, Task):
+        error = wrong("block", "True or False", block)
+        raise TypeError(f"{error}; run takes one task: submit(f, 2), or run(Task(f, args=(2,)))")
+    return flag("block", block)
 
 
 def check_call(function: Callable[..., Any], args: Sequence[Any], kwargs: Mapping[str, Any]) -> None:

@@ -34,6 +34,8 @@ class CommandSender:
         self._session = session
         self._defaults = defaults
         self._pending: weakref.WeakSet[PendingResult] = weakref.WeakSet()
+        self.is_closed = False
+        """Whether its client was closed, although others of this process may use the connection."""
 
     @property
     def blobs(self) -> BlobStore | None:
@@ -45,9 +47,7 @@ class CommandSender:
 
     def engines(self, timeout_s: float | None = None) -> list[tables.EngineRow]:
         """Return all engines by id."""
-        reply = self._session.ask(messages.ListEngines(), timeout_s=timeout_s)
-        assert isinstance(reply, tables.EngineTable)
-        return reply.rows
+        return self._session.ask_for(messages.ListEngines(), tables.EngineTable, timeout_s).rows
 
     def working(self) -> list[int]:
         """Return the ids of the engines that take commands; for those that are being replaced, commands wait."""
@@ -57,8 +57,13 @@ class CommandSender:
     def chosen(self, targets: Targets) -> list[int] | None:
         """Return engine ids; None: all engines that exist when the command arrives.
 
-        An id that is listed twice gets the command twice.
+        An id that is listed twice gets the command twice.  Raises ConnectionError if the client was closed.
         """
+        if self.is_closed:
+            farm = self._session.farm
+            raise errors.ConnectionError(
+                f"this client of farm {farm!r} was closed: make a new one, MultiEngineClient({farm!r})"
+            )
         targets = self._defaults.targets if targets is None else targets
         if isinstance(targets, str) and exactly(targets) == "all":
             return None
@@ -144,7 +149,7 @@ class CommandSender:
 
     def keep(self, sticky: bool | None, names: Iterable[str] = (), writer: BlobWriter | None = None) -> messages.Keep:
         """Return how a command is kept for replacements of its engines."""
-        if sticky is False or not self._defaults.replay:
+        if sticky is False or not flag("replay", self._defaults.replay):
             return messages.Keep(tuple(names), opted_out=True)
         return messages.Keep(tuple(names), writer.sizes() if writer is not None else {})
 

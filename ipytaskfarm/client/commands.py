@@ -22,6 +22,7 @@ from ..core.messages.engine_commands import ApplyReply, ExecuteReply
 from ..core.messages.tables import EngineTable
 from ..display.ipython import show_figures, show_users_frames
 from ..serialization.pack import unpack
+from ..system.deadlines import end_of, left_s
 from .display import output_html, text_html
 from .engine_answers import EngineAnswer, command_hints, error_of_answer, output_of_answer
 from .futures import Settler
@@ -32,13 +33,14 @@ from .python2 import remedy
 from .questions import PendingQuestion, refused_by_controller
 from .session import TICK_S, Session
 from .streams import CommandStream, PrintsLines
-from .wait_notices import say
+from .wait_notices import raise_users, say
 
 TELL_AFTER_S = 1.0
 
 _decode_execute = msgspec.msgpack.Decoder(ExecuteReply).decode
 _decode_applied = msgspec.msgpack.Decoder(ApplyReply).decode
-_decode_names = msgspec.msgpack.Decoder(list[str]).decode
+names = msgspec.msgpack.Decoder(list[str]).decode
+"""Decode a list of names."""
 
 
 def executed(body: bytes) -> dict[str, Any]:
@@ -56,11 +58,6 @@ def executed(body: bytes) -> dict[str, Any]:
 
 def nothing(body: bytes) -> None:
     """Ignore the body of an answer without a value."""
-
-
-def names(body: bytes) -> list[str]:
-    """Decode a list of names."""
-    return _decode_names(body)
 
 
 def value(body: bytes) -> Any:
@@ -245,22 +242,23 @@ class PendingResult(OldNames):
             raise
 
     def _wait_for_all(self, timeout: float | None) -> None:
-        deadline = None if timeout is None else time.monotonic() + timeout
+        end_s = end_of(timeout)
         tell_s = math.inf if self._at_once else time.monotonic() + TELL_AFTER_S
         for _, asked in self._parts:
-            told = min(tell_s, deadline) if deadline is not None else tell_s
+            told = min(tell_s, end_s) if end_s is not None else tell_s
             if self._session.wait_for_answer(asked, max(0.0, told - time.monotonic())):
                 continue
             if time.monotonic() >= tell_s < math.inf:
                 tell_s = math.inf
                 self._tell_what_it_waits_for()
-            left = None if deadline is None else max(0.0, deadline - time.monotonic())
-            if not self._session.wait_for_answer(asked, left):
+            if not self._session.wait_for_answer(asked, left_s(end_s)):
                 raise TimeoutError(f"{self._verb} has not been answered by all engines in time")
 
     def _tell_what_it_waits_for(self) -> None:
-        reply = self._session.ask(ListEngines())
-        table = reply if isinstance(reply, EngineTable) else EngineTable([])
+        try:
+            table = self._session.ask_for(ListEngines(), EngineTable, TELL_AFTER_S)
+        except (TimeoutError, ConnectionError) as error:  # the session itself reports that the farm does not answer
+            return raise_users(error)
         waiting = set(self.engines) - {engine_id for _, asked in self._parts for engine_id in asked.answers}
         rows = [row for row in table.rows if row.id in waiting]
         busy = [f"task {row.task} on engine {row.id}" for row in rows if row.task is not None]

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Callable
-from datetime import UTC, datetime
+from datetime import datetime
 from typing import Any
 
 import msgspec
@@ -12,6 +12,7 @@ from ..core import errors
 from ..core.messages import CommandAnswer
 from ..core.messages.engine_commands import CommandOutput
 from ..core.messages.payload import FailureBody, ResultBody
+from ..display.text import local_time
 from ..serialization.pack import unpack_error
 from .python2 import add_remedy
 from .results import error_named
@@ -84,20 +85,16 @@ class EngineAnswer:
     @property
     def began_at(self) -> datetime | None:
         """Return when the engine began the command; None: it did not run."""
-        return _when(self._answer.began_s) if self._answer is not None else None
+        return local_time(self._answer.began_s) if self._answer is not None and self._answer.began_s else None
 
     @property
     def ended_at(self) -> datetime | None:
         """Return when the command ended on the engine; None: it did not run."""
-        return _when(self._answer.ended_s) if self._answer is not None else None
+        return local_time(self._answer.ended_s) if self._answer is not None and self._answer.ended_s else None
 
     def __repr__(self) -> str:
         state = "ok" if self.ok else f"{type(self.error).__name__}: {self.error}"
         return f"<EngineAnswer of engine {self.engine}: {state}>"
-
-
-def _when(at_s: float) -> datetime | None:
-    return datetime.fromtimestamp(at_s, UTC).astimezone() if at_s else None
 
 
 def error_of_answer(answer: CommandAnswer) -> BaseException:

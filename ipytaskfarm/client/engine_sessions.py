@@ -17,7 +17,7 @@ from .commands import CommandPart
 
 _ID = "{id}"
 _decode_saved = msgspec.msgpack.Decoder(SavedSession).decode
-_decode_reasons = msgspec.msgpack.Decoder(dict[str, str]).decode
+reasons = msgspec.msgpack.Decoder(dict[str, str]).decode
 
 Read: TypeAlias = Callable[[bytes], Any]
 
@@ -58,12 +58,7 @@ def from_files(path: str | PathLike[str], engines: Sequence[int]) -> SessionComm
         CommandPart([n], msgspec.msgpack.encode(LoadSessionBody(text.replace(_ID, str(n)))), (), Keep())
         for n in engines
     ]
-    return SessionCommand(parts, _decode_reasons)
-
-
-def reasons(body: bytes) -> dict[str, str]:
-    """Decode a dict of names and reasons."""
-    return _decode_reasons(body)
+    return SessionCommand(parts, reasons)
 
 
 def left_out_of(body: bytes) -> dict[str, str]:
@@ -84,7 +79,7 @@ def own_to_engines(engines: list[int] | None, blobs: BlobStore | None) -> tuple[
     body = msgspec.msgpack.encode(LoadSessionBody(packed=pack(data, "session", writer)))
     keep = Keep(blobs=writer.sizes() if writer is not None else {})
     part = CommandPart(engines, body, writer.taken() if writer is not None else (), keep)
-    return SessionCommand([part], _decode_reasons), left_out
+    return SessionCommand([part], reasons), left_out
 
 
 def from_engine(engine: int) -> SessionCommand:

@@ -73,12 +73,12 @@ def _id_text(what: str, value: object) -> str:
     return text
 
 
-def _seen(environment: TaskEnvironment) -> tuple[str, dict[str, Any]] | None:
+def _seen(environment: TaskEnvironment) -> tuple[str, dict[str, Any], list[type]] | None:
     """Return the class and the attributes of an environment; None if an attribute may change in place.
 
-    Two equal results mean that the environment has not changed since it was packed.
+    Two equal results mean that the environment has not changed since it was packed.  The types count, as 1 equals True.
     """
     state = environment.__getstate__()
-    if not all(isinstance(value, _ATOMS) for value in state.values()):
+    if type(environment).__hash__ is None or not all(isinstance(value, _ATOMS) for value in state.values()):
         return None
-    return class_digest(type(environment)), state
+    return class_digest(type(environment)), state, [*map(type, state.values())]

@@ -7,7 +7,7 @@ connection file also gets a link in the folder in which Jupyter's server looks f
 from __future__ import annotations
 
 import time
-from datetime import UTC, datetime
+from datetime import datetime
 from pathlib import Path
 from typing import NamedTuple
 
@@ -17,6 +17,7 @@ from ..core.messages import ExchangeBytes, KernelBytes, ListEngines, ListTasks, 
 from ..core.states import FREEZES
 from ..display.farm_tables import frozen_table
 from ..display.ipython import show_users_frames
+from ..display.text import local_time
 from ..system import external_kernels
 from ..system.user_code import with_cells
 from .debugging import can_ask
@@ -50,7 +51,7 @@ def frozen_engines(session: Session) -> Listing:
     found = [
         FrozenLine(
             row.task, row.attempt, row.error, row.place, row.node, row.pid,
-            datetime.fromtimestamp(row.ends_s, UTC).astimezone(), row.state, row.connection_file,
+            local_time(row.ends_s), row.state, row.connection_file,
         )
         for row in rows
     ]  # fmt: skip

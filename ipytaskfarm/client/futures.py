@@ -23,8 +23,10 @@ from ..core.messages.task_types import Final
 from ..core.states import ABORTS, RUNNING
 from ..display.ipython import show_users_frames
 from ..serialization.references import reference
+from ..system.deadlines import end_of, left_s
 from .dropped_waits import expect_wait
 from .forked_futures import end_inherited
+from .ids import Timeout, seconds
 from .results import TaskResult, error_of
 from .wait_notices import raise_users, say_interrupted
 
@@ -68,15 +70,15 @@ class TaskFuture(concurrent.futures.Future[T]):
         state = "cancelled" if self.cancelled() else "done" if self.done() else "waiting"
         return f"<TaskFuture of task {self.id}: {state}>"
 
-    def result(self, timeout: float | None = None) -> T:
-        """Return the task's value; wait for it at most `timeout` seconds.
+    def result(self, timeout: Timeout = None) -> T:
+        """Return the task's value; wait for it at most `timeout` (seconds, or a timedelta).
 
         Raises what the task raised, CancelledError for an aborted task, and TimeoutError.
         """
         value: T = self._ended(timeout).result
         return value
 
-    def exception(self, timeout: float | None = None) -> BaseException | None:
+    def exception(self, timeout: Timeout = None) -> BaseException | None:
         """Return what the task raised, or None; wait as `result` does."""
         try:
             failure = self._ended(timeout).failure
@@ -84,21 +86,24 @@ class TaskFuture(concurrent.futures.Future[T]):
             return lost
         return failure.value if failure is not None else None
 
-    def _ended(self, timeout: float | None) -> TaskResult:
+    def _ended(self, timeout: Timeout) -> TaskResult:
+        timeout_s = seconds(timeout)
+        end_s = end_of(timeout_s)
         try:
-            given = super().exception(timeout)  # `super` has the right error only after the result is unpickled
+            given = super().exception(timeout_s)  # `super` has the right error only after the result is unpickled
         except KeyboardInterrupt as interrupt:
             say_interrupted({self.id}, interrupt)
             raise
         except TimeoutError as late:
             raise_users(late)
-            if timeout is None or late.args:
+            if timeout_s is None or late.args:
                 raise
-            error = TimeoutError(f"task {self.id} has not ended within {timeout:g} s")
+            error = TimeoutError(f"task {self.id} has not ended within {timeout_s:g} s")
             show_users_frames(error)
             raise error from None
         try:
-            found: TaskResult = self._client.get_task_result(self.id, raw=False)
+            # It waits for a task that was reopened, see `mark_failed`, and runs again.
+            found: TaskResult = self._client.get_task_result(self.id, True, left_s(end_s), raw=False)
         except ConnectionError:
             if given is not None:
                 raise given from None
@@ -220,14 +225,19 @@ class SettledChunk(Settled, Protocol):
 
 
 class Settler:
-    """A thread that resolves the futures of one session, and calls the callbacks of its commands."""
+    """A thread that resolves the futures of one session, and calls the callbacks of its commands.
+
+    The thread ends with the session.  What is put there later begins another one, which ends when it has done that.
+    """
 
     def __init__(self, session: Session) -> None:
         self._session = session
-        self._calls: queue.SimpleQueue[tuple[Callable[[Any], object], Any]] = queue.SimpleQueue()
+        self._calls: queue.SimpleQueue[tuple[Callable[[Any], object] | None, Any]] = queue.SimpleQueue()
         self._thread: threading.Thread | None = None
         self._lock = threading.Lock()
+        self._is_closed = False
         session.at_fork.append(self._after_fork)
+        session.at_close.append(self._close)
 
     @staticmethod
     def of(session: Session) -> Settler:
@@ -237,20 +247,29 @@ class Settler:
 
     def add(self, future: Settled) -> None:
         """Resolve this future when its task has ended, perhaps at once."""
-        self._start()
-        self._session.on_end(future.id, partial(_hand_over, self._calls.put, future.settle), None)
+        self._session.on_end(future.id, partial(_hand_over, self.call, future.settle), None)
 
     def add_chunk(self, chunk: SettledChunk) -> None:
         """Do the same for the future of a chunk, which is told of items that end before the chunk does."""
-        self._start()
-        put = self._calls.put
-        settle = partial(_hand_over, put, chunk.settle)
-        self._session.on_end(chunk.id, settle, partial(_hand_over, put, chunk.settle_item))
+        settle = partial(_hand_over, self.call, chunk.settle)
+        self._session.on_end(chunk.id, settle, partial(_hand_over, self.call, chunk.settle_item))
 
     def call(self, function: Callable[[Any], object], argument: Any) -> None:
         """Call a function in the thread, after all that was put there before; the IO thread may call this method."""
-        self._start()
-        self._calls.put((function, argument))
+        call = function, argument
+        with self._lock:
+            self._calls.put(call)
+            if self._is_closed:
+                self._calls.put(_END)
+            if self._thread is None:
+                self._thread = threading.Thread(target=self._serve, name="ipytaskfarm futures", daemon=True)
+                self._thread.start()
+
+    def _close(self) -> None:
+        with self._lock:
+            self._is_closed = True
+            self._calls.put(_END)
+        _settlers.pop(self._session, None)
 
     def is_this_thread(self) -> bool:
         """Return whether the caller runs in the thread, as callbacks of futures do."""
@@ -263,19 +282,20 @@ class Settler:
         with contextlib.suppress(queue.Empty):
             while True:
                 waiting.append(self._calls.get_nowait()[0])
+        self._calls, self._thread, self._is_closed = queue.SimpleQueue(), None, True
         for owner in [getattr(settle, "__self__", None) for settle in waiting]:
             together: Any = getattr(owner, "futures", [owner])  # of a chunk
             end_inherited([each for each in together if isinstance(each, concurrent.futures.Future)], error)
 
-    def _start(self) -> None:
-        with self._lock:
-            if self._thread is None:
-                self._thread = threading.Thread(target=self._serve, name="ipytaskfarm futures", daemon=True)
-                self._thread.start()
-
     def _serve(self) -> None:
         while True:
             function, argument = self._calls.get()
+            if function is None:
+                with self._lock:
+                    if self._calls.empty():
+                        self._thread = None
+                        return
+                continue
             try:
                 function(argument)
             except Exception:  # a user's callback must not end the thread
@@ -284,9 +304,12 @@ class Settler:
             del function, argument
 
 
-def _hand_over(put: Callable[[Any], None], settle: Callable[[Final], None], final: Final) -> None:
+_END = (None, None)
+
+
+def _hand_over(call: Callable[..., None], settle: Callable[[Final], None], final: Final) -> None:
     """Let the settler's thread resolve a future, or the futures of a chunk."""
-    put((settle, final))
+    call(settle, final)
 
 
 def _is_handed(then: object) -> TypeGuard[partial[None]]:

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterable
+from collections.abc import Iterable, Sequence
 from datetime import timedelta
 from operator import index
 from typing import Any, TypeAlias
@@ -13,6 +13,8 @@ from ..core.text import exactly, shown
 Ids: TypeAlias = Any
 """An id, a future, or a sequence of them."""
 Timeout: TypeAlias = float | timedelta | None
+LISTED = 10
+"""How many ids an error names."""
 
 
 def seconds(timeout: Timeout, what: str = "timeout") -> float | None:
@@ -64,6 +66,17 @@ def id_list(ids: Ids, farm: str = "") -> list[int]:
             raise _never_issued(max(found, key=abs))
         return found
     return [task_id(ids, farm)]
+
+
+def listed(ids: Sequence[int]) -> str:
+    """Return the first ids of a list, and the number of the others, for a sentence."""
+    more = len(ids) - LISTED
+    return ", ".join(map(str, ids[:LISTED])) + (f" and {more:,} more" if more > 0 else "")
+
+
+def not_registered(ids: Sequence[int], more: str = "") -> IndexError:
+    """Return the error for ids that the farm does not know.  more: the end of the sentence."""
+    return IndexError(f"task ID not registered: {listed(ids)} (never issued, or cleared){more}")
 
 
 def _no_id(value: object) -> TypeError:

@@ -389,9 +389,13 @@ class IoThread:
         if not self._welcomed or not self._link.is_up:
             return False
         outbox = self.outbox
-        if self._may_ask() or (outbox.want_ids and not outbox.asked_ids):
+        if self._may_ask() or self._wants_ids():
             return True
         return outbox.can_send() and self._link.unacked_bytes < WINDOW_BYTES
+
+    def _wants_ids(self) -> bool:
+        """Return whether a block of ids should be asked for.  A reader, who may not submit tasks, gets none."""
+        return self.outbox.want_ids and not self.outbox.asked_ids and self.info.role != READER
 
     def _may_ask(self) -> bool:
         """Return whether the next question may be sent.
@@ -407,7 +411,7 @@ class IoThread:
         if not self._welcomed or not self._link.is_up:
             return messages, 0
         outbox = self.outbox
-        if outbox.want_ids and not outbox.asked_ids and self.info.role != READER:
+        if self._wants_ids():
             outbox.asked_ids = True
             messages.append(NeedIds())
         tasks = 0
@@ -475,7 +479,7 @@ class IoThread:
                 asked.answered = True
                 done.append(asked)
         elif isinstance(message, Output):
-            for take in self.output_listeners:
+            for take in tuple(self.output_listeners):  # callers of waits add and remove theirs meanwhile
                 take(message)
         elif isinstance(message, Notice):
             self.notices.append(message.text)
@@ -528,7 +532,7 @@ class IoThread:
             waiting = list(self._asked.values())
             self._asked.clear()
             self.arrivals.wake_all()
-            self.arrivals.end_all(f"{type(error).__name__}: {error}")
+            self.arrivals.end_all(error)
             self.changed.notify_all()
         for asked in waiting:
             asked.done()

@@ -7,7 +7,8 @@ import time
 import traceback
 import uuid
 from collections import Counter, deque
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterable, Sequence
+from dataclasses import dataclass, field
 from typing import Any
 
 from ..core.messages import ListTasks, tables
@@ -192,6 +193,11 @@ class Member(OldNames):
         ids = self._job.ids
         return ids[self.position] if self.position < len(ids) else None
 
+    @property
+    def farm(self) -> str:
+        """Return the name of the task's farm."""
+        return self._job.client.farm
+
     def __index__(self) -> int:
         if self.id is None:
             raise TypeError("this task was not submitted yet: job.submit() first")
@@ -241,6 +247,27 @@ class Member(OldNames):
         return f"<{what} of job {self._job.name!r}: {'not submitted' if self.id is None else f'id {self.id}'}>"
 
 
+@dataclass(slots=True, eq=False)
+class _EventListener:
+    """A function of the user's that is called at an event of a job, and what it was told."""
+
+    event: str
+    function: Callable[..., object]
+    told: set[int] = field(default_factory=set)
+    """The tasks with whose results it was called."""
+    last: object = None
+    """The state or the progress with which it was called last."""
+    batch: int = 0
+    """The number of the last submission of whose end it was told."""
+
+    def call(self, *args: Any) -> None:
+        """Call the function; its errors are printed, and the job and its other events go on."""
+        try:
+            self.function(*args)
+        except Exception:
+            traceback.print_exc()
+
+
 class JobEvents:
     """Calls the user's functions at events of a job, in a thread that runs until the job has ended."""
 
@@ -248,57 +275,98 @@ class JobEvents:
         """Store the job's record, and the `Job` itself, which is the argument of the functions."""
         self._record = record
         self._job = job
-        self._functions: dict[str, list[Callable[..., object]]] = {}
+        self._listeners: list[_EventListener] = []
+        self._batch = 1
+        self._open: dict[int, None] = {}
+        """Tasks whose ends were not noticed."""
+        self._has_changed = False
+        """Whether there are further tasks or functions since the last look."""
+        self._lock = threading.Lock()
         self._thread: threading.Thread | None = None
 
     def add(self, event: str, function: Callable[..., object]) -> None:
         """Call a function at this event: "task_done", "state" or "progress"."""
         if not callable(function):
             raise TypeError(f"a function is needed, not {type(function).__name__}")
-        self._functions.setdefault(event, []).append(function)
+        with self._lock:
+            self._listeners.append(_EventListener(event, function))
         if self._record.ids:
-            self.begin()
+            self._begin()
 
-    def begin(self) -> None:
-        """Start the thread, after tasks were submitted."""
-        if self._functions and (self._thread is None or not self._thread.is_alive()):
-            name = f"ipytaskfarm job {self._record.name}"
-            self._thread = threading.Thread(target=self._watch, name=name, daemon=True)
-            self._thread.start()
+    def submitted(self) -> None:
+        """Follow tasks that were just submitted, beside those that are followed already."""
+        with self._lock:
+            self._batch += 1
+        self._begin()
 
-    def _call(self, event: str, *args: Any) -> None:
-        for function in self._functions.get(event, ()):
-            try:
-                function(*args)
-            except Exception:  # an error of the user's function: the job and its other events go on
-                traceback.print_exc()
+    def _begin(self) -> None:
+        with self._lock:
+            self._has_changed = True
+            if self._listeners and self._thread is None:
+                name = f"ipytaskfarm job {self._record.name}"
+                self._thread = threading.Thread(target=self._watch, name=name, daemon=True)
+                self._thread.start()
 
     def _watch(self) -> None:
-        record, job = self._record, self._job
-        client = record.client
-        waiting = dict.fromkeys(record.ids)
-        reported, failed, began = -1.0, False, False
-        while True:
-            live = client.session.arrivals.live(set(waiting))
-            for task_id in [i for i in waiting if i not in live]:
-                del waiting[task_id]
-                try:
-                    result = client.get_task_result(task_id, raw=False)
-                except Exception:  # refused, or cleared meanwhile
-                    continue
-                failed = failed or result.status == "failed"
-                self._call("task_done", result)
-            progress = record.progress() if self._functions.get("progress") or not began else reported
-            if not began and (progress > 0 or record.counts()[RUNNING]):
-                began = True
-                self._call("state", job, "running")
-            if progress != reported:
-                reported = progress
-                self._call("progress", job, progress)
-            for task_id in record.ids:  # tasks may have been added meanwhile
-                if task_id in live:
-                    waiting[task_id] = None
-            if not waiting:
-                self._call("state", job, "failed" if failed else "succeeded")
-                return
-            time.sleep(LOOK_EVERY_S)
+        try:
+            while self._look():
+                time.sleep(LOOK_EVERY_S)
+        except Exception as error:
+            with self._lock:
+                self._thread = None
+            if not isinstance(error, ConnectionError):  # else the client was closed, or its farm was stopped
+                raise
+
+    def _look(self) -> bool:
+        """Call the functions for what has happened since the last look; return whether there is more to come."""
+        with self._lock:
+            if not self._open and not self._has_changed:
+                self._thread = None
+                return False
+            if self._has_changed:
+                self._open = dict.fromkeys(self._record.ids)
+            self._has_changed, batch = False, self._batch
+            by_event: dict[str, list[_EventListener]] = {}
+            for each in self._listeners:
+                by_event.setdefault(each.event, []).append(each)
+        is_live = self._record.client.session.arrivals.is_live
+        for task_id in [task_id for task_id in self._open if not is_live(task_id)]:
+            del self._open[task_id]
+            self._tell_end(task_id, by_event.get("task_done", ()))
+        self._tell_state(batch, by_event.get("state", ()))
+        if listeners := by_event.get("progress", ()):
+            progress = self._record.progress()
+            for listener in listeners:
+                if listener.last != progress:
+                    listener.last = progress
+                    listener.call(self._job, progress)
+        return True
+
+    def _tell_end(self, task_id: int, listeners: Iterable[_EventListener]) -> None:
+        untold = [listener for listener in listeners if task_id not in listener.told]
+        if not untold:
+            return
+        try:
+            result = self._record.client.get_task_result(task_id, block=False, raw=False)
+        except Exception:  # refused, or cleared meanwhile
+            result = None
+        for listener in untold:
+            listener.told.add(task_id)
+            if result is not None:
+                listener.call(result)
+
+    def _tell_state(self, batch: int, listeners: Iterable[_EventListener]) -> None:
+        untold = [listener for listener in listeners if listener.batch != batch]
+        if not untold:
+            return
+        record, is_over = self._record, not self._open
+        if is_over or record.progress() > 0 or record.counts()[RUNNING]:
+            for listener in untold:
+                if listener.last != RUNNING:
+                    listener.last = RUNNING
+                    listener.call(self._job, RUNNING)
+        if is_over:
+            state = "failed" if record.counts()["failed"] else "succeeded"
+            for listener in untold:
+                listener.last, listener.batch = state, batch
+                listener.call(self._job, state)

@@ -9,7 +9,7 @@ from contextlib import suppress
 from datetime import timedelta
 from typing import TYPE_CHECKING, Any, Generic, Literal, Never, NoReturn, TypeVar, Unpack, overload
 
-from ..core.arguments import check_text
+from ..core.arguments import check_text, wrong
 from ..core.messages import tables
 from ..core.messages.task_types import Function, JobSpec
 from ..core.states import Reason
@@ -17,6 +17,7 @@ from ..core.text import did_you_mean
 from ..display.ipython import users_frames
 from ..display.text import counts_text
 from ..environment import TaskEnvironment
+from ..system.deadlines import end_of, left_s
 from ..system.live_pages import page_path
 from .adapters import live_view
 from .edited_functions import note_functions, tell_of_edited
@@ -224,7 +225,7 @@ class Job:
                     raise error_of(final, decode_body(final))
         record.ids[:] = ids
         note_functions(self.id, (getattr(task, "function", None) for task in fresh))
-        self._events.begin()
+        self._events.submitted()
         return ids[first:]
 
     def spec_of_map(self, total: int, unique: str | None) -> JobSpec:
@@ -276,15 +277,15 @@ class Job:
         Args:
             timeout: seconds, or a timedelta.
             heartbeat: called with the job about once a second during the wait, in this thread; an exception that it
-                raises ends
-                the wait.
+                raises ends the wait.
             stream: show what the tasks print and display while they run.
         """
         self._check_submitted()
-        limit_s = seconds(timeout)
-        deadline = None if limit_s is None else time.monotonic() + limit_s
+        if heartbeat is not None and not callable(heartbeat):
+            raise wrong("heartbeat", "a function of the job, or None", heartbeat)
+        end_s = end_of(seconds(timeout))
         while True:
-            left = None if deadline is None else max(0.0, deadline - time.monotonic())
+            left = left_s(end_s)
             if heartbeat is None:
                 return self._wait(left, stream)
             if self._wait(HEARTBEAT_S if left is None else min(HEARTBEAT_S, left), stream, show=False):
@@ -302,9 +303,9 @@ class Job:
         if record.members is not None:
             name, go_on_text = f"job {record.name}", self.text_of_going_on()
             return wait_for_map(session, record.members, timeout_s, show, stream, name, go_on_text)
-        ids = set(record.ids)
-        session.watch(ids)
-        return wait_for_tasks(session, ids, timeout_s, show, stream, f"job {record.name}")
+        ids, end_s = set(record.ids), end_of(timeout_s)
+        session.watch(ids, end_s=end_s)
+        return wait_for_tasks(session, ids, left_s(end_s), show, stream, f"job {record.name}")
 
     @overload
     def results(
@@ -335,7 +336,7 @@ class Job:
         """
         self._check_submitted()
         record = self._record
-        if not order:
+        if not flag("order", order):
             done = record.client.as_completed(record.ids, timeout)
             return (self._value(task_id, return_exceptions) for task_id in done)
         limit_s = seconds(timeout)
@@ -414,13 +415,15 @@ class Job:
         Returns the new ids.
         """
         record = self._record
-        ended = ("failed",) if failed else ("failed", "succeeded")
+        ended = ("failed",) if flag("failed", failed) else ("failed", "succeeded")
         wanted = [row.id for row in record.rows() if row.state in ended]
         known_here = tell_of_edited(self.id)
         again = retry_tasks(record.client.session, wanted, failed, tells_of_edited=not known_here)
         record.ids[:] = [again.get(task_id, task_id) for task_id in record.ids]
         if record.members is not None:
             record.members.retried.update(again)
+        if again:
+            self._events.submitted()
         return list(again.values())
 
     def retry_failed(self) -> list[int]:

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import time
 from bisect import bisect_right
 from collections.abc import Callable, Iterable, Iterator
 from dataclasses import dataclass, field
@@ -11,6 +10,7 @@ from typing import Any
 
 from ..core.messages import FindJobs, ListEngines, tables
 from ..core.messages.task_types import Final
+from ..system.deadlines import end_of, left_s
 from .arrivals import Arrivals
 from .chunk_items import chunk_values
 from .map_items import Printed
@@ -123,12 +123,11 @@ def wait_for(
     go_on_text: str = "",
 ) -> bool:
     """Wait until all items have ended; False when timeout_s is over."""
-    deadline = None if timeout_s is None else time.monotonic() + timeout_s
+    end_s = end_of(timeout_s)
     while True:
         held = members.held(session.arrivals)
-        session.watch(held)
-        left_s = None if deadline is None else max(0.0, deadline - time.monotonic())
-        if not session.wait(held, left_s, on_tick, go_on_text=go_on_text):
+        session.watch(held, end_s=end_s)
+        if not session.wait(held, left_s(end_s), on_tick, go_on_text=go_on_text):
             return False
         # Items of a chunk may have become tasks of their own, of whose ends nothing was heard yet.
         if members.held(session.arrivals) == held:

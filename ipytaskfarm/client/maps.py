@@ -70,7 +70,9 @@ def options(
     """Check what a caller asks of a map."""
     chosen = one_of("on_error", ON_ERROR, on_error)
     size = None if chunksize == "auto" else check_count("chunksize", chunksize, least=1)
-    return MapOptions(check_text("name", name), "return" if return_exceptions else chosen, size, stream)
+    if flag("return_exceptions", return_exceptions):
+        chosen = "return"
+    return MapOptions(check_text("name", name), chosen, size, flag("stream", stream))
 
 
 def checked_rules(rules: Mapping[str, Any], function: Callable[..., Any]) -> dict[str, Any]:

@@ -19,14 +19,14 @@ from ..display.farm_tables import engine_table
 from ..storage.blobs import BlobStore
 from ..system.farm_paths import Where
 from ..system.live_pages import page_link, page_path
-from . import commands, engine_sessions, engine_state, kept_commands, offered_magics, sessions
+from . import commands, engine_sessions, engine_state, kept_commands, offered_magics, operate, sessions
 from .command_sender import CommandSender, await_commands, engine_id
 from .commands import PendingResult
 from .engine_maps import EngineMapper, EngineParallelFunction, Targets, map_on_engines, packed_call
+from .ids import Timeout, seconds
 from .imports import collected
 from .kept_commands import KeptEntries, StickyEntries
 from .old_names import ClientNames, old_keywords
-from .operate import await_engines
 from .profiling import CpuProfiling, MemoryProfiling, Profilers, Sampling
 from .session import Session
 
@@ -59,11 +59,10 @@ class MultiEngineClient(ClientNames, settable=("farm", "targets", "block", "repl
         where: Where = None,
         *,
         key_file: str | PathLike[str] | None = None,
-        timeout: float | None = None,
+        timeout: Timeout = None,
         replay: bool = True,
     ) -> None:
-        self._session = sessions.connect(where, key_file, timeout)
-        self._closed = False
+        self._session = sessions.connect(where, key_file, seconds(timeout))
         self._commands = CommandSender(self._session, self)
         self.farm = self._session.farm
         self.targets: Targets = "all"
@@ -71,9 +70,9 @@ class MultiEngineClient(ClientNames, settable=("farm", "targets", "block", "repl
         self.replay = replay
 
     def close(self) -> None:
-        """End this client; the engines go on."""
-        closed, self._closed = self._closed, True
-        if not closed:
+        """End this client: its commands raise ConnectionError.  The engines go on."""
+        if not self._commands.is_closed:
+            self._commands.is_closed = True
             sessions.release(self._session)
 
     def __enter__(self) -> MultiEngineClient:
@@ -83,7 +82,7 @@ class MultiEngineClient(ClientNames, settable=("farm", "targets", "block", "repl
         self.close()
 
     def __repr__(self) -> str:
-        return f"<MultiEngineClient of farm {self.farm!r}{', closed' if self._closed else ''}>"
+        return f"<MultiEngineClient of farm {self.farm!r}{', closed' if self._commands.is_closed else ''}>"
 
     def _repr_html_(self) -> str:
         link = page_link(page_path(self.farm))
@@ -105,7 +104,7 @@ class MultiEngineClient(ClientNames, settable=("farm", "targets", "block", "repl
         self, count: int | None = None, connect_timeout: float = 5, stable_timeout: float = 60
     ) -> list[int]:
         """Wait for engines and return their ids; see ``TaskClient.await_engines``."""
-        return await_engines(self._session, count, connect_timeout, stable_timeout)
+        return operate.await_engines(self._session, count, connect_timeout, stable_timeout)
 
     def get_ids(self) -> list[int]:
         """Return the ids of the engines that take commands now."""

@@ -19,7 +19,6 @@ _SERIALIZED = "push and pull pickle every value that can be pickled"
 _TASKS_HERE = "tasks are the TaskClient's: tc = client.TaskClient()"
 _ENGINES_HERE = "engines are the MultiEngineClient's: mec = client.MultiEngineClient()"
 _WAITS = "get_result() waits, returns the value and raises the error"
-_JOB = "tasks of a job: job.submit(), job.results()"
 
 GONE: dict[str, dict[str, str]] = {
     "TaskClient": {

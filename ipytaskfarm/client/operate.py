@@ -6,14 +6,14 @@ The first argument of each function is the session; `TaskClient` has a documente
 from __future__ import annotations
 
 import time
-from collections.abc import Callable, Iterable, Sequence
+from collections.abc import Callable, Iterable
 from datetime import datetime, timedelta
 from typing import Any
 
 import msgspec
 
 from ..core import errors, messages
-from ..core.arguments import check_count, check_int, check_names, check_number, check_text
+from ..core.arguments import INT_MAX, check_count, check_int, check_names, check_number, check_text
 from ..core.messages import tables
 from ..core.messages.payload import ResultBody
 from ..core.states import ABORTS
@@ -23,16 +23,15 @@ from ..serialization.pack import pack
 from ..storage.blobs import BlobWriter
 from ..system.user_code import with_cells
 from .edited_functions import tell_of_edited_tasks
-from .ids import Ids, id_list, seconds, task_id
+from .ids import Ids, id_list, listed, not_registered, seconds, task_id
 from .results import TaskResult
 from .session import Session
 from .tables import JobLine, Listing, event_listing, job_listing
+from .wait_notices import raise_users
 
 _encode = msgspec.msgpack.Encoder().encode
 SINCE_MAX_S = 1e11
 """Seconds since 1970, later than any event."""
-LISTED = 10
-"""How many ids an error names."""
 STABLE_S = 1.0
 """Seconds without a change after which the engines count as complete."""
 
@@ -79,7 +78,7 @@ def abort_tasks(session: Session, taskid: Ids, interrupt: bool, reason: str, run
     outcomes = abort_known(session, messages.AbortTasks(ids, interrupt, reason, running))
     unknown = [i for i, outcome in outcomes if outcome == "unknown"]
     if unknown:
-        raise IndexError(f"task ID not registered: {_listed(unknown)} (never issued, or cleared)")
+        raise not_registered(unknown)
     if single and outcomes[0][1] not in ("aborted", "running"):
         raise IndexError(f"Task {ids[0]} {outcomes[0][1]}")
     return [i for i, outcome in outcomes if outcome == "aborted"]
@@ -99,7 +98,7 @@ def set_priority(session: Session, taskid: Ids, priority: int) -> list[int]:
         return []
     reply = session.ask_for(question, messages.PrioritySet)
     if reply.unknown:
-        raise IndexError(f"task ID not registered: {_listed(reply.unknown)} (never issued, or cleared)")
+        raise not_registered(reply.unknown)
     if single and reply.ended:
         raise IndexError(f"Task {ids[0]} already completed")
     ended = set(reply.ended)
@@ -115,11 +114,11 @@ def clear_results(session: Session, ids: Ids | None) -> int:
     kept = {*reply.missing, *reply.unfinished, *reply.needed}
     session.forget_results(None if wanted is None else [i for i in wanted if i not in kept])
     if reply.needed:
-        raise KeyError(f"other tasks still need the result of task {_listed(reply.needed)}")
+        raise KeyError(f"other tasks still need the result of task {listed(reply.needed)}")
     if reply.missing:
-        raise KeyError(f"task ID not registered: {_listed(reply.missing)}")
+        raise KeyError(f"task ID not registered: {listed(reply.missing)}")
     if wanted is not None and reply.unfinished:
-        raise KeyError(f"not ended yet, abort it first: task {_listed(reply.unfinished)}")
+        raise KeyError(f"not ended yet, abort it first: task {listed(reply.unfinished)}")
     return reply.count
 
 
@@ -137,25 +136,16 @@ def retry_tasks(
     session.adopt(new.values())
     if tells_of_edited:
         tell_of_edited_tasks(session, new.values())
-    done = f"; {_listed(list(new))} went in again as {_listed(list(new.values()))}" if new else ""
+    done = f"; {listed(list(new))} went in again as {listed(list(new.values()))}" if new else ""
     if reply.missing:
-        raise IndexError(f"task ID not registered: {_listed(reply.missing)} (never issued, or cleared){done}")
+        raise not_registered(reply.missing, done)
     if reply.not_failed:
         if failed_only:
             what, remedy = "only failed tasks are tried again", "tc.restart submits any ended task again"
         else:
             what, remedy = "only ended tasks are submitted again", "wait for it, or abort it first"
-        raise ValueError(f"{what}: task {_listed(reply.not_failed)} is not; {remedy}{done}")
+        raise ValueError(f"{what}: task {listed(reply.not_failed)} is not; {remedy}{done}")
     return new
-
-
-def _listed(ids: Sequence[int]) -> str:
-    more = len(ids) - LISTED
-    return ", ".join(map(str, ids[:LISTED])) + (f" and {more:,} more" if more > 0 else "")
-
-
-ALL = 2**63 - 1
-"""Largest number of events that a question can ask for."""
 
 
 def read_history(
@@ -173,7 +163,7 @@ def read_history(
     elif isinstance(since, datetime):
         since = since.timestamp()
     since_s = 0.0 if since is None else check_number("since", since, "seconds since 1970, a datetime or a timedelta")
-    most = check_count("last", last, least=0) or ALL
+    most = check_count("last", last, least=0) or INT_MAX
     finite_s = min(max(since_s, 0.0), SINCE_MAX_S)
     question = messages.ReadHistory(wanted, check_text("name", name), check_text("what", what), finite_s, most)
     return event_listing(session.ask_for(question, tables.EventTable).rows)
@@ -234,9 +224,15 @@ def drain(session: Session, nodes: str | Iterable[str], on: bool) -> int:
 def await_engines(session: Session, count: int | None, connect_timeout: float, stable_timeout: float) -> list[int]:
     """Wait until there are `count` engines, or (None) until no more arrive; return their ids."""
 
+    ready: list[int] = []
+
     def look() -> list[int]:
-        rows = session.ask_for(messages.ListEngines(), tables.EngineTable).rows
-        return [row.id for row in rows if row.state in ("idle", "busy")]
+        try:
+            rows = session.ask_for(messages.ListEngines(), tables.EngineTable, STABLE_S).rows
+            ready[:] = [row.id for row in rows if row.state in ("idle", "busy")]
+        except TimeoutError as error:  # the farm is away: what it said last counts, and the timeouts go on
+            raise_users(error)
+        return ready
 
     return wait_for_engines(look, f"farm {session.farm!r}", count, connect_timeout, stable_timeout)
 

@@ -20,7 +20,7 @@ from ..core.messages.engine_commands import (
     ProfileBody,
     SampleProfile,
 )
-from .commands import CommandPart, PendingResult
+from .commands import CommandPart, PendingResult, nothing
 from .old_names import old_keywords
 from .profile_tables import Columns, Direction, Modules, PerEngine
 from .profiles import CpuStats, File, GroupBy, MemorySnapshot, SampleStats, snapshot_of
@@ -52,14 +52,14 @@ class EngineProfiler:
 
     def start(self, **settings: Any) -> None:
         """Start the profiler on the engines.  Raises NoEnginesRegistered."""
-        self._send(ProfileBody(self.kind, "start", **settings), _nothing)
+        self._send(ProfileBody(self.kind, "start", **settings), nothing)
         self.started = True
 
     def stop(self) -> None:
         """Stop the profiler on the engines."""
         self.started = False
         with contextlib.suppress(errors.NoEnginesRegistered):
-            self._send(ProfileBody(self.kind, "stop"), _nothing)
+            self._send(ProfileBody(self.kind, "stop"), nothing)
 
     def read(self, kind: type[T]) -> list[T]:
         """Return the measurements of the engines.
@@ -95,10 +95,6 @@ class EngineProfiler:
             names = ", ".join(str(engine) for engine, _, _ in error.elist)
             raise ModuleNotFoundError(f"{missing[0]} (engines {names})", name="yappi") from None
         return answers
-
-
-def _nothing(body: bytes) -> None:
-    """Ignore the body of an answer without a value."""
 
 
 class CpuProfiling:

@@ -48,6 +48,9 @@ class FollowedWork(Work, Protocol):
     def is_over(self) -> bool:
         """Return whether all parts have ended."""
 
+    def is_lost(self) -> bool:
+        """Return whether nothing more is heard of it, because the client was closed."""
+
     def elapsed_s(self) -> float | None:
         """Return the seconds from the beginning until now, or until the end; None: not known."""
 
@@ -235,8 +238,8 @@ class LiveProgress:
 
     def _follow(self) -> None:
         with contextlib.suppress(Exception):  # the farm or the client is gone: the display keeps its last state
-            while not self._work.is_over():
+            while not self._work.is_over() and not self._work.is_lost():
                 time.sleep(AWAY_EVERY_S if self._display.is_away else EVERY_S)
                 self._display.tick()
             self._display.began_earlier(self._work, self._opened_s)  # the ends tell it exactly
-            self._display.close("done")
+            self._display.close("done" if self._work.is_over() else "not followed any longer")

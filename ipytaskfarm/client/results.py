@@ -12,7 +12,7 @@ import html
 import re
 import sys
 import traceback
-from datetime import UTC, datetime
+from datetime import datetime
 from types import TracebackType
 from typing import TYPE_CHECKING, Any, NamedTuple, NoReturn, TextIO
 
@@ -24,7 +24,7 @@ from ..core.messages.task_types import Final
 from ..core.states import ABORTS, Reason, State
 from ..core.text import Text, did_you_mean, shown, text_of
 from ..display.ipython import show_figures, show_users_frames
-from ..display.text import span, stamp
+from ..display.text import local_time, span, stamp
 from ..serialization.pack import note_rebuild, traceback_of, unpack, unpack_error
 from ..system.user_code import with_cells
 from .display import in_order, output_html, text_html, value_html
@@ -321,10 +321,6 @@ class Attempt(NamedTuple):
     outcome: str
 
 
-def _when(at_s: float) -> datetime:
-    return datetime.fromtimestamp(at_s, UTC).astimezone()
-
-
 class TaskResult:
     """The result of one task.  It is unpickled on first use.
 
@@ -466,32 +462,29 @@ class TaskResult:
     @property
     def submitted_at(self) -> datetime:
         """Return the time of submission, with a time zone."""
-        return _when(self._final.submitted_s)
+        return local_time(self._final.submitted_s)
 
     @property
     def started_at(self) -> datetime:
         """Return when the last run began, with a time zone."""
-        return _when(self._final.started_s)
+        return local_time(self._final.started_s)
 
     @property
     def completed_at(self) -> datetime:
         """Return when the task ended, with a time zone."""
-        return _when(self._final.completed_s)
+        return local_time(self._final.completed_s)
 
     @property
     def attempts(self) -> list[Attempt]:
         """Return all attempts, the last one included."""
         final = self._final
         rows = [
-            Attempt(r.number, r.engine_id, r.node, _when(r.started_s), _when(r.ended_s), r.outcome)
+            Attempt(r.number, r.engine_id, r.node, local_time(r.started_s), local_time(r.ended_s), r.outcome)
             for r in final.history
         ]
         if final.attempts > len(rows):
-            ended = final.started_s + final.run_s
-            outcome = final.reason
-            rows.append(
-                Attempt(final.attempts, final.engine_id, final.node, _when(final.started_s), _when(ended), outcome)
-            )
+            started, ended = local_time(final.started_s), local_time(final.started_s + final.run_s)
+            rows.append(Attempt(final.attempts, final.engine_id, final.node, started, ended, final.reason))
         return rows
 
     # Output

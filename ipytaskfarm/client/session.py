@@ -12,28 +12,17 @@ from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from types import MappingProxyType
 from typing import TypeVar
 
-from ..core import errors
-from ..core.messages import (
-    AskQuestion,
-    CommandAnswer,
-    Fetched,
-    FetchResults,
-    Keep,
-    Question,
-    Refusal,
-    Reply,
-    SendCommand,
-    Watched,
-    WatchTasks,
-)
-from ..core.messages.pages import ask_in_pages
+from ..core import errors, messages as m
+from ..core.messages.pages import ask_in_pages, of_kind
 from ..core.messages.task_types import Final, JobSpec, Packed
 from ..storage.blobs import fetch_from, fetch_no_more
+from ..system.deadlines import end_of, left_s
 from ..system.farm_paths import ConnectionInfo
-from .arrivals import Waiter
+from .arrivals import Waiter, unheard_of
 from .chunk_items import ItemEnds
 from .engines_here import EnginesHere
 from .fetching import BlobDownloads
+from .ids import not_registered
 from .io import READER, IoThread
 from .outbox import LIMIT_BYTES, check_size, refusal_because
 from .packing import with_ids
@@ -45,6 +34,9 @@ from .wait_notices import WaitNotices, say, say_interrupted
 
 TICK_S = 0.25
 """Seconds between two checks of a waiting caller whether the session still works."""
+
+ANSWER_LEAST_S = 1.0
+"""Seconds that a question for a wait may take, however short the wait: with a timeout of 0 it looks once."""
 
 FETCH_AHEAD = 64
 """Largest number of results in one question, for a caller that fetches one result after the other."""
@@ -86,7 +78,7 @@ class Session:
         self._fetch_ahead = 1
         self._forked = False
         self.at_close: list[Callable[[], None]] = []
-        """Functions that are called when the session is closed."""
+        """Functions that are called when the session was closed."""
         self.at_fork: list[Callable[[BaseException], None]] = []
         """Functions that are called in a forked child, with the error that every call raises there."""
         self._downloads = BlobDownloads(self) if io.folder_of_blobs is None else None
@@ -115,14 +107,18 @@ class Session:
 
         patient: wait longer, while the farm's supervisor says that it starts the controller again.
         """
-        if self.io.connect(timeout_s, patient):
-            return
+        try:
+            if self.io.connect(timeout_s, patient):
+                return
+        except BaseException:  # Ctrl-C
+            self.close(0.0)
+            raise
         fatal, returns = self.fatal, self.io.comes_back()
         self.close(0.0)
         if fatal is not None:
             raise fatal.with_traceback(None)
         raise errors.FarmNotRunning(
-            f"farm {self.farm!r} does not answer at {self.info.host}:{self.info.port} within {timeout_s:g} s "
+            f"farm {self.farm!r} does not answer at {self.info.host}:{self.info.port} within {round(timeout_s, 1):g} s "
             f"({self.io.problem}); {returns or f'start it: ipytaskfarm start --farm {self.farm}'}"
         )
 
@@ -147,9 +143,11 @@ class Session:
                 which = f"{len(ids)} tasks (ids {ids[0]} to {ids[-1]}) were" if ids[1:] else f"task {ids[0]} was"
                 full = f": {self._outbox.full_why}" if self._outbox.full_why else ""
                 lost = f"{which} submitted but not accepted by farm {self.farm!r}, and lost{full}"
+        self.io.stop(why or errors.ConnectionError(f"this client of farm {self.farm!r} was closed: make a new one"))
         for action in self.at_close:
             action()
-        self.io.stop(why or errors.ConnectionError(f"this client of farm {self.farm!r} was closed: make a new one"))
+        if self.io.folder_of_blobs is not None:
+            self.io.folder_of_blobs.sees_file = None  # it may outlive the session
         if self._downloads is not None:
             self._downloads.close()
         return lost
@@ -263,7 +261,7 @@ class Session:
 
     def flush(self, timeout_s: float | None = None) -> None:
         """Wait until all tasks that were submitted until now are on disk; raise the error of a refused task."""
-        deadline = None if timeout_s is None else time.monotonic() + timeout_s
+        end_s = end_of(timeout_s)
         with self._lock:
             last = self._outbox.next_id - 1
             self.io.ring()
@@ -271,18 +269,15 @@ class Session:
                 self.io.check()
                 if self._outbox.full_why is not None:
                     raise refusal_because(self._outbox.full_why)
-                self._wait_changed(deadline, "tasks were not accepted in time")
+                left = left_s(end_s)
+                if left == 0:
+                    raise TimeoutError("tasks were not accepted in time")
+                self.io.changed.wait(TICK_S if left is None else min(TICK_S, left))
             refused, self.arrivals.refused = self.arrivals.refused, []
         self.warn()
         for final in refused:
             if final.failure is not None:
                 raise error_named(final.failure.etype, f"task {final.id}: {final.failure.value}")
-
-    def _wait_changed(self, deadline: float | None, complaint: str) -> None:
-        left = TICK_S if deadline is None else min(TICK_S, deadline - time.monotonic())
-        if left <= 0:
-            raise TimeoutError(complaint)
-        self.io.changed.wait(left)
 
     def forget_results(self, ids: list[int] | None) -> None:
         """Drop results that were cleared (None: of all ended tasks)."""
@@ -301,10 +296,17 @@ class Session:
         with self._lock:
             return set(self.arrivals.submitted)
 
-    def watch(self, ids: Iterable[int], chunks: Mapping[int, int] = MappingProxyType({})) -> None:
-        """Ask the controller to report the end of these tasks.  Raises IndexError for ids that were never issued.
+    def watch(
+        self, ids: Iterable[int], chunks: Mapping[int, int] = MappingProxyType({}), end_s: float | None = None
+    ) -> None:
+        """Ask the controller to report the end of these tasks.
 
-        chunks: those of another client's map among them -> number of items.
+        Args:
+            ids: the tasks.
+            chunks: those of another client's map among them -> number of items.
+            end_s: the end of the wait for which this is asked (monotonic clock); None: no limit.
+
+        Raises IndexError for ids that were never issued, TimeoutError if the farm does not answer in time.
         """
         wanted = set(ids)
         with self._lock:
@@ -321,10 +323,9 @@ class Session:
             arrivals.watched |= foreign
         if not foreign:
             return
-        reply = self.ask(WatchTasks(sorted(foreign)))
-        unknown = sorted(reply.unknown) if isinstance(reply, Watched) else []
-        if unknown:
-            raise IndexError(f"task ID not registered: {unknown[0]} (never issued, or cleared)")
+        reply = self.ask_for(m.WatchTasks(sorted(foreign)), m.Watched, _answer_s(end_s))
+        if reply.unknown:
+            raise not_registered([min(reply.unknown)])
 
     def adopt(self, ids: Iterable[int]) -> None:
         """Count ids that the controller made for this session (for retries) as submitted here."""
@@ -354,11 +355,12 @@ class Session:
             go_on_text: a notice after Ctrl-C, instead of the ids that go on.
             kept: gets kept results that arrive; the wait is over with the first one (`CacheKey.value_first`).
         """
-        deadline = None if timeout_s is None else time.monotonic() + timeout_s
+        deadline = end_of(timeout_s)
         with self._lock:
             waiter = self.arrivals.wait_for(ids, eager=first)
             waiter.kept = kept
-            if first and len(waiter.remaining) < len(ids):
+            if first and len(waiter.remaining) < len(ids) and not all(map(self.arrivals.is_live, ids)):
+                self.arrivals.end_wait(waiter)
                 return True
         try:
             return self.wait_event(waiter.event, deadline, waiter, on_tick, WaitNotices(self, waiter, tell))
@@ -366,8 +368,7 @@ class Session:
             say_interrupted(waiter.remaining, interrupt, go_on_text)
             raise
         finally:
-            with self._lock:
-                self.arrivals.end_wait(waiter)
+            self.arrivals.end_wait(waiter)
             self.warn()
 
     def warn(self) -> None:
@@ -378,7 +379,7 @@ class Session:
 
     def as_completed(self, ids: list[int], timeout_s: float | None) -> Iterator[int]:
         """Yield each of these watched tasks as soon as it has ended.  Raises TimeoutError when timeout_s is over."""
-        deadline = None if timeout_s is None else time.monotonic() + timeout_s
+        deadline = end_of(timeout_s)
         with self._lock:
             waiter = self.arrivals.wait_for(set(ids), eager=True)
             waiting = set(ids)
@@ -397,8 +398,7 @@ class Session:
                     ended, waiter.ended = self.arrivals.ended_of(waiting, waiter.ended), []
                     waiter.event.clear()
         finally:
-            with self._lock:
-                self.arrivals.end_wait(waiter)
+            self.arrivals.end_wait(waiter)
 
     def _next_end(self, waiter: Waiter, deadline: float | None, notices: WaitNotices) -> bool:
         try:
@@ -407,23 +407,14 @@ class Session:
             say_interrupted(waiter.remaining, interrupt)
             raise
 
-    def follow_accumulator(self, key: str) -> None:
-        """Record for this accumulator which tasks succeed from now on."""
-        with self._lock:
-            self.arrivals.followers[key] = []
-
-    def take_accumulated(self, key: str) -> list[Final]:
-        """Return the tasks that have succeeded since the last call, and may have added to this accumulator."""
-        with self._lock:
-            found, self.arrivals.followers[key] = self.arrivals.followers[key], []
-        return found
-
     def on_end(self, task_id: int, then: Callable[[Final], object], items: Callable[[Final], object] | None) -> None:
         """Call `then` with the final state of a task (perhaps without its result): now, or later in the IO thread.
 
         items: of a chunk, is called with the ends of its items that come before its own."""
         with self._lock:
             final = self.arrivals.finals.get(task_id)
+            if final is None and self.fatal is not None:
+                final = unheard_of(task_id, self.fatal)
             if final is None and self.arrivals.is_live(task_id):
                 self.arrivals.on_end.setdefault(task_id, []).append(then)
                 if items is not None:
@@ -434,10 +425,15 @@ class Session:
         if final is not None:
             then(final)
 
-    def begin_wait(self, ids: Iterable[int], on_wake: Callable[[], None]) -> Waiter:
-        """Return a waiter for the unfinished tasks among `ids`; the IO thread calls `on_wake`."""
+    def begin_wait(self, ids: Iterable[int], on_wake: Callable[[], None]) -> tuple[Waiter, list[int]]:
+        """Return a waiter for the unfinished tasks among `ids`, and the others; the IO thread calls `on_wake`.
+
+        The caller ends the wait with `arrivals.end_wait`.
+        """
         with self._lock:
-            return self.arrivals.wait_for(set(ids), eager=True, on_wake=on_wake)
+            waiter = self.arrivals.wait_for(set(ids), eager=True, on_wake=on_wake)
+            open_ids = waiter.open_ids()
+            return waiter, [i for i in ids if i not in open_ids]
 
     def ended_since(self, waiter: Waiter) -> list[int]:
         """Return the tasks of a waiter that have ended since the last call.  Raises if the session has failed."""
@@ -446,11 +442,6 @@ class Session:
             self._check_full(waiter)
             ended, waiter.ended = waiter.ended, []
         return ended
-
-    def end_wait(self, waiter: Waiter) -> None:
-        """Remove a waiter of `begin_wait`."""
-        with self._lock:
-            self.arrivals.end_wait(waiter)
 
     def wait_event(
         self,
@@ -488,37 +479,33 @@ class Session:
 
     # -- questions and commands
 
-    def ask_for(self, question: Question, expected: type[_R]) -> _R:
+    def ask_for(self, question: m.Question, expected: type[_R], timeout_s: float | None = None) -> _R:
         """Ask the controller for a reply of this type.  Raises TypeError for a reply of another type, else as `ask`."""
-        reply = self.ask(question)
-        if not isinstance(reply, expected):
-            raise TypeError(f"the controller answered {type(question).__name__} with {type(reply).__name__}")
-        return reply
+        return of_kind(self.ask(question, timeout_s), expected, question)
 
-    def ask(self, question: Question, timeout_s: float | None = None) -> Reply:
+    def ask(self, question: m.Question, timeout_s: float | None = None) -> m.Reply:
         """Ask the controller and wait for the answer, in pages if it is about many tasks.
 
         Raises the error that a `Refusal` names, and TimeoutError after `timeout_s` for one page."""
         return ask_in_pages(question, lambda page: self.answer(self.begin(page), timeout_s))
 
-    def begin(self, question: Question) -> PendingQuestion:
+    def begin(self, question: m.Question) -> PendingQuestion:
         """Ask the controller; the caller waits with `answer`, or calls `forget`.  Raises as `check_question`."""
         check_question(question)
-        return self.io.ask(lambda n: AskQuestion(n, question))
+        return self.io.ask(lambda n: m.AskQuestion(n, question))
 
-    def answer(self, asked: PendingQuestion, timeout_s: float | None = None) -> Reply:
+    def answer(self, asked: PendingQuestion, timeout_s: float | None = None) -> m.Reply:
         """Wait for the answer to a question.  Raises the error that a `Refusal` names, and TimeoutError."""
         try:
-            deadline = None if timeout_s is None else time.monotonic() + timeout_s
-            if not self.wait_event(asked.event, deadline):
-                what = asked.message.question if isinstance(asked.message, AskQuestion) else asked.message
+            if not self.wait_event(asked.event, end_of(timeout_s)):
+                what = asked.message.question if isinstance(asked.message, m.AskQuestion) else asked.message
                 raise TimeoutError(f"farm {self.farm!r} did not answer {type(what).__name__} within {timeout_s:g} s")
         finally:
             self.forget(asked)
         if asked.error is not None:
             raise asked.error
         assert asked.reply is not None
-        if isinstance(asked.reply, Refusal):
+        if isinstance(asked.reply, m.Refusal):
             raise error_named(asked.reply.etype, asked.reply.text)
         return asked.reply
 
@@ -530,8 +517,8 @@ class Session:
         on_done: Callable[[], None] | None = None,
         text: str = "",
         blobs: tuple[str, ...] = (),
-        keep: Keep | None = None,
-        on_answer: Callable[[CommandAnswer], None] | None = None,
+        keep: m.Keep | None = None,
+        on_answer: Callable[[m.CommandAnswer], None] | None = None,
     ) -> PendingQuestion:
         """Send a MultiEngine command; the caller waits for its event and then calls `forget`.
 
@@ -547,31 +534,31 @@ class Session:
         """
         self._check_role("run anything on engines")
         check_size(verb, len(body))
-        asked = self.io.ask(lambda n: SendCommand(n, engines, verb, body, text, keep), on_done, on_answer)
+        asked = self.io.ask(lambda n: m.SendCommand(n, engines, verb, body, text, keep), on_done, on_answer)
         asked.blobs = blobs
         return asked
 
     def wait_for_answer(self, asked: PendingQuestion, timeout_s: float | None = None) -> bool:
         """Wait until all engines have answered a command; return False after `timeout_s` seconds."""
-        deadline = None if timeout_s is None else time.monotonic() + timeout_s
-        return asked.answered or self.wait_event(asked.event, deadline)
+        return asked.answered or self.wait_event(asked.event, end_of(timeout_s))
 
     def forget(self, asked: PendingQuestion) -> None:
         """Drop a question; its answer will be ignored."""
         self.io.forget(asked)
 
-    def fetch(self, task_id: int) -> Final | None:
+    def fetch(self, task_id: int, end_s: float | None = None) -> Final | None:
         """Return the full final state of a task, from the cache or from the controller; None: it has not ended.
 
-        Raises IndexError for an id that was never issued, or was cleared.
+        end_s: the end of the wait for which this is asked (monotonic clock); None: no limit.
+
+        Raises IndexError for an id that was never issued, or was cleared, TimeoutError.
         """
         final = self._item_ends.held(task_id)
         if final is not None and final.body is not None:
             return final
         # Results that did not fit into the answer are requested when a caller wants them.
-        reply = self.answer(self.begin(FetchResults(self._with_next(task_id))))
-        if not isinstance(reply, Fetched):
-            raise errors.ConnectionError(f"an answer that does not fit Fetch: {type(reply).__name__}")
+        question = m.FetchResults(self._with_next(task_id))
+        reply = of_kind(self.answer(self.begin(question), _answer_s(end_s)), m.Fetched, question)
         size = sum(len(f.body or b"") for f in reply.finals)
         self._fetch_ahead = (
             min(2 * self._fetch_ahead, FETCH_AHEAD) if size <= FETCH_AHEAD_BYTES * len(reply.finals) else 1
@@ -580,7 +567,7 @@ class Session:
         if found is not None:
             return found
         if task_id in reply.unknown:
-            raise IndexError(f"task ID not registered: {task_id} (never issued, or cleared)")
+            raise not_registered([task_id])
         return None
 
     def _with_next(self, task_id: int) -> list[int]:
@@ -598,3 +585,8 @@ class Session:
                 ids.append(i)
         self._fetched_last = ids[-1]
         return ids
+
+
+def _answer_s(end_s: float | None) -> float | None:
+    left = left_s(end_s)
+    return None if left is None else max(left, ANSWER_LEAST_S)

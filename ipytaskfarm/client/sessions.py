@@ -1,4 +1,4 @@
-"""The sessions of this process: one per farm, shared by all its clients, and closed with the last of them.
+"""The sessions of this process: one per farm and role, shared by all its clients, and closed with the last of them.
 
 The module also handles forks and the end of the process.
 """
@@ -14,6 +14,7 @@ import time
 from collections.abc import Callable
 from os import PathLike
 from pathlib import Path
+from typing import TypeAlias
 
 from ..core import errors
 from ..system import farm_paths
@@ -26,9 +27,12 @@ CONNECT_TIMEOUT_S = 5.0
 EXIT_FLUSH_S = 10.0
 DEFAULT_ADDRESS = ("127.0.0.1", 10113)
 
-_sessions: dict[str, Session] = {}
-"""The farm's incarnation -> its session."""
+Whose: TypeAlias = tuple[str, str]
+"""The farm's incarnation, and the role of the connection file: a reader's session may submit nothing."""
+_sessions: dict[Whose, Session] = {}
 _lock = threading.Lock()
+_connecting: dict[Whose, threading.Lock] = {}
+"""Locks that are held while a session is connected, for other threads that need the same one."""
 
 
 def connect(
@@ -50,13 +54,37 @@ def connect(
     read = farm_paths.connection_reader(where, key_file)
     patient = timeout_s is None
     info = _await_file(read, where, deadline, patient)
+    whose = info.incarnation, info.role
+    session = _used(whose)
+    if session is not None:
+        return session
     with _lock:
-        session = _sessions.get(info.incarnation)
-        if session is None or session.fatal is not None:
+        connecting = _connecting.setdefault(whose, threading.Lock())
+    if not connecting.acquire(timeout=-1 if patient else max(0.5, deadline - time.monotonic())):
+        raise errors.FarmNotRunning(
+            f"farm {info.farm!r} does not answer at {info.host}:{info.port} within {timeout_s:g} s; another thread of "
+            "this process waits for it too"
+        )
+    try:
+        session = _used(whose)
+        if session is None:
             open_standard_descriptors()  # otherwise a socket may get the number of stdout
             session = Session(read, _own_name())
             session.start(max(0.5, deadline - time.monotonic()), patient)
-            _sessions[info.incarnation] = session
+            session.users = 1
+            with _lock:
+                _sessions[whose] = session
+        return session
+    finally:
+        connecting.release()
+
+
+def _used(whose: Whose) -> Session | None:
+    """Count one client more of the session with a farm, and return it; None: there is none that works."""
+    with _lock:
+        session = _sessions.get(whose)
+        if session is None or session.fatal is not None:
+            return None
         session.users += 1
         return session
 
@@ -134,10 +162,10 @@ def release(session: Session) -> None:
 
 
 def end_farm(incarnation: str) -> None:
-    """Close this process's session with a farm at once, also for other clients, because the owner stopped the farm."""
+    """Close this process's sessions with a farm at once, also for other clients, because the owner stopped the farm."""
     with _lock:
-        session = _sessions.pop(incarnation, None)
-    if session is not None:
+        ended = [_sessions.pop(whose) for whose in list(_sessions) if whose[0] == incarnation]
+    for session in ended:
         session.close(0.0, errors.FarmNotRunning(f"farm {session.farm!r} was stopped: start another one, Farm(n=…)"))
 
 
@@ -168,6 +196,7 @@ def _at_exit() -> None:
 def _after_fork() -> None:
     global _lock
     _lock = threading.Lock()
+    _connecting.clear()
     for session in _sessions.values():
         session.after_fork()
     _forked.extend(_sessions.values())

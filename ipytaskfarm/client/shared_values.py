@@ -3,12 +3,16 @@
 from __future__ import annotations
 
 import contextlib
+import threading
 import uuid
+import weakref
+from collections import deque
 from collections.abc import Callable
 from typing import Any
 
+from ..core.arguments import wrong
 from ..core.messages.dependencies import Needs
-from ..core.messages.task_types import Packed, Rules
+from ..core.messages.task_types import Final, Packed, Rules
 from ..serialization.pack import pack, unpack
 from ..serialization.shared_values import Adder, Received
 from ..storage.blobs import BlobWriter
@@ -69,26 +73,38 @@ class Accumulator:
     """
 
     def __init__(self, session: Session, initial: Any, op: Callable[[Any, Any], Any]) -> None:
+        if not callable(op):
+            raise wrong("op", "a function of two values", op)
         self._session = session
         self._op = op
         self._total = initial
         self._key = uuid.uuid4().hex
-        session.follow_accumulator(self._key)
+        self._lock = threading.Lock()
+        self._ended: deque[Final] = deque()
+        """Tasks that have succeeded and may have added; their additions do not count yet."""
+        session.arrivals.followers[self._key] = self._ended
+        weakref.finalize(self, session.arrivals.followers.pop, self._key)
 
     def add(self, value: Any) -> None:
         """Add a value; an addition in a task counts when the task has succeeded."""
-        self._total = self._op(self._total, value)
+        with self._lock:
+            self._total = self._op(self._total, value)
 
     @property
     def value(self) -> Any:
-        """Return the sum over all tasks that have succeeded until now, and all additions in this process."""
-        session = self._session
-        for ended in session.take_accumulated(self._key):
-            final = ended if ended.body is not None else session.fetch(ended.id)
-            added = (decode_body(final).accumulated or {}).get(self._key) if final is not None and final.body else None
-            if added is not None:
-                self._total = self._op(self._total, unpack(added))
-        return self._total
+        """Return the sum over all tasks that have succeeded until now, and all additions in this process.
+
+        An error of `op` is raised; the next look begins with the addition that it was about.
+        """
+        with self._lock:
+            while self._ended:
+                ended = self._ended[0]
+                final = ended if ended.body is not None else self._session.fetch(ended.id)
+                added = decode_body(final).accumulated if final is not None and final.body else None
+                if added is not None and self._key in added:
+                    self._total = self._op(self._total, unpack(added[self._key]))
+                self._ended.popleft()
+            return self._total
 
     def __reduce__(self) -> tuple[Any, ...]:
         return Adder, (self._key, self._op)

@@ -5,7 +5,7 @@ from __future__ import annotations
 import html
 import warnings
 from collections.abc import Callable, Iterable, Iterator, Sequence
-from datetime import UTC, datetime
+from datetime import datetime
 from typing import Any, NamedTuple, TypeVar, overload
 
 from ..core.formatting import job_state
@@ -13,14 +13,14 @@ from ..core.messages.tables import JobRow, TaskRow
 from ..core.states import RUNNING, State
 from ..display import farm_tables
 from ..display.tables import TEXT_MAX, Table
-from ..display.text import CELL_MAX, number, safe, summary
+from ..display.text import CELL_MAX, local_time, number, safe, summary
 from ..system.user_code import with_cells
 from .display import text_html
 from .results import TaskResult
 
 
 def _when(at_s: float | None) -> datetime | None:
-    return None if at_s is None else datetime.fromtimestamp(at_s, UTC).astimezone()
+    return None if at_s is None else local_time(at_s)
 
 
 class StateCounts(dict[str, int]):

@@ -58,14 +58,12 @@ def read_messages(session: Session, taskid: int, timeout: Timeout) -> Iterator[M
     while True:
         began_s = time.monotonic()
         try:
-            found = session.ask(messages.ReadTaskMessages(wanted, after), timeout_s)
+            found = session.ask_for(messages.ReadTaskMessages(wanted, after), TaskMessages, timeout_s)
         except TimeoutError as error:
             raise_users(error)
             if timeout_s is None or time.monotonic() - began_s < timeout_s:
                 raise
             raise TimeoutError(f"task {wanted} has sent no message within {timeout_s:g} s") from None
-        if not isinstance(found, TaskMessages):
-            raise TypeError(f"the controller answered ReadTaskMessages with {type(found).__name__}")
         for letter in found.letters:
             after = letter.seq
             yield Message(unpack(letter.body), letter.sender, letter.at_s)

@@ -30,6 +30,10 @@ class Follows(AsksController, Protocol):
     arrivals: Arrivals
     _lock: threading.Lock
 
+    @property
+    def fatal(self) -> BaseException | None:
+        """Return why the session cannot be used any more."""
+
 
 class RunningNow:
     """Asks the controller from time to time which tasks run, without blocking on the answer."""
@@ -114,6 +118,10 @@ class MapWork:
         """Return whether all items have ended."""
         return not self._members.left(self._session.arrivals)[0]
 
+    def is_lost(self) -> bool:
+        """Return whether nothing more is heard of the items."""
+        return self._session.fatal is not None
+
     def elapsed_s(self) -> float | None:
         """Return for how long the items have gone on, or went on; None: not known."""
         if self._first_s == math.inf:
@@ -176,12 +184,17 @@ class TaskWork:
         """Return whether all tasks have ended."""
         return not self._session.arrivals.live(self._ids)
 
+    def is_lost(self) -> bool:
+        """Return whether nothing more is heard of the tasks."""
+        return self._session.fatal is not None
+
     def tally(self, now_s: float) -> Tally:
         """Return how many tasks have ended, and which run."""
         waiter = self._waiter
         if waiter is None:
             waiter = self._begin(now_s)
-        fresh, waiter.finals = waiter.finals or [], []
+        with self._session._lock:  # the IO thread adds to the list
+            fresh, waiter.finals = waiter.finals or [], []
         if fresh:
             self._count(fresh)
             self.estimate.add(_durations(fresh), now_s)
@@ -196,8 +209,7 @@ class TaskWork:
     def close(self) -> None:
         """Stop following the tasks."""
         if self._waiter is not None:
-            with self._session._lock:
-                self._session.arrivals.end_wait(self._waiter)
+            self._session.arrivals.end_wait(self._waiter)
 
     def _begin(self, now_s: float) -> Waiter:
         arrivals = self._session.arrivals

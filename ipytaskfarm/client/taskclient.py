@@ -15,7 +15,7 @@ from os import PathLike
 from typing import Any, Literal, TypeAlias, TypeVar, Unpack, overload
 
 from ..core import errors, messages as m
-from ..core.arguments import check_count, wrong
+from ..core.arguments import check_count
 from ..core.messages import tables
 from ..core.messages.dependencies import FAIL
 from ..core.messages.payload import Message
@@ -23,17 +23,18 @@ from ..core.messages.task_types import Final
 from ..core.states import ABORTS, ACCEPTED_STATES, Reason, state_counts
 from ..core.text import Text, shown, text_of
 from ..display.tables import Table
+from ..system.deadlines import end_of, left_s
 from ..system.farm_paths import Where
 from ..system.live_pages import page_link, page_path
 from ..system.user_code import with_cells
 from . import operate, sessions, task_messages
 from .adapters import adapter, live_view
-from .call_checks import check_call, check_map
+from .call_checks import check_block, check_call, check_map
 from .copied_tasks import task_of
 from .debugging import open_frames, run_and_debug
 from .frozen import debug_frozen, frozen_engines
 from .futures import TaskFuture, future_of
-from .ids import Ids, Timeout, id_list, seconds, task_id
+from .ids import Ids, Timeout, id_list, not_registered, seconds, task_id
 from .jobs import Job, Values
 from .maps import Mapper, ParallelFunction, begin_map, imap, map_tasks, options
 from .nodes import CheckResult, Snapshot
@@ -59,16 +60,8 @@ LOOK_S = 1.0
 """Seconds that the display of a client may wait for the farm."""
 
 
-def _whether_to_block(task: object, block: object) -> bool:
-    """Return `block` as a bool.  Raises TypeError for a value that was meant as an argument of a function."""
-    if not isinstance(task, Task):
-        error = wrong("block", "True or False", block)
-        raise TypeError(f"{error}; run takes one task: submit(f, 2), or run(Task(f, args=(2,)))")
-    return flag("block", block)
-
-
 class TaskClient(ClientNames, settable=("farm", "block")):
-    """Your connection to the tasks of `farm` (its name).  All clients of a process share one session per farm.
+    """Your connection to the tasks of `farm` (its name).  All clients of a process share one session per farm and role.
 
     Args:
         where: None for the farm "default", a farm's name, the path of a connection file (with a ``/`` or ``.json``),
@@ -112,10 +105,9 @@ class TaskClient(ClientNames, settable=("farm", "block")):
         link = page_link(page_path(self.farm))
         head = html.escape(repr(self)[1:-1]) + (f" · {link}" if link else "")
         try:
-            reply = self._session.ask(m.QueueStatus(), timeout_s=LOOK_S)
+            counts = state_counts(self._session.ask_for(m.QueueStatus(), tables.QueueStatusReply, LOOK_S).counts)
         except Exception as error:  # the farm is away or the client is closed: show the error
             return f"<div>{head}<br>{html.escape(f'{type(error).__name__}: {error}')}</div>"
-        counts = state_counts(reply.counts if isinstance(reply, tables.QueueStatusReply) else {})
         return f"<div>{head}</div>{Table(tuple(counts), [tuple(counts.values())]).html()}"
 
     @property
@@ -147,7 +139,7 @@ class TaskClient(ClientNames, settable=("farm", "block")):
                 f"this client of farm {self.farm!r} was closed: make a new one, TaskClient({self.farm!r})"
             )
         if block is not False and block is not True:
-            block = _whether_to_block(task, block)
+            block = check_block(task, block)
         if task.__class__ is not StringTask and not isinstance(task, Task):
             task = as_task(task)
         packed = pack_task(task, self._session.blobs, farm=self.farm)
@@ -268,19 +260,19 @@ class TaskClient(ClientNames, settable=("farm", "block")):
 
     def _find(self, wanted: int, block: bool, timeout_s: float | None) -> Final | None:
         """Ask the controller for the final state of a task; None: it has not ended (block=False)."""
-        session = self._session
+        session, end_s = self._session, end_of(timeout_s)
         if session.arrivals.is_live(wanted):
             if not block:
                 session.io.check()
                 return None
         else:
-            final = session.fetch(wanted)
+            final = session.fetch(wanted, end_s)
             if final is not None or not block:
                 return final
-            session.watch([wanted])
-        if not session.wait({wanted}, timeout_s):
+            session.watch([wanted], end_s=end_s)
+        if not session.wait({wanted}, left_s(end_s)):
             raise TimeoutError(f"task {wanted} has not ended within {timeout_s:g} s")
-        return session.fetch(wanted)
+        return session.fetch(wanted, end_s)
 
     async def result(self, taskid: int, raw: bool = True) -> Any:
         """Wait in any asyncio loop: ``await tc.result(id)`` returns what ``get_task_result(id, block=True)`` does.
@@ -309,13 +301,14 @@ class TaskClient(ClientNames, settable=("farm", "block")):
         it, or a notice, tells why.  Ctrl-C ends the wait, not the tasks.  Raises IndexError for an id that was never
         issued, StoreFull while these tasks cannot be accepted.  From IPython 0.10's TaskClient.
         """
+        timeout_s = seconds(timeout)
+        end_s = end_of(timeout_s)
         if ids is None:
             wanted = self._session.unfinished()
         else:
             wanted = set(id_list(ids, self.farm))
-            self._session.watch(wanted)
-        timeout_s = seconds(timeout)
-        if not wait_for_tasks(self._session, wanted, timeout_s, bool(self.progress), stream):
+            self._session.watch(wanted, end_s=end_s)
+        if not wait_for_tasks(self._session, wanted, left_s(end_s), bool(self.progress), stream):
             raise TimeoutError(f"not all of {len(wanted)} tasks have ended within {timeout_s:g} s")
 
     def wait(
@@ -330,9 +323,13 @@ class TaskClient(ClientNames, settable=("farm", "block")):
         """
         return_when = one_of("return_when", ("all", "first"), return_when)  # type: ignore[assignment]
         wanted = id_list(ids, self.farm)
-        session = self._session
-        session.watch(wanted)
-        session.wait(set(wanted), seconds(timeout), first=return_when == "first")
+        session, end_s = self._session, end_of(seconds(timeout))
+        try:
+            session.watch(wanted, end_s=end_s)
+        except TimeoutError:  # the farm is away; or the user's own code has raised it, before the end
+            if left_s(end_s):
+                raise
+        session.wait(set(wanted), left_s(end_s), first=return_when == "first")
         done: list[int] = []
         not_done: list[int] = []
         for i in wanted:
@@ -341,20 +338,20 @@ class TaskClient(ClientNames, settable=("farm", "block")):
 
     def as_completed(self, ids: Ids, timeout: Timeout = None) -> Iterator[int]:
         """Yield each id as soon as its task has ended.  Raises TimeoutError when `timeout` seconds are over."""
-        wanted = list(dict.fromkeys(id_list(ids, self.farm)))
-        self._session.watch(wanted)
-        return self._session.as_completed(wanted, seconds(timeout))
+        wanted, timeout_s = list(dict.fromkeys(id_list(ids, self.farm))), seconds(timeout)
+        self._session.watch(wanted, end_s=end_of(timeout_s))
+        return self._session.as_completed(wanted, timeout_s)
 
     async def as_completed_async(self, ids: Ids, timeout: Timeout = None) -> AsyncIterator[int]:
         """Yield what `as_completed` yields, in any asyncio loop: ``async for id in tc.as_completed_async(ids)``.
 
         Leaving the loop early does not touch the tasks.  Raises TimeoutError when `timeout` seconds are over.
         """
-        wanted = list(dict.fromkeys(id_list(ids, self.farm)))
-        await asyncio.get_running_loop().run_in_executor(None, self._session.watch, wanted)
-        async with asyncio.timeout(seconds(timeout)):
-            async for task_id in completed_async(self._session, wanted):
-                yield task_id
+        wanted, end_s = list(dict.fromkeys(id_list(ids, self.farm))), end_of(seconds(timeout))
+        watch = partial(self._session.watch, wanted, end_s=end_s)
+        await asyncio.get_running_loop().run_in_executor(None, watch)
+        async for ended in completed_async(self._session, wanted, end_s):
+            yield ended
 
     # ----------------------------------------------------------------------------------------------
     # Acting on tasks
@@ -370,7 +367,8 @@ class TaskClient(ClientNames, settable=("farm", "block")):
             reason: a text for people, in the `TaskAborted` that fetching the task raises.
             running: False: abort only tasks that have not begun (of a map: items whose chunk has not begun).
         """
-        return operate.abort_tasks(self._session, taskid, bool(interrupt), text_of(reason), bool(running))
+        rules = flag("interrupt", interrupt), text_of(reason), flag("running", running)
+        return operate.abort_tasks(self._session, taskid, *rules)
 
     def set_priority(self, taskid: Ids, priority: int) -> list[int]:
         """Change the priority of a task, or several, and return the ids of those that have not ended.
@@ -516,7 +514,7 @@ class TaskClient(ClientNames, settable=("farm", "block")):
         wanted = task_id(taskid, self.farm)
         rows = self._session.ask_for(m.ListTasks([wanted]), tables.TaskRows).rows
         if not rows:
-            raise IndexError(f"task ID not registered: {wanted} (never issued, or cleared)")
+            raise not_registered([wanted])
         return TaskStatus(rows[0])
 
     def tasks(
@@ -836,7 +834,7 @@ class TaskClient(ClientNames, settable=("farm", "block")):
         """
         check_map(function, sequences, rules)
         asked = options(name, on_error, return_exceptions, chunksize, stream)
-        if not block:
+        if not flag("block", block):
             return begin_map(self, function, sequences, rules, asked)[0]
         return map_tasks(self, function, sequences, rules, asked)
 

@@ -7,6 +7,7 @@ import contextlib
 from collections.abc import AsyncIterator, Callable, Iterator
 
 from ..display.ipython import notebook_shell
+from ..system.deadlines import left_s
 from .ids import Ids, id_list
 from .map_jobs import MapMembers, wait_for
 from .output_printer import OutputPrinter
@@ -142,8 +143,12 @@ def _stream(
         return session.wait(ids, timeout_s, tick, tell=tell)
 
 
-async def completed_async(session: Session, ids: list[int]) -> AsyncIterator[int]:
-    """Yield each of these watched tasks as soon as it has ended, in any asyncio loop, which the IO thread wakes."""
+async def completed_async(session: Session, ids: list[int], end_s: float | None = None) -> AsyncIterator[int]:
+    """Yield each of these watched tasks as soon as it has ended, in any asyncio loop, which the IO thread wakes.
+
+    Raises TimeoutError at the moment `end_s` of the monotonic clock.  Only waits here end then: ``asyncio.timeout``
+    around a ``yield`` would cancel what the caller awaits between two tasks.
+    """
     loop = asyncio.get_running_loop()
     bell = asyncio.Event()
 
@@ -151,8 +156,7 @@ async def completed_async(session: Session, ids: list[int]) -> AsyncIterator[int
         with contextlib.suppress(RuntimeError):  # the loop was closed while it waited
             loop.call_soon_threadsafe(bell.set)
 
-    waiter = session.begin_wait(ids, wake)
-    ended = [i for i in ids if not waiter.awaits(i) and i not in waiter.ended]
+    waiter, ended = session.begin_wait(ids, wake)
     left = len(ids)
     try:
         while True:
@@ -161,12 +165,15 @@ async def completed_async(session: Session, ids: list[int]) -> AsyncIterator[int
             left -= len(ended)
             if not left:
                 return
+            over_s = left_s(end_s)
             with contextlib.suppress(TimeoutError):
-                await asyncio.wait_for(bell.wait(), TICK_S)
+                await asyncio.wait_for(bell.wait(), TICK_S if over_s is None else min(TICK_S, over_s))
             bell.clear()
             ended = session.ended_since(waiter)
+            if over_s == 0 and not ended:
+                raise TimeoutError(f"{left} of {len(ids)} tasks have not ended in time")
     finally:
-        session.end_wait(waiter)
+        session.arrivals.end_wait(waiter)
 
 
 async def ended_async(session: Session, task_id: int) -> None:

@@ -288,8 +288,7 @@ def send_away(home: Home, words: Sequence[str], within_s: float | None) -> list[
 
 
 def _are_there(questioner: Questioner, names: Sequence[str]) -> bool:
-    state = questioner.answer(FarmStatus())
-    assert isinstance(state, FarmState)
+    state = questioner.answer_for(FarmStatus(), FarmState)
     # An unreachable agent keeps its lease: do not wait for it.
     return any(goes_by(row["name"], names) for row in state.agents if row["state"] != "unreachable")
 

@@ -155,8 +155,7 @@ def _ask_to_stop(name: str, wait_s: float | None, listener: Listener) -> bool:
     """Ask the controller to stop. Return False if none answers."""
     try:
         with connect(name) as questioner:
-            state = questioner.answer(FarmStatus())
-            assert isinstance(state, FarmState)
+            state = questioner.answer_for(FarmStatus(), FarmState)
             running = state.counts.get("pending", 0)
             questioner.answer(StopFarm(wait_s))
     except errors.ConnectionError:

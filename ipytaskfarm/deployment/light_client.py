@@ -16,6 +16,7 @@ import uuid
 from collections.abc import Callable
 from dataclasses import dataclass
 from pathlib import Path
+from typing import TypeVar
 
 from ipytaskfarm.core import errors
 from ipytaskfarm.core.messages import (
@@ -28,12 +29,14 @@ from ipytaskfarm.core.messages import (
     Reply,
     SendCommand,
 )
-from ipytaskfarm.core.messages.pages import ask_in_pages
+from ipytaskfarm.core.messages.pages import ask_in_pages, of_kind
 from ipytaskfarm.deployment.home import Home
 from ipytaskfarm.system.farm_paths import ConnectionInfo, connection_reader, is_stale
 from ipytaskfarm.system.host import user_name
 from ipytaskfarm.system.supervision import comes_back
 from ipytaskfarm.transport.peer import Link, LinkEvent, NewEpoch, ReceivedMessage, Refused
+
+R = TypeVar("R")
 
 
 @dataclass
@@ -150,6 +153,10 @@ class Questioner:
             FarmNotRunning: there is no reply to one page within `timeout_s`.
         """
         return ask_in_pages(question, lambda page: self._answer(page, timeout_s))
+
+    def answer_for(self, question: Question, expected: type[R], timeout_s: float | None = 5.0) -> R:
+        """Return the reply to a question, as `answer` does.  Raises TypeError for a reply of another type."""
+        return of_kind(self.answer(question, timeout_s), expected, question)
 
     def _answer(self, question: Question, timeout_s: float | None) -> Reply:
         replies: list[Reply] = []

@@ -5,7 +5,7 @@ from __future__ import annotations
 import re
 import time
 from collections.abc import Mapping
-from datetime import datetime
+from datetime import UTC, datetime
 
 _MOMENT = re.compile(r"^(task \d+ .*? at )(\d{4}-\d\d-\d\dT\d\d:\d\d:\d\dZ)")
 
@@ -24,6 +24,11 @@ def safe(text: object, width: int = 0) -> str:
     if not line.isprintable():
         line = "".join(char if char.isprintable() else " " for char in line)
     return line if not width or len(line) <= width else line[: width - 1] + "…"
+
+
+def local_time(wall_s: float) -> datetime:
+    """Return a wall-clock time in the local time zone."""
+    return datetime.fromtimestamp(wall_s, UTC).astimezone()
 
 
 def stamp(wall_s: float) -> str:

@@ -36,10 +36,9 @@ def ask(home: Home) -> tuple[Finding, FarmState | None]:
     """Return the controller's report about itself, if it answers."""
     try:
         with connect(home.name) as questioner:
-            state = questioner.answer(FarmStatus(), timeout_s=ANSWER_S)
+            state = questioner.answer_for(FarmStatus(), FarmState, timeout_s=ANSWER_S)
     except errors.TaskFarmError as error:
         return wrong("farm", str(error), f"ipytaskfarm logs --farm {home.name}"), None
-    assert isinstance(state, FarmState)
     name = f"{state.name!r}"
     if state.stopping:
         return doubtful("farm", f"{name} is stopping", "wait, then start it again"), state

@@ -16,7 +16,7 @@ from ..client import Job
 from ..core import messages
 from ..core.messages import tables
 from ..core.states import RUNNING, state_counts
-from ..deployment.light_client import Questioner, connect as question
+from ..deployment.light_client import connect as question
 from ..system.farm_paths import list_farms
 from . import connection
 from .farm_magics import FarmMagics
@@ -166,24 +166,18 @@ def _jobs(shell: Any) -> list[str]:
 def _ids(shell: Any, states: Sequence[str | None]) -> list[int]:
     """Return the tasks in the first of these states that has few enough tasks."""
     with question(connection.farm_name(shell)) as questioner:
-        counts = state_counts(_answer(questioner, messages.QueueStatus(False), tables.QueueStatusReply).counts)
+        counts = state_counts(questioner.answer_for(messages.QueueStatus(), tables.QueueStatusReply, ANSWER_S).counts)
         unfinished = counts["scheduled"] + counts[RUNNING]
         sizes = {state: counts.get(state or "", 0) for state in states}
         sizes |= {None: sum(counts.values()), "unfinished": unfinished}
         sizes["finished"] = sum(counts.values()) - unfinished
         for state in states:
             if sizes[state] <= ROWS:
-                table = _answer(questioner, messages.ListTasks(None, None, state), tables.TaskRows)
+                table = questioner.answer_for(messages.ListTasks(None, None, state), tables.TaskRows, ANSWER_S)
                 return [row.id for row in table.rows]
     return []
 
 
 def _ask(shell: Any, asked: messages.Question, expected: type[_R]) -> _R:
     with question(connection.farm_name(shell)) as questioner:
-        return _answer(questioner, asked, expected)
-
-
-def _answer(questioner: Questioner, asked: messages.Question, expected: type[_R]) -> _R:
-    reply = questioner.answer(asked, ANSWER_S)
-    assert isinstance(reply, expected)
-    return reply
+        return questioner.answer_for(asked, expected, ANSWER_S)

@@ -207,8 +207,7 @@ def _look(name: str) -> tuple[FarmState, str]:
     """Return the controller's state and address."""
     info = connection_reader(name)()
     with question(name) as questioner:
-        state = questioner.answer(FarmStatus())
-    assert isinstance(state, FarmState)
+        state = questioner.answer_for(FarmStatus(), FarmState)
     return state, f"{info.host}:{info.port}"
 
 

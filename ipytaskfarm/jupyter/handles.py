@@ -42,6 +42,11 @@ class TaskHandle:
         self._client = client
         self.id = task_id
 
+    @property
+    def farm(self) -> str:
+        """Return the name of the task's farm."""
+        return self._client.farm
+
     def done(self) -> bool:
         """Return whether the task has ended, successfully or not."""
         return self._client.get_task_result(self.id, block=False, raw=False) is not None

@@ -15,6 +15,7 @@ from IPython.core.error import UsageError
 
 from ..client import TaskClient
 from ..client.debugging import raised_by_task
+from ..client.ids import not_registered
 from ..client.tables import FailureGroups
 from ..core.messages import ListTasks
 from ..core.messages.tables import TaskRows
@@ -133,7 +134,7 @@ def _history(client: TaskClient, asked: ActionArguments) -> Any:
 def _known(client: TaskClient, ids: list[int]) -> list[int]:
     """Return these ids.  Raises IndexError for one that the farm does not know: of such a task nothing can be shown."""
     if ids and (unknown := client.session.ask_for(ListTasks(ids), TaskRows).unknown):
-        raise IndexError(f"task ID not registered: {', '.join(map(str, unknown[:10]))} (never issued, or cleared)")
+        raise not_registered(unknown)
     return ids
 
 

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import re
 import sys
-from collections.abc import Callable, Iterable
+from collections.abc import Callable
 from typing import Any
 
 from IPython.core.error import UsageError
@@ -12,6 +12,7 @@ from IPython.core.magic import Magics, cell_magic, line_magic, magics_class
 from IPython.core.magic_arguments import argument, magic_arguments
 
 from ..client import Job, StringTask, TaskClient, TaskResult
+from ..client.ids import id_list
 from ..client.tables import FailureGroups, TaskTable
 from ..client.waits import wait_for_tasks
 from ..core.parsing import parse_ids
@@ -89,7 +90,7 @@ class TaskMagics(Magics):
         check_variable(given.out)
         with short_errors():
             client = connection.task_client(self.shell)
-            rules = {**self._rules(given), "unique": _unquoted(given.unique)}
+            rules = {**self._rules(given, client.farm), "unique": _unquoted(given.unique)}
             task = StringTask(cell, _names(given.pull), self._pushed(given.push), **rules)
             task_id = client.run(task.stands_in(cell_place(self.shell, cell)))
             handle = TaskHandle(client, task_id)
@@ -117,7 +118,7 @@ class TaskMagics(Magics):
         with short_errors():
             items = self.shell.ev(expression)
             client = connection.task_client(self.shell)
-            pull, push, rules = _names(given.pull), self._pushed(given.push), self._rules(given)
+            pull, push, rules = _names(given.pull), self._pushed(given.push), self._rules(given, client.farm)
             job = client.create_job(given.name or "taskmap")
             place = cell_place(self.shell, cell)
             for item in items:
@@ -177,7 +178,7 @@ class TaskMagics(Magics):
         action = check(given.action, given.words, given)
         with short_errors():
             client = connection.task_client(self.shell)
-            ids = [i for word in given.words for i in self._ids(word)] if action.words == "tasks" else []
+            ids = [i for word in given.words for i in self._ids(word, client.farm)] if action.words == "tasks" else []
             return action.call(client, ActionArguments(ids, given.words, given, self.shell.ev))
 
     @magic_arguments()
@@ -205,11 +206,11 @@ class TaskMagics(Magics):
             pushed[name] = namespace[name]
         return pushed
 
-    def _rules(self, given: Any) -> dict[str, Any]:
+    def _rules(self, given: Any, farm: str) -> dict[str, Any]:
         return {
             "retries": given.retries,
             "retry_delay": given.retry_delay,
-            "after": [i for word in _names(given.after) for i in self._ids(word)],
+            "after": [i for word in _names(given.after) for i in self._ids(word, farm)],
             "depend": None if given.depend is None else self.shell.ev(given.depend),
             "time_limit": given.time_limit,
             "clear_before": given.clear_before,
@@ -220,8 +221,8 @@ class TaskMagics(Magics):
             **({} if given.env is None else {"environment": self.shell.ev(given.env)}),
         }
 
-    def _ids(self, word: str) -> list[int]:
-        """Parse ``5``, ``7-9``, ``11,12``, or evaluate an expression: an id, a future, a handle, a job, or several of
+    def _ids(self, word: str, farm: str) -> list[int]:
+        """Parse ``5``, ``7-9``, ``11,12``, or evaluate an expression: a job, an id, a future, a handle, or several of
         them.
         """
         if re.fullmatch(r"[\d,-]+", word):
@@ -230,9 +231,7 @@ class TaskMagics(Magics):
             except ValueError as error:
                 raise UsageError(str(error)) from None
         value = self.shell.ev(word)
-        if isinstance(value, Job):
-            return value.ids
-        return [int(i) for i in value] if isinstance(value, Iterable) else [value.__index__()]
+        return value.ids if isinstance(value, Job) else id_list(value, farm)
 
     def _shown(self, client: TaskClient, task_id: int) -> TaskResult:
         """Wait for a task, and show its output while it runs; raise its exception if it failed."""

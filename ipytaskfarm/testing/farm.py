@@ -10,7 +10,7 @@ from typing import Any, TypeVar
 
 import msgspec
 
-from ..client.ids import Ids, id_list, task_id
+from ..client.ids import Ids, id_list, not_registered, task_id
 from ..client.packing import Shared, pack_task
 from ..client.results import TaskResult, decode_body, error_named, error_of
 from ..client.tables import TaskStatus
@@ -398,7 +398,7 @@ class SimulatedFarm:
         wanted = task_id(taskid)
         rows = self._ask(m.ListTasks([wanted]), tables.TaskRows).rows
         if not rows:
-            raise IndexError(f"task ID not registered: {wanted} (never issued, or cleared)")
+            raise not_registered([wanted])
         return TaskStatus(rows[0])
 
     def explain(self, taskid: int) -> Text:
@@ -435,7 +435,7 @@ class SimulatedFarm:
         outcomes = self._ask(m.AbortTasks(id_list(taskid), True, ""), m.Aborted).outcomes
         unknown = [number for number, what in outcomes if what == "unknown"]
         if unknown:
-            raise IndexError(f"task ID not registered: {unknown[0]} (never issued, or cleared)")
+            raise not_registered([unknown[0]])
 
     def set_priority(self, taskid: Ids, priority: int) -> list[int]:
         """Change the priority of tasks, like ``TaskClient.set_priority``.
@@ -446,7 +446,7 @@ class SimulatedFarm:
         ids = id_list(taskid)
         reply = self._ask(m.SetPriority(ids, priority), m.PrioritySet)
         if reply.unknown:
-            raise IndexError(f"task ID not registered: {reply.unknown[0]} (never issued, or cleared)")
+            raise not_registered([reply.unknown[0]])
         return [i for i in ids if i not in reply.ended]
 
     def pause(self) -> None:

@@ -72,9 +72,9 @@ class _Overview(web.RequestHandler):
 
 async def _numbers(feed: FarmFeed) -> dict[str, Any]:
     """Return a farm's tasks by state, its engines, and whether its connection file lets pages change it."""
-    tasks, engines = await asyncio.gather(feed.answer(messages.QueueStatus()), feed.answer(ReadEngines(count=1)))
-    assert isinstance(tasks, QueueStatusReply)
-    assert isinstance(engines, EnginePage)
+    tasks, engines = await asyncio.gather(
+        feed.answer_for(messages.QueueStatus(), QueueStatusReply), feed.answer_for(ReadEngines(count=1), EnginePage)
+    )
     ready = engines.states.get("idle", 0) + engines.states.get("busy", 0)
     counts = state_counts(tasks.counts)
     return {"counts": counts, "engines": ready, "wanted": engines.wanted, "control": feed.control}

@@ -13,10 +13,11 @@ import re
 import time
 import uuid
 from collections.abc import Callable
-from typing import Any, Protocol
+from typing import Any, Protocol, TypeVar
 
 from ipytaskfarm.core import errors, messages
 from ipytaskfarm.core.messages import CommandAnswer, FarmChanges, Question, Refusal, Reply
+from ipytaskfarm.core.messages.pages import of_kind
 from ipytaskfarm.core.messages.tables import ConnectionRow, ConnectionTable, FarmState
 from ipytaskfarm.core.messages.view import (
     CauseTable,
@@ -37,6 +38,8 @@ from ipytaskfarm.version import __version__
 from ipytaskfarm.view.fold import FarmFold
 from ipytaskfarm.view.pages import Delta, DeltaLog
 from ipytaskfarm.view.picture import PictureData
+
+R = TypeVar("R")
 
 LINGER_S = 60.0
 """How long the connection is kept without a page."""
@@ -452,6 +455,10 @@ class FarmFeed:
         if isinstance(reply, Refusal):
             raise refusal_error(reply)
         return reply
+
+    async def answer_for(self, question: Question, expected: type[R]) -> R:
+        """Return the farm's reply to a question, as `answer` does.  Raises TypeError for a reply of another type."""
+        return of_kind(await self.answer(question), expected, question)
 
     async def command(self, engines: list[int], verb: str, body: bytes, patience_s: float) -> list[CommandAnswer]:
         """Send a command to engines, and return the answers that come in time.

@@ -31,8 +31,7 @@ async def profile(feed: FarmFeed, engine: int | None = None) -> dict[str, Any]:
     ``asked`` is the number of engines that were asked, ``answered`` that of those that have answered, and ``total``
     that of all.  ``engines`` has those on which the sampler was started.
     """
-    page = await feed.answer(ReadEngines(count=ENGINES_MAX) if engine is None else ReadEngines(count=1))
-    assert isinstance(page, EnginePage)
+    page = await feed.answer_for(ReadEngines(count=ENGINES_MAX) if engine is None else ReadEngines(count=1), EnginePage)
     ids = [row.id for row in page.rows if row.state in ("idle", "busy")] if engine is None else [engine]
     found: list[SampleProfile] = []
     answered = 0
@@ -62,8 +61,7 @@ async def switch_sampler(feed: FarmFeed, on: bool) -> None:
         await feed.answer(messages.ClearSticky([SAMPLING_KEY]))
     first = 0
     while True:
-        page = await feed.answer(ReadEngines(first, 500))
-        assert isinstance(page, EnginePage)
+        page = await feed.answer_for(ReadEngines(first, 500), EnginePage)
         ids = [row.id for row in page.rows if row.state in ("idle", "busy")]
         if ids:
             await feed.command(ids, PROFILE, start if on else stop, PATIENCE_S)

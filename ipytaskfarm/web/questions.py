@@ -9,13 +9,13 @@ import contextlib
 import re
 from collections.abc import Awaitable, Callable
 from pathlib import Path
-from typing import Any, TypeVar
+from typing import Any
 
 import msgspec
 
 from ipytaskfarm.core import errors, messages
 from ipytaskfarm.core.arguments import INT_MAX, INT_MIN
-from ipytaskfarm.core.messages import Question, Reply
+from ipytaskfarm.core.messages import Question
 from ipytaskfarm.core.messages.pages import following
 from ipytaskfarm.core.messages.payload import FailureBody, ResultBody, StringWork, Work, packed_bytes
 from ipytaskfarm.core.messages.tables import EventTable
@@ -43,8 +43,6 @@ from ipytaskfarm.view.fold import cause_entry, cut, engine_entry, stretch_row
 
 from .feed import FarmFeed
 from .profiles import profile, switch_sampler
-
-T = TypeVar("T", bound=Reply)
 
 OUTPUT_MAX = 100_000
 """The largest number of characters of a task's output, traceback or code on a page."""
@@ -106,12 +104,6 @@ async def act(feed: FarmFeed, what: Any, arguments: Any) -> Any:
     return await action(feed, arguments)
 
 
-async def _reply(feed: FarmFeed, question: Question, kind: type[T]) -> T:
-    reply = await feed.answer(question)
-    assert isinstance(reply, kind)
-    return reply
-
-
 def _question(kind: type[Any], arguments: Arguments, *names: str) -> Any:
     """Return a question made of these arguments.  Raises ValueError if one does not fit."""
     given = {name: arguments[name] for name in names if arguments.get(name) is not None}
@@ -140,7 +132,7 @@ async def _tasks(feed: FarmFeed, arguments: Arguments) -> Any:
         if cause is None:
             raise ValueError("this group of failures is not there any more")
         question = msgspec.structs.replace(question, cause=(cause.reason, cause.etype, cause.place))
-    page = await _reply(feed, question, TaskPage)
+    page = await feed.answer_for(question, TaskPage)
     return {"rows": [task_line(row) for row in page.rows], "next": page.next, "full": page.full}
 
 
@@ -154,27 +146,27 @@ def task_line(row: PageRow) -> dict[str, Any]:
 
 
 async def _causes(feed: FarmFeed, arguments: Arguments) -> Any:
-    table = await _reply(feed, _question(ReadCauses, arguments, "job", "count"), CauseTable)
+    table = await feed.answer_for(_question(ReadCauses, arguments, "job", "count"), CauseTable)
     return {"rows": [cause_entry(row) for row in table.rows], "more": table.more, "complete": table.complete}
 
 
 async def _stretches(feed: FarmFeed, arguments: Arguments) -> Any:
     question = _question(ReadStretches, arguments, "since_s", "until_s", "before", "job")
-    table = await _reply(feed, question, StretchTable)
+    table = await feed.answer_for(question, StretchTable)
     return {"rows": [stretch_row(row) for row in table.rows], "next": table.next, "first_s": table.first_s}
 
 
 async def _engines(feed: FarmFeed, arguments: Arguments) -> Any:
-    page = await _reply(feed, _question(ReadEngines, arguments, "first", "count", "state", "node"), EnginePage)
+    page = await feed.answer_for(_question(ReadEngines, arguments, "first", "count", "state", "node"), EnginePage)
     return {"rows": {str(row.id): engine_entry(row) for row in page.rows}, "total": page.total}
 
 
 async def _task(feed: FarmFeed, arguments: Arguments) -> Any:
     """Return all that is known of one task."""
     task = _id(arguments)
-    why = await _reply(feed, messages.ExplainTasks(task), messages.TextReply)
-    fetched = await _reply(feed, messages.FetchResults([task]), messages.Fetched)
-    history = await _reply(feed, messages.ReadHistory(ids=[task], last=HISTORY_MAX), EventTable)
+    why = await feed.answer_for(messages.ExplainTasks(task), messages.TextReply)
+    fetched = await feed.answer_for(messages.FetchResults([task]), messages.Fetched)
+    history = await feed.answer_for(messages.ReadHistory(ids=[task], last=HISTORY_MAX), EventTable)
     found: dict[str, Any] = {
         "id": task,
         "why": [cut(line) for line in with_local_times(why.text).splitlines()],
@@ -185,7 +177,7 @@ async def _task(feed: FarmFeed, arguments: Arguments) -> Any:
         "end": _end(fetched.finals[0]) if fetched.finals else None,
     }
     try:
-        found["input"] = _input(await _reply(feed, ReadTaskInput(task), TaskInput))
+        found["input"] = _input(await feed.answer_for(ReadTaskInput(task), TaskInput))
     except IndexError:  # a refused task was never stored
         found["input"] = None
     return found
@@ -307,7 +299,7 @@ async def _profile(feed: FarmFeed, arguments: Arguments) -> Any:
 
 async def _stack(feed: FarmFeed, arguments: Arguments) -> Any:
     """Return where a running task is now."""
-    reply = await _reply(feed, messages.Stack(_id(arguments)), messages.TextReply)
+    reply = await feed.answer_for(messages.Stack(_id(arguments)), messages.TextReply)
     return {"text": long_text(reply.text)}
 
 
@@ -328,12 +320,12 @@ QUESTIONS: dict[str, Callable[[FarmFeed, Arguments], Awaitable[Any]]] = {
 
 async def _abort(feed: FarmFeed, arguments: Arguments) -> Any:
     question = messages.AbortTasks([_id(arguments)], True, "aborted from the live view")
-    reply = await _reply(feed, question, messages.Aborted)
+    reply = await feed.answer_for(question, messages.Aborted)
     return {"text": f"task {reply.outcomes[0][0]}: {reply.outcomes[0][1]}"}
 
 
 async def _retry(feed: FarmFeed, arguments: Arguments) -> Any:
-    reply = await _reply(feed, messages.RetryTasks([_id(arguments)]), messages.Retried)
+    reply = await feed.answer_for(messages.RetryTasks([_id(arguments)]), messages.Retried)
     if reply.missing:
         return {"text": f"task {reply.missing[0]} was not tried again: it has been cleared"}
     if not reply.ids:
@@ -349,10 +341,10 @@ async def _retry_group(feed: FarmFeed, arguments: Arguments) -> Any:
     key = cause.reason, cause.etype, cause.place
     count, before = 0, None
     while count < AT_ONCE:
-        page = await _reply(feed, ReadTaskPage("failed", cause=key, before=before, count=500), TaskPage)
+        page = await feed.answer_for(ReadTaskPage("failed", cause=key, before=before, count=500), TaskPage)
         ids = [row.id for row in page.rows]
         if ids:
-            reply = await _reply(feed, messages.RetryTasks(ids, once=True), messages.Retried)
+            reply = await feed.answer_for(messages.RetryTasks(ids, once=True), messages.Retried)
             count += len(reply.ids)
         if page.next is None:
             return {"text": _submitted(count), "more": False}
@@ -372,12 +364,12 @@ async def _priority(feed: FarmFeed, arguments: Arguments) -> Any:
     if not isinstance(priority, int) or isinstance(priority, bool) or not INT_MIN <= priority <= INT_MAX:
         raise ValueError(f"a priority is a whole number, not {text_of(priority)[:80]!r}")
     if job is None:
-        reply = await _reply(feed, messages.SetPriority([_id(arguments)], priority), messages.PrioritySet)
+        reply = await feed.answer_for(messages.SetPriority([_id(arguments)], priority), messages.PrioritySet)
         return {"text": f"the priority is {priority}" if reply.count else "the task has ended"}
     page: Question | None = messages.SetJobPriority(str(job), priority)
     count = 0
     while page is not None:
-        reply = await _reply(feed, page, messages.PrioritySet)
+        reply = await feed.answer_for(page, messages.PrioritySet)
         count += reply.count
         page = following(page, reply)
     return {"text": f"{count:,} task{'' if count == 1 else 's'} of priority {priority}, and those that come later"}
@@ -387,15 +379,15 @@ async def _pause(feed: FarmFeed, arguments: Arguments) -> Any:
     """Pause or resume a job, or the farm (job: None)."""
     job, on = arguments.get("job"), arguments.get("on") is True
     if job is None:
-        await _reply(feed, messages.HoldFarm(on), messages.FlagReply)
+        await feed.answer_for(messages.HoldFarm(on), messages.FlagReply)
     else:
-        await _reply(feed, messages.PauseJobs([str(job)], on), messages.NumberReply)
+        await feed.answer_for(messages.PauseJobs([str(job)], on), messages.NumberReply)
     return {"text": "paused: nothing is started" if on else "it goes on"}
 
 
 async def _drain(feed: FarmFeed, arguments: Arguments) -> Any:
     node, on = str(arguments.get("node")), arguments.get("on") is True
-    reply = await _reply(feed, messages.DrainNode([node], on), messages.NumberReply)
+    reply = await feed.answer_for(messages.DrainNode([node], on), messages.NumberReply)
     return {"text": f"{node}: {'gets nothing more' if on else 'gets tasks again'} ({reply.value} agents)"}
 
 
@@ -403,14 +395,14 @@ async def _scale(feed: FarmFeed, arguments: Arguments) -> Any:
     engines = arguments.get("engines")
     if not isinstance(engines, int) or isinstance(engines, bool) or not 0 <= engines <= 100_000:
         raise ValueError("a number of engines was expected")
-    reply = await _reply(feed, messages.SetWanted(engines), messages.NumberReply)
+    reply = await feed.answer_for(messages.SetWanted(engines), messages.NumberReply)
     return {"text": f"{reply.value} engines are wanted"}
 
 
 async def _release(feed: FarmFeed, arguments: Arguments) -> Any:
     """End the frozen engine of a task."""
     task = _id(arguments)
-    await _reply(feed, messages.ReleaseFrozen([task]), messages.NumberReply)
+    await feed.answer_for(messages.ReleaseFrozen([task]), messages.NumberReply)
     return {"text": f"the engine that was frozen for task {task} ends"}
 
 

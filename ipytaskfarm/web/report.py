@@ -61,20 +61,15 @@ async def report(feed: FarmFeed, job: str | None = None) -> str:
 async def _collected(feed: FarmFeed, job: str | None) -> dict[str, Any]:
     made_s = time.time()
     fold = FarmFold()
-    state = await feed.answer(FarmStatus())
-    jobs = await feed.answer(ReadJobs(job=job))
-    engines = await feed.answer(ReadEngines(count=ENGINES_MAX))
-    waiting = await feed.answer(WhyWaiting())
-    assert isinstance(state, FarmState)
-    assert isinstance(jobs, JobPage)
-    assert isinstance(engines, EnginePage)
-    assert isinstance(waiting, WaitingTable)
+    state = await feed.answer_for(FarmStatus(), FarmState)
+    jobs = await feed.answer_for(ReadJobs(job=job), JobPage)
+    engines = await feed.answer_for(ReadEngines(count=ENGINES_MAX), EnginePage)
+    waiting = await feed.answer_for(WhyWaiting(), WaitingTable)
     if job is not None:  # a farm of an earlier version tells of all
         jobs = JobPage([row for row in jobs.rows if row.id == job])
     fold.farm_state(state, __version__)
     fold.job_page(jobs, made_s)
-    causes = await feed.answer(ReadCauses(job, jobs=fold.jobs_to_count()))
-    assert isinstance(causes, CauseTable)
+    causes = await feed.answer_for(ReadCauses(job, jobs=fold.jobs_to_count()), CauseTable)
     fold.cause_table(causes)
     fold.engine_page(engines)
     fold.waiting_table(WaitingTable([]) if job is not None else waiting)
@@ -121,8 +116,7 @@ async def _stretches(feed: FarmFeed, job: str | None, made_s: float) -> tuple[li
     found: list[Stretch] = []
     before, first_s = None, None
     while True:
-        table = await feed.answer(ReadStretches(0.0, made_s + 60.0, before, job))
-        assert isinstance(table, StretchTable)
+        table = await feed.answer_for(ReadStretches(0.0, made_s + 60.0, before, job), StretchTable)
         found = merged([*found, *table.rows], 1e-3, STRETCHES_KEPT)
         first_s, before = table.first_s, table.next
         if before is None:
@@ -135,8 +129,7 @@ async def _tasks(feed: FarmFeed, job: str | None) -> list[dict[str, Any]]:
     for state in ("failed", None):
         before = None
         while len(found) < (TASKS_MAX // 2 if state else TASKS_MAX):
-            page = await feed.answer(ReadTaskPage(state, job=job, before=before, count=500))
-            assert isinstance(page, TaskPage)
+            page = await feed.answer_for(ReadTaskPage(state, job=job, before=before, count=500), TaskPage)
             found.update((row.id, questions.task_line(row)) for row in page.rows)
             if page.next is None:
                 break
@@ -150,8 +143,7 @@ async def _counts(feed: FarmFeed, job: str) -> dict[str, int]:
     counts = dict.fromkeys(("scheduled", "running", "succeeded", "failed"), 0)
     before = None
     while True:
-        page = await feed.answer(ReadTaskPage(job=job, before=before, count=PAGE_MAX))
-        assert isinstance(page, TaskPage)
+        page = await feed.answer_for(ReadTaskPage(job=job, before=before, count=PAGE_MAX), TaskPage)
         for row in page.rows:
             counts[state_word(row.state)] += row.items
         if page.next is None:

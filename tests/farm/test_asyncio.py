@@ -61,6 +61,23 @@ def test_asyncio_waits_for_futures(tc: TaskClient, tmp_path: Path) -> None:
     assert asyncio.run(ended()) == [(3, 0), (1, 1), (3, 1)]
 
 
+def test_the_time_of_a_wait_ends_where_it_waits(tc: TaskClient, tmp_path: Path) -> None:
+    """What the caller awaits between two tasks is not cancelled."""
+
+    ids = [tc.submit(square, 3).id, tc.submit(waits, tmp_path / "started").id]
+    found: list[int] = []
+
+    async def consume() -> None:
+        async for task_id in tc.as_completed_async(ids, timeout=0.2):
+            await asyncio.sleep(0.4)
+            found.append(task_id)
+
+    with pytest.raises(TimeoutError):
+        asyncio.run(consume())
+    assert found == ids[:1]
+    tc.abort(ids[1])
+
+
 def test_tasks_that_are_late_raise(tc: TaskClient, tmp_path: Path) -> None:
     async def first(task_id: int) -> None:
         async for _ in tc.as_completed_async([task_id], timeout=0.1):

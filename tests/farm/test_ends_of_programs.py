@@ -4,10 +4,14 @@ from __future__ import annotations
 
 import subprocess
 import sys
+import time
 from pathlib import Path
 
 import pytest
 
+from ipytaskfarm import Farm
+from ipytaskfarm.client import PendingResult
+from ipytaskfarm.ipyparallel import Client
 from tests.support.polling import DEADLINE_S
 
 pytestmark = pytest.mark.farm
@@ -104,9 +108,15 @@ def test_a_callback_ends_the_pool_that_calls_it(tmp_path: Path) -> None:
 
 
 VIEW = """
-import time
+import os, sys, time
 from ipytaskfarm import Farm
 from ipytaskfarm.ipyparallel import Client
+
+STARTED = f"{{sys.argv[0]}}.started"
+
+def begin(path):
+    open(path, "w").close()
+    time.sleep(600)
 
 if __name__ == "__main__":
     with Farm(n=1) as farm:
@@ -114,8 +124,10 @@ if __name__ == "__main__":
         view = client[:] if {direct} else client.load_balanced_view()
         try:
             with view.executor as calls:
-                running, waiting = [calls.submit(time.sleep, 600) for _ in range(2)]
+                running, waiting = calls.submit(begin, STARTED), calls.submit(time.sleep, 600)
                 client.tasks.flush()
+                while not os.path.exists(STARTED):
+                    time.sleep(0.01)
                 raise KeyboardInterrupt
         finally:
             print(type(waiting.exception(30)).__name__, running.done())
@@ -127,3 +139,21 @@ def test_a_ctrl_c_in_the_block_of_a_views_executor_ends_the_block(direct: bool, 
     status, out, err = ends_with(tmp_path / "script.py", VIEW.format(direct=direct))
     assert (status != 0, out) == (True, "TaskAborted False\n")
     assert err.rstrip().endswith("KeyboardInterrupt")
+
+
+def test_the_latest_calls_are_dropped_first(farm: Farm, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Where an earlier one is dropped before it has begun, the next one would begin at once."""
+    dropped: list[int] = []
+    cancel = PendingResult.cancel
+
+    def note(self: PendingResult) -> None:
+        dropped.append(self.result_id)
+        cancel(self)
+
+    monkeypatch.setattr(PendingResult, "cancel", note)
+    client = Client(farm.name)
+    calls = [client[:].apply_async(time.sleep, 0.1) for _ in range(8)]
+    client.abort(calls)
+    assert dropped
+    assert dropped == sorted(dropped, reverse=True)
+    client.wait(timeout=DEADLINE_S)

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import dataclasses
 import os
 import subprocess
 import sys
@@ -475,6 +476,28 @@ def test_the_environment_at_the_tasks_hand(one: TaskClient, tmp_path: Path) -> N
     assert one.run(Task(look, args=(10,), environment=environment), block=True).result == [10, 20, 30, 40]
     kept = one.run(Task("n = len(env.values)", pull="n", environment=environment, clear_before=True), block=True)
     assert kept.ns.n == 4, "what empties the namespace leaves it"
+
+
+def test_an_attribute_that_equals_its_former_value_is_sent_anew(one: TaskClient) -> None:
+    class Count(TaskEnvironment):
+        many: float = 1
+
+    def seen(environment: TaskEnvironment) -> str:
+        return str(one.run(Task("many = repr(env.many)", pull="many", environment=environment), block=True)["many"])
+
+    environment = Count()
+    found = []
+    for environment.many in (1, True, 1.0):
+        found.append(seen(environment))
+    assert found == ["1", "True", "1.0"]
+
+
+def test_an_environment_that_is_a_dataclass(one: TaskClient) -> None:
+    @dataclasses.dataclass
+    class Settings(TaskEnvironment):
+        many: int = 3
+
+    assert one.run(Task("many = env.many", pull="many", environment=Settings()), block=True)["many"] == 3
 
 
 def test_a_pair_of_functions(one: TaskClient, log: Path) -> None:

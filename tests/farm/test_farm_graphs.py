@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import asyncio
 import concurrent.futures
+import gc
 import os
 import time
 from collections.abc import Callable
@@ -344,6 +345,30 @@ def test_a_broadcast_value_and_an_accumulator(tc: TaskClient) -> None:
     shared.unpersist()
     with pytest.raises(IndexError):
         tc.get_task_result(shared.id)
+
+
+def test_no_addition_is_lost_to_an_error(tc: TaskClient) -> None:
+    failures = [ZeroDivisionError("once")]
+
+    def plus(one: int, other: int) -> int:
+        if failures:
+            raise failures.pop()
+        return one + other
+
+    totals = [tc.accumulator(0, op=plus)]
+
+    def look(n: int) -> None:
+        totals[0].add(n)
+
+    tc.map(look, range(6), chunksize=1)
+    with pytest.raises(ZeroDivisionError):
+        _ = totals[0].value
+    assert totals[0].value == 15
+    followers = tc.session.arrivals.followers
+    before = len(followers)
+    totals.clear()
+    gc.collect()
+    assert len(followers) == before - 1
 
 
 def test_waiting_for_engines(tc: TaskClient, farm: Farm) -> None:

@@ -174,6 +174,44 @@ def test_a_jobs_events_and_progress(one: TaskClient) -> None:
     assert one.jobs()[-1].name == "events"
 
 
+def test_events_of_tasks_and_functions_that_come_later(one: TaskClient, tmp_path: Path) -> None:
+    """Each function is called once for each task, whenever the task was submitted and the function was given."""
+    gate = Gate(tmp_path / "gate")
+    first: list[int] = []
+    later: list[int] = []
+    states: list[str] = []
+    job = one.create_job("later events")
+    job.on_task_done(lambda result: first.append(result.taskid))
+    job.on_state(lambda job, state: states.append(state))
+    job.add_task(Task(gate.code))
+    job.submit()
+    eventually(lambda: states == ["running"], DEADLINE_S)
+    job.add_task(Task("a = 1"))
+    job.submit()
+    gate.open()
+    eventually(lambda: states == ["running", "succeeded"], DEADLINE_S)
+    assert first == job.ids
+    job.on_task_done(lambda result: later.append(result.taskid))
+    eventually(lambda: later == job.ids, DEADLINE_S)
+    job.add_task(Task("1 / 0"))
+    (failed,) = job.submit()
+    eventually(lambda: states == ["running", "succeeded", "running", "failed"], DEADLINE_S)
+    assert first == later == job.ids
+    (again,) = job.retry_failed()
+    eventually(lambda: again in later, DEADLINE_S)
+    assert first.count(failed) == 1
+
+
+def test_events_of_the_items_of_a_map(one: TaskClient) -> None:
+    done: list[int] = []
+    states: list[str] = []
+    job = one.map(abs, range(20), block=False)
+    job.on_task_done(lambda result: done.append(result.result))
+    job.on_state(lambda job, state: states.append(state))
+    eventually(lambda: states == ["running", "succeeded"], DEADLINE_S)
+    assert sorted(done) == list(range(20))
+
+
 def test_a_paused_job_starts_nothing_and_others_go_on(one: TaskClient, tmp_path: Path) -> None:
     gate = Gate(tmp_path / "gate")
     job = one.create_job("paused")

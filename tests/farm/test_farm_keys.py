@@ -219,6 +219,19 @@ def test_what_a_stopped_farm_is_told_holds_when_it_starts(farm_dirs: Dirs, capsy
         assert files == ["four", "three", "two"]
 
 
+def test_a_reader_whose_task_was_refused_goes_on_looking(keyed: Farm, tmp_path: Path) -> None:
+    """Its thread asked for ids without end, which it never got, and read no answer any more."""
+    file = tmp_path / "looks.json"
+    assert main(["keys", "add", "--reader", "--output", str(file), "--farm", "keyed"]) == 0
+    with TaskClient(str(file)) as reader, keyed.task_client() as tc:
+        with pytest.raises(errors.SecurityError, match="cannot submit tasks"):
+            reader.run(Task("a = 1"))
+        for _ in range(20):
+            assert reader.session.ask(m.QueueStatus(), timeout_s=DEADLINE_S)
+        eventually(lambda: reader.session.io.idle)
+        assert value(tc, "a = 2", "a") == 2, "the clients of one process have one connection for each role"
+
+
 def test_readers_look_and_change_nothing(keyed: Farm, farm_dirs: Dirs) -> None:
     file = farm_dirs.work / "colleagues.json"
     assert main(["keys", "add", "--reader", "--output", str(file), "--farm", "keyed"]) == 0

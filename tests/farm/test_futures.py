@@ -138,3 +138,16 @@ def test_explain_says_that_an_aborted_task_still_runs(tc: TaskClient, tmp_path: 
     assert any(f"it runs task {each}, which was aborted and has not stopped yet" in text for each in holders)
     gate.open()
     assert behind.result(DEADLINE_S) == 128
+
+
+def test_the_value_of_a_task_that_runs_again_is_waited_for(tc: TaskClient, gate: Gate) -> None:
+    """After `mark_failed` its future was done, and had an AttributeError."""
+    future = tc.submit(exec, gate.code)
+    gate.open()
+    assert future.result(DEADLINE_S) is None
+    gate.path.unlink()
+    assert tc.mark_failed(future.id) == "reopened"
+    with pytest.raises(TimeoutError, match=f"task {future.id} has not ended within"):
+        future.result(0.05)
+    gate.open()
+    assert future.exception(DEADLINE_S) is None

@@ -312,6 +312,30 @@ def test_words_that_do_not_fit_an_action(shell: Shell, line: str, told: str) -> 
     assert len(cell.shown.strip().splitlines()) == 1
 
 
+@pytest.mark.parametrize("action", ["status", "abort"])
+def test_values_that_are_no_ids(shell: Shell, action: str) -> None:
+    """The text "12" is no list of tasks 1 and 2."""
+    shell["text"], shell["number"] = "12", 1.5
+    shell.ok("%%task -b -o h\na = 1")
+    shell.fails(f"%task {action} text", TypeError, "an integer task id expected: '12'")
+    shell.fails(f"%task {action} number", TypeError, "an integer task id expected: 1.5")
+    shell.fails(f"%task {action} h.result()", TypeError, "the id of a TaskResult is its .taskid")
+    shell.fails("%%task --after text\n1", TypeError, "an integer task id expected: '12'")
+
+
+def test_a_task_of_another_farm_is_none_of_this_one(shell: Shell, farm: Farm) -> None:
+    with Farm(n=1) as other, other.task_client() as client:
+        job = client.create_job()
+        job.add_task(abs)
+        job.submit()
+        shell["future"], shell["member"] = client.submit(abs, -3), job.tasks[0]
+        shell.ok(f"%taskfarm connect {other.name}")
+        shell.ok("%%task -b -o h\na = 1")
+        shell.ok(f"%taskfarm connect {farm.name}")
+        for name in ("future", "member", "h"):
+            shell.fails(f"%task status {name}", ValueError, f"belongs to farm '{other.name}'")
+
+
 def test_options_may_stand_before_ids(shell: Shell, tc: TaskClient, gate: Gate) -> None:
     ids = [tc.run(StringTask(gate.code)) for _ in range(3)]
     shell.ok(f"%task abort --reason 'too many of them' {ids[0]},{ids[1]} --no-interrupt {ids[2]}")

@@ -47,6 +47,21 @@ def sweep(tc: TaskClient, tmp_path: Path) -> Iterator[Any]:
         tc.clear(job.ids)
 
 
+def test_a_wait_for_the_first_of_some_items_that_share_a_run(tc: TaskClient, gate: Gate) -> None:
+    def item(x: int, code: str) -> int:
+        if x:
+            exec(code)
+        return x
+
+    job = tc.map(item, [0, 1, 1], [gate.code] * 3, chunksize=3, block=False)
+    assert tc.wait(job.ids, timeout=0.2, return_when="first") == ([], job.ids)
+    threading.Timer(0.2, gate.open).start()
+    done, _ = tc.wait(job.ids, timeout=DEADLINE_S, return_when="first")
+    assert done
+    assert job.wait(DEADLINE_S)
+    tc.clear(job.ids)
+
+
 def test_each_item_is_a_task_for_every_eye(tc: TaskClient, sweep: Any) -> None:
     assert len(sweep) == 60
     assert sweep.counts()["succeeded"] == 57

@@ -69,6 +69,12 @@ AnyTask: Any = Task
 AnyFarm: Any = Farm
 """Type checkers find these mistakes too, see ``tests/unit/test_typing.py``."""
 
+
+def client(world: World) -> Any:
+    """Return the client without its types."""
+    return world.tc
+
+
 Mistake = tuple[str, Callable[[World], object], type[BaseException], str]
 
 MISTAKES: list[Mistake] = [
@@ -206,6 +212,20 @@ MISTAKES: list[Mistake] = [
     ("misspelt rule of a job", lambda w: create(w, retires=3), TypeError, "did you mean 'retries'?"),
     ("misspelt attribute of a job", lambda w: setattr(w.tc.create_job(), "priorty", 3), AttributeError,
      "did you mean 'priority'?"),
+    # Arguments of calls
+    ("reason behind the id", lambda w: client(w).abort(w.running, "wrong input"), TypeError,
+     "interrupt must be True or False, not str: 'wrong input'"),
+    ("timeout of a future as text", lambda w: client(w).submit(f, 1).result("3s"), TypeError,
+     "timeout must be seconds, a timedelta or None, not str: '3s'"),
+    ("timeout in the place of the order", lambda w: client(w).map(f, [1], block=False).results(10), TypeError,
+     "order must be True or False, not int: 10"),
+    ("block as text", lambda w: client(w).map(f, [1], block="no"), TypeError, "block must be True or False"),
+    ("errors or not, as text", lambda w: client(w).map(f, [1], return_exceptions="no"), TypeError,
+     "return_exceptions must be True or False, not str: 'no'"),
+    ("heartbeat's seconds", lambda w: client(w).map(f, [1], block=False).wait(heartbeat=3), TypeError,
+     "heartbeat must be a function of the job, or None, not int: 3"),
+    ("sum without a function", lambda w: client(w).accumulator(0, None), TypeError,
+     "op must be a function of two values, not NoneType"),
     # Modules
     ("package with compiled parts", lambda w: add_dependency("numpy"), ValueError,
      "is compiled and cannot be sent: install it where engines run. Files, folders, modules and packages of Python"),
@@ -249,6 +269,10 @@ def test_a_client_that_was_closed_says_so_although_others_use_the_connection(wor
     client.close()
     with pytest.raises(errors.ConnectionError, match=r"was closed: make a new one, TaskClient\("):
         client.run(Task(f))
+    engines = world.farm.multiengine_client()
+    engines.close()
+    with pytest.raises(errors.ConnectionError, match=r"was closed: make a new one, MultiEngineClient\("):
+        engines.execute("a = 1", block=False)
     assert world.tc.submit(f, 3) is not None
 
 

@@ -44,8 +44,8 @@ def test_a_wait_for_an_item_ends_with_it_and_not_with_its_chunk() -> None:
     arrivals.chunks.add(10, 4)  # its items are 11 to 14
     arrivals.submitted = {10, 20}
     first, rest, whole = arrivals.wait_for({11}), arrivals.wait_for({12, 14, 20}, eager=True), arrivals.wait_for({10})
-    assert rest.awaits(12)
-    assert not rest.awaits(11)
+    assert 12 in rest.open_ids()
+    assert 11 not in rest.open_ids()
     arrivals.take([final(11), final(12)])
     assert first.event.is_set()
     assert not arrivals.is_live(11)

@@ -21,6 +21,7 @@ from ipytaskfarm.cli.application import UsageError, _command
 from ipytaskfarm.core import errors, messages
 from ipytaskfarm.core.messages import tables
 from ipytaskfarm.core.messages.task_types import FailureSummary
+from ipytaskfarm.deployment.light_client import Questioner
 from tests.conftest import Dirs
 
 STORED = Path(__file__).parents[1] / "data" / "commands"
@@ -77,6 +78,7 @@ WIDTHS = (80, 200)
         (["logs", "15"], "--task ID: all about a task"),
         (["completion", "csh"], "there is no script for 'csh', only for bash, zsh, fish"),
         (["completion"], "which shell? One of bash, zsh, fish"),
+        (["session", "checkpoint", "--engines", "0,x"], "--engines: 'x' is no engine id"),
     ],
 )
 def test_a_wrong_command_line_gets_a_sentence(
@@ -186,6 +188,8 @@ class Answers:
             failed = question.state == "failed"
             return tables.TaskRows([row for row in reply.rows if (row.state == "failed") is failed])
         return reply
+
+    answer_for = Questioner.answer_for
 
 
 SHOWN = [

@@ -71,6 +71,9 @@ class Play:
     def is_over(self) -> bool:
         return self.now.ended == self.now.total
 
+    def is_lost(self) -> bool:
+        return False
+
     def elapsed_s(self) -> float | None:
         return 42.0
 

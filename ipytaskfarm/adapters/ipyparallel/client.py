@@ -392,10 +392,9 @@ class Client:
 
     def _abort(self, tasks: list[int], commands: list[CommandMessage]) -> None:
         self.tasks.abort(tasks)
-        pending = {id(each.pending): each.pending for each in commands}
-        for command in pending.values():
-            if command is not None:
-                command.cancel()
+        # The latest first: else one would begin where the one before it was dropped.
+        for command in sorted({each.pending for each in commands if each.pending is not None}, reverse=True):
+            command.cancel()
 
     # -- engines and their names
 

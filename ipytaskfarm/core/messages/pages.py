@@ -72,6 +72,7 @@ EARLIER_MAX = 100_000
 """The largest number of runs of ids in `RetryTasks.earlier`."""
 
 Q = TypeVar("Q", bound=Question)
+R = TypeVar("R")
 
 
 def why_too_many(question: object) -> str:
@@ -97,6 +98,13 @@ def ask_in_pages(question: Question, ask: Callable[[Question], Reply]) -> Reply:
             replies.append(reply)
             page = following(page, reply)
     return replies[0] if len(replies) == 1 else _joined(question, replies)
+
+
+def of_kind(reply: Reply, kind: type[R], question: Question) -> R:
+    """Return the reply to a question, which must be of this kind.  Raises TypeError if it is of another one."""
+    if not isinstance(reply, kind):
+        raise TypeError(f"the controller answered {type(question).__name__} with {type(reply).__name__}")
+    return reply
 
 
 def parts(question: Q) -> Iterator[Q]:
