@@ -1,0 +1,150 @@
+"""State that processes share through `multiprocessing`: a manager's proxies, and shared memory."""
+
+from __future__ import annotations
+
+import multiprocessing
+import queue
+import threading
+from collections.abc import Iterator
+from multiprocessing.managers import BaseManager, SyncManager
+from multiprocessing.shared_memory import SharedMemory
+from typing import Any
+
+import pytest
+
+from ipytaskfarm import Executor, Farm, Pool, Task, TaskClient
+from ipytaskfarm.core import errors
+from tests.support.polling import DEADLINE_S
+
+pytestmark = pytest.mark.farm
+
+
+@pytest.fixture(scope="module")
+def manager() -> Iterator[SyncManager]:
+    with multiprocessing.Manager() as manager:
+        yield manager
+
+
+def put_square(numbers: Any, x: int) -> int:
+    numbers.put(x * x)
+    return x
+
+
+def count(value: Any, lock: Any, times: int) -> None:
+    for _ in range(times):
+        with lock:
+            value.value += 1
+
+
+def first_of_inner(shared: Any) -> Any:
+    shared["inner"].append(2)
+    return shared["inner"][0]
+
+
+def set_in_child(shared: Any) -> Any:
+    child = multiprocessing.get_context("fork").Process(target=shared.update, args=({"child": 1},))
+    child.start()
+    child.join(DEADLINE_S)
+    return shared["child"]
+
+
+begun: Any = None
+
+
+def begin(numbers: Any) -> None:
+    global begun
+    begun = numbers
+
+
+def put_begun(x: int) -> int:
+    begun.put(x)
+    return x
+
+
+def test_calls_share_queues_locks_and_dicts_of_a_manager(tc: TaskClient, manager: SyncManager) -> None:
+    numbers, value, lock = manager.Queue(), manager.Value("i", 0), manager.Lock()
+    with Pool(tc) as pool:
+        assert pool.starmap(put_square, [(numbers, x) for x in range(4)]) == [0, 1, 2, 3]
+        assert sorted(numbers.get(timeout=DEADLINE_S) for _ in range(4)) == [0, 1, 4, 9]
+        pool.starmap(count, [(value, lock, 10)] * 4)
+        assert value.value == 40
+    shared = manager.dict(inner=manager.list([1]))
+    assert tc.submit(first_of_inner, shared).result(DEADLINE_S) == 1
+    assert list(shared["inner"]) == [1, 2]
+    assert tc.submit(set_in_child, shared).result(DEADLINE_S) == 1
+
+
+def test_an_initializer_gets_a_proxy(manager: SyncManager) -> None:
+    shared = manager.Queue()
+    with Executor(1, initializer=begin, initargs=(shared,)) as executor:
+        assert executor.submit(put_begun, 5).result(DEADLINE_S) == 5
+    assert shared.get(timeout=DEADLINE_S) == 5
+
+
+def test_a_call_may_have_the_only_proxy(tc: TaskClient, manager: SyncManager) -> None:
+    assert tc.submit(manager.Semaphore(2).acquire).result(DEADLINE_S) is True
+    assert tc.submit(len, manager.list([1, 2])).result(DEADLINE_S) == 2
+
+
+def test_a_manager_with_a_key_of_its_own(tc: TaskClient) -> None:
+    served: queue.Queue[int] = queue.Queue()
+
+    class Queues(BaseManager):
+        pass
+
+    Queues.register("served", callable=lambda: served)
+    server = Queues(address=("127.0.0.1", 0), authkey=b"other").get_server()
+    threading.Thread(target=server.serve_forever, daemon=True).start()
+    client = Queues(address=server.address, authkey=b"other")
+    client.connect()
+    numbers: Any = client.served()  # type: ignore[attr-defined]
+    assert tc.submit(put_square, numbers, 3).result(DEADLINE_S) == 3
+    assert served.get(timeout=DEADLINE_S) == 9
+
+
+def test_a_manager_that_has_ended_is_named(tc: TaskClient) -> None:
+    with multiprocessing.Manager() as manager:
+        shared = manager.dict()
+    with pytest.raises(ConnectionError, match=r"no multiprocessing\.Manager answers at .*: it has ended"):
+        tc.submit(len, shared).result(DEADLINE_S)
+
+
+def test_a_lock_of_processes_is_refused_with_the_managers_as_the_remedy(tc: TaskClient) -> None:
+    pool = Pool(tc, initializer=print, initargs=(multiprocessing.Lock(),))
+    with pool, pytest.raises(RuntimeError, match="through inheritance") as caught:
+        pool.map(abs, [1])
+    assert "initargs[0]: a multiprocessing.synchronize.Lock cannot be pickled: send one that" in str(
+        caught.value.__cause__
+    )
+    assert isinstance(caught.value.__cause__, errors.UnpickleableException)
+
+
+def read(name: str) -> bytes:
+    block: Any = SharedMemory(name)
+    try:
+        return bytes(block.buf[:3])
+    finally:
+        block.close()
+
+
+def read_and_unlink(name: str) -> bytes:
+    found = read(name)
+    SharedMemory(name).unlink()
+    return found
+
+
+def test_memory_that_a_task_attaches_outlives_the_engine(capfd: pytest.CaptureFixture[str]) -> None:
+    block: Any = SharedMemory(create=True, size=10)
+    try:
+        block.buf[:3] = b"abc"
+        with Farm(n=1) as farm:
+            tc = farm.task_client()
+            assert tc.run(Task(read, args=(block.name,)), block=True).result == b"abc"
+        with Farm(n=1) as farm:
+            tc = farm.task_client()
+            assert tc.run(Task(read_and_unlink, args=(block.name,)), block=True).result == b"abc"
+        with pytest.raises(FileNotFoundError):
+            SharedMemory(block.name)
+    finally:
+        block.close()
+    assert "Traceback" not in capfd.readouterr().err
