@@ -102,8 +102,8 @@ class Executor(concurrent.futures.ProcessPoolExecutor):
     ) -> None:
         self._prints = prints
         environment = environment_of(initializer, initargs, max_tasks_per_child, rules.pop("environment", None))
-        self._rules = {"retries": RETRIES, "retry_on": errors.EngineLost, "environment": environment, **rules}
         check_rules(rules, "an Executor", ("max_workers", "initializer", "initargs", "max_tasks_per_child", "prints"))
+        self._rules = {"retries": RETRIES, "retry_on": errors.EngineLost, "environment": environment, **rules}
         check_rules(self._rules)
         self._farm: Farm | None = None
         workers = workers_or_client("max_workers", max_workers)

@@ -91,8 +91,9 @@ def check_rules(rules: dict[str, Any], whose: str = "this call", others: Iterabl
     """
     from ipytaskfarm.client.tasks import CallTask
 
-    if "mp_context" in rules:
-        raise TypeError("mp_context: engines are started by the farm's agents, not by multiprocessing: leave it out")
+    for name in ("mp_context", "context"):  # None is the default of a process pool, and takes nothing from a farm
+        if rules.pop(name, None) is not None:
+            raise TypeError(f"{name}: engines are started by the farm's agents, not by multiprocessing: leave it out")
     known = CallTask._attributes
     for name, value in rules.items():
         if name not in known:

@@ -50,6 +50,7 @@ from .pickler import (
 )
 from .rebuild import is_call
 from .references import Ref
+from .shared_state import refuse_key_of
 
 _OWN = __name__.partition(".")[0]
 _SHOWN_MAX = 40
@@ -223,6 +224,7 @@ class _Walk:
             if dispatched(obj) is not None and find_named(obj) is None:
                 return None  # its registry is walked
         elif not isinstance(obj, type) or obj.__module__ == "builtins":
+            refuse_key_of(obj)
             self._note_reference(obj, user)
             return None
         named = find_named(obj)

@@ -22,6 +22,7 @@ _OPEN = "open the file inside the task"
 _CONNECT = "connect inside the task"
 _START = "start it inside the task"
 _LIST = "make a list of it"
+_UNLOCKED = "send its value, or make it with `lock=False` and send a `multiprocessing.Manager().Lock()` too"
 _SHARED = "send one that `multiprocessing.Manager()` makes, such as its `Lock()` or `Queue()`"
 _FIELDS = "send what is needed of it, such as a tuple of it"
 _OWN = "ipytaskfarm."
@@ -48,7 +49,7 @@ _REMEDIES = {
     "multiprocessing.synchronize.Condition": _SHARED,
     "multiprocessing.synchronize.Event": _SHARED,
     "multiprocessing.synchronize.Barrier": _SHARED,
-    "multiprocessing.sharedctypes.SynchronizedBase": "send its value, or one that `multiprocessing.Manager()` makes",
+    "multiprocessing.sharedctypes.SynchronizedBase": _UNLOCKED,
     "multiprocessing.queues.Queue": _SHARED,
     "multiprocessing.queues.SimpleQueue": _SHARED,
     "multiprocessing.pool.Pool": _MAKE,

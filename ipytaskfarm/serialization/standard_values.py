@@ -23,7 +23,7 @@ from collections import OrderedDict
 from collections.abc import Callable, Iterable
 from typing import Any
 
-from . import rebuild as build, rebuild_proxies, rebuild_values as values
+from . import rebuild as build, rebuild_values as values, shared_state
 from .module_origin import Travel, travel
 from .pickler import BASES, KINDS, REDUCERS, Pickler, Reduced, by_member, plain_reducer, reduce_method, reduce_module
 
@@ -336,36 +336,6 @@ def _of_stateless(kind: type) -> Any:
     return None
 
 
-def _of_manager_proxy(kind: type) -> Any:
-    """Find the reducer for what `multiprocessing.Manager` returns: pickle leaves out the key that engines need."""
-    managers = sys.modules.get("multiprocessing.managers")
-    return _reduce_manager_proxy if managers is not None and issubclass(kind, managers.BaseProxy) else None
-
-
-def _reduce_manager_proxy(pickler: Pickler, proxy: Any) -> Reduced:
-    rebuild, args = proxy.__reduce__()[:2]
-    if rebuild is not sys.modules["multiprocessing.managers"].RebuildProxy:
-        return NotImplemented
-    make, token, serializer, rest = args
-    _hold(proxy)
-    return rebuild_proxies.new_proxy, (make, token, serializer, {**rest, "authkey": bytes(proxy._authkey)})
-
-
-_held: dict[int, Any] = {}
-_HELD_MAX = 1_000
-
-
-def _hold(proxy: Any) -> None:
-    """Keep a proxy that was sent: the manager drops an object that has none, and a call may have it before it begins.
-
-    The queue of a process pool keeps the arguments of a call until it has ended. The last 1,000 are kept here.
-    """
-    _held.pop(id(proxy), None)
-    _held[id(proxy)] = proxy
-    if len(_held) > _HELD_MAX:
-        del _held[next(iter(_held))]
-
-
 def _of_module_singles(kind: Any) -> Any:
     """Find the reducer for types of which a module keeps an instance without a state, to be compared by identity."""
     module = sys.modules.get(kind.__module__) if isinstance(kind.__module__, str) else None
@@ -394,7 +364,7 @@ def _has_no_state(found: Any) -> bool:
 
 
 REDUCERS[vars(typing)["_GenericAlias"]] = _reduce_alias
-KINDS += [_of_name_resolver, _of_stateless, _of_manager_proxy, _of_module_singles]
+KINDS += [_of_name_resolver, _of_stateless, *shared_state.KINDS, _of_module_singles]
 BASES.update(
     {
         vars(io)["IOBase"].__base__: _reduce_stream,

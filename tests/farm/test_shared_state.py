@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import ctypes
 import multiprocessing
 import queue
 import threading
@@ -14,6 +15,7 @@ import pytest
 
 from ipytaskfarm import Executor, Farm, Pool, Task, TaskClient
 from ipytaskfarm.core import errors
+from ipytaskfarm.serialization import rebuild_arenas
 from tests.support.polling import DEADLINE_S
 
 pytestmark = pytest.mark.farm
@@ -117,6 +119,62 @@ def test_a_lock_of_processes_is_refused_with_the_managers_as_the_remedy(tc: Task
         caught.value.__cause__
     )
     assert isinstance(caught.value.__cause__, errors.UnpickleableException)
+
+
+def take_over(numbers: Any) -> None:
+    global begun
+    begun = numbers
+
+
+def set_item(i: int) -> Any:
+    before = begun[i]
+    begun[i] = 10.0 * i
+    return before
+
+
+def double_in_child(value: Any) -> None:
+    with multiprocessing.get_context("fork").Pool(1, take_over, ([value],)) as pool:
+        pool.apply(double_begun)
+
+
+def double_begun() -> None:
+    begun[0].value *= 2
+
+
+def test_raw_arrays_and_values_are_shared(tc: TaskClient) -> None:
+    array = multiprocessing.RawArray("d", [0, 1, 2])
+    with Pool(tc, initializer=take_over, initargs=(array,)) as pool:
+        assert pool.map(set_item, range(3)) == [0, 1, 2]
+    assert list(array) == [0, 10, 20]
+    value: Any = multiprocessing.Value("i", 3, lock=False)
+    tc.submit(double_in_child, value).result(DEADLINE_S)
+    assert value.value == 6
+    assert list(tc.submit(lambda: array).result(DEADLINE_S)) == [0, 10, 20]
+    found: Any = tc.submit(ctypes.c_int, 5).result(DEADLINE_S)
+    assert found.value == 5, "an ordinary number is a copy"
+
+
+def test_a_raw_array_of_a_program_that_has_ended_is_refused(tc: TaskClient) -> None:
+    array = tc.submit(lambda: multiprocessing.RawArray("d", 2)).result(DEADLINE_S)
+    where = rebuild_arenas.opened_at(array._wrapper._state[0][0])
+    assert where is not None
+    with pytest.raises(FileNotFoundError, match="its program has ended, or runs on another machine"):
+        rebuild_arenas.open_arena(where[0], where[1], where[2], where[3] + 1, 10)
+
+
+def total(numbers: Any) -> Any:
+    return sum(numbers)
+
+
+def test_results_for_shared_values_are_not_kept(tc: TaskClient, manager: SyncManager) -> None:
+    block = SharedMemory(create=True, size=10)
+    try:
+        for shared in (manager.list([1]), multiprocessing.RawArray("d", 2), block):
+            with pytest.raises(errors.UnpickleableException, match="is shared with other processes"):
+                tc.run(Task(total, args=([shared],), cache=True))
+    finally:
+        block.close()
+        block.unlink()
 
 
 def read(name: str) -> bytes:

@@ -62,7 +62,7 @@ REFUSED: dict[str, tuple[str, str]] = {
     "simple queue": ("import queue\nqueue.SimpleQueue()", MAKE),
     "queue of processes": (PROCESSES + "multiprocessing.SimpleQueue()", SHARED),
     "lock of processes": (PROCESSES + "multiprocessing.Lock()", SHARED),
-    "shared value": (PROCESSES + "multiprocessing.Value('i')", "send its value, or one that"),
+    "shared value": (PROCESSES + "multiprocessing.Value('i')", "make it with `lock=False`"),
     "process": (PROCESSES + "multiprocessing.Process(target=print)", START),
     "pipe": (PROCESSES + "multiprocessing.Pipe()[0]", CONNECT),
     "future": ("import concurrent.futures as cf\ncf.Future()", "send its result"),
