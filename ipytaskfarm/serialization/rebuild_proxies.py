@@ -7,7 +7,6 @@ with the proxy.
 
 from __future__ import annotations
 
-from multiprocessing import process
 from typing import Any
 
 inherits = False
@@ -29,7 +28,7 @@ def new_proxy(make: Any, token: Any, serializer: str, rest: dict[str, Any]) -> A
     Raises:
         ConnectionError: nobody answers at the manager's address.
     """
-    from multiprocessing import managers
+    from multiprocessing import managers, process
 
     if inherits:
         process.current_process().authkey = rest["authkey"]
