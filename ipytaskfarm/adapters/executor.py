@@ -102,8 +102,8 @@ class Executor(concurrent.futures.ProcessPoolExecutor):
     ) -> None:
         self._prints = prints
         environment = environment_of(initializer, initargs, max_tasks_per_child, rules.pop("environment", None))
-        self._rules = {"retries": RETRIES, "retry_on": errors.EngineLost, "environment": environment, **rules}
         check_rules(rules, "an Executor", ("max_workers", "initializer", "initargs", "max_tasks_per_child", "prints"))
+        self._rules = {"retries": RETRIES, "retry_on": errors.EngineLost, "environment": environment, **rules}
         check_rules(self._rules)
         self._farm: Farm | None = None
         workers = workers_or_client("max_workers", max_workers)
@@ -237,7 +237,8 @@ class Executor(concurrent.futures.ProcessPoolExecutor):
         if buffersize is not None and buffersize < 1:
             raise ValueError("buffersize must be None or > 0")
         end_s = None if timeout is None else time.monotonic() + timeout
-        known = self._functions.of(fn) if self._functions is not None else None
+        is_own = getattr(self.submit, "__func__", None) is not Executor.submit  # a subclass's, which sees each call
+        known = None if is_own or self._functions is None else self._functions.of(fn)
         if known is not None and (chunksize > 1 or buffersize is None):
             star = len(iterables) != 1
             (items,) = [zip(*iterables, strict=False)] if star else iterables
@@ -247,7 +248,7 @@ class Executor(concurrent.futures.ProcessPoolExecutor):
         if chunksize == 1:
             return values((self.submit(fn, *items) for items in calls), end_s, buffersize, self.cancel)
         chunks = iter(lambda: list(itertools.islice(calls, chunksize)), [])
-        parts = (self.submit_chunk(fn, chunk) for chunk in chunks)
+        parts = (self.submit(call_all, fn, chunk) if is_own else self.submit_chunk(fn, chunk) for chunk in chunks)
         return flattened(values(parts, end_s, buffersize, self.cancel))
 
     def submit_items(

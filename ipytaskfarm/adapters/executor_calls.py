@@ -7,7 +7,7 @@ from __future__ import annotations
 
 import operator
 from collections.abc import Callable, Iterable
-from functools import partial
+from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any, TypeVar
 
 from ipytaskfarm.core.text import did_you_mean
@@ -24,9 +24,16 @@ def call_all(function: Callable[..., T], chunk: list[tuple[Any, ...]]) -> list[T
     return [function(*arguments) for arguments in chunk]
 
 
-def initialize(initializer: Callable[..., object], initargs: tuple[Any, ...], environment: TaskEnvironment) -> None:
-    """Call an initializer; this is the `setup` of an executor's environment."""
-    initializer(*initargs)
+@dataclass(frozen=True)
+class Initializing:
+    """Calls an initializer; this is the `setup` of an executor's environment."""
+
+    initializer: Callable[..., object]
+    initargs: tuple[Any, ...]
+
+    def __call__(self, environment: TaskEnvironment) -> None:
+        """Call it."""
+        self.initializer(*self.initargs)
 
 
 def environment_of(
@@ -45,7 +52,7 @@ def environment_of(
     if max_tasks_per_child is not None and (not isinstance(max_tasks_per_child, int) or max_tasks_per_child < 1):
         kind = ValueError if isinstance(max_tasks_per_child, int) else TypeError
         raise kind(f"max_tasks_per_child must be {'>= 1' if kind is ValueError else 'an integer'}")
-    made = TaskEnvironment.of(partial(initialize, initializer, initargs) if initializer is not None else _nothing)
+    made = TaskEnvironment.of(Initializing(initializer, initargs) if initializer is not None else _nothing)
     if max_tasks_per_child is not None:
         made.recycle.after_tasks = max_tasks_per_child
     return made
@@ -84,8 +91,9 @@ def check_rules(rules: dict[str, Any], whose: str = "this call", others: Iterabl
     """
     from ipytaskfarm.client.tasks import CallTask
 
-    if "mp_context" in rules:
-        raise TypeError("mp_context: engines are started by the farm's agents, not by multiprocessing: leave it out")
+    for name in ("mp_context", "context"):  # None is the default of a process pool, and takes nothing from a farm
+        if rules.pop(name, None) is not None:
+            raise TypeError(f"{name}: engines are started by the farm's agents, not by multiprocessing: leave it out")
     known = CallTask._attributes
     for name, value in rules.items():
         if name not in known:

@@ -177,6 +177,7 @@ class FarmBackend(ParallelBackendBase):
         """The batches of the present `Parallel` call."""
         self._succeeded: set[int] = set()
         self._lock = threading.Lock()
+        self.parallel = None
         self._slots = 0
 
     def __reduce__(self) -> tuple[Any, ...]:
@@ -202,11 +203,23 @@ class FarmBackend(ParallelBackendBase):
     ) -> int:
         """Prepare for a `Parallel` call, whose own arguments precede those of the backend; return the number of jobs.
 
-        joblib checks `prefer` and `require` itself.
+        joblib checks `prefer` and `require` itself.  It gives all `Parallel` objects of a `parallel_config` the same
+        backend, and tells the backend of no call that it is over.  So each of them that is in use has its own.
         """
-        self.parallel = parallel
+        with self._lock:
+            is_taken = self.parallel not in (None, parallel)
+            if not is_taken:
+                self.parallel = parallel
+        if is_taken:
+            raise FallbackToBackend(self._another())
         self._configure({**self._given, **{name: arguments[name] for name in arguments if name not in OF_JOBLIB}})
         return self.effective_n_jobs(n_jobs)
+
+    def _another(self) -> FarmBackend:
+        given = {**self._given, "client": self.client}
+        made = FarmBackend(nesting_level=self.nesting_level, **given)
+        made.inner_max_num_threads = self.inner_max_num_threads
+        return made
 
     def compute_batch_size(self) -> int:
         """Return how many calls form the next batch."""
@@ -266,8 +279,7 @@ class FarmBackend(ParallelBackendBase):
             with contextlib.suppress(Exception):  # the exception's class may do anything when it is asked
                 keep_traceback(error)
             if hasattr(out, "id"):  # else it was refused here
-                with contextlib.suppress(KeyError, ConnectionError):  # cleared meanwhile, or the farm is gone
-                    write_output(self.client.get_task_result(out.id, raw=False))
+                self._write_output_of(out.id)
             raise
         ended = self.client.get_task_result(out.id, raw=False)
         write_output(ended)
@@ -275,6 +287,10 @@ class FarmBackend(ParallelBackendBase):
         with self._lock:
             self._succeeded.add(out.id)
         return values
+
+    def _write_output_of(self, batch: int) -> None:
+        with contextlib.suppress(KeyError, ConnectionError, errors.TaskAborted):  # cleared meanwhile, the farm is gone
+            write_output(self.client.get_task_result(batch, raw=False))
 
     def _values_of(self, out: TaskFuture[Any]) -> list[Any]:
         try:
@@ -298,16 +314,20 @@ class FarmBackend(ParallelBackendBase):
         self.client.abort(ids, reason=OVER)
 
     def terminate(self) -> None:
-        """Abort the unfinished batches, and clear all batches but those that failed with an error of their own."""
+        """Abort the unfinished batches, and clear the batches except those that failed with an error of their own."""
         self._sizes = BatchSizes()
         with self._lock:
+            self.parallel = None
             ids, self._ids = self._ids, set()
             succeeded, self._succeeded = sorted(self._succeeded), set()
         others = sorted(ids.difference(succeeded))
         if others:
             self.client.abort(others, reason=OVER)
             rows = self.client.tasks(ids=others, state="finished").rows
-            succeeded += [row.id for row in rows if row.state == "succeeded" or row.reason in ABORTS]
+            unread = [row.id for row in rows if row.state == "succeeded" or row.reason in ABORTS]
+            for each in sorted(unread):  # joblib reads nothing more after an error, but these calls may have printed
+                self._write_output_of(each)
+            succeeded += unread
         if succeeded:
             self.client.clear(succeeded)
 

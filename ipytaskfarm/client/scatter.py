@@ -8,7 +8,7 @@ This module imports none of them: if there is a value of such a type, its librar
 from __future__ import annotations
 
 import sys
-from collections.abc import Iterable, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from itertools import chain
 from typing import Any
 
@@ -86,13 +86,16 @@ def _sliceable(sequence: Any) -> tuple[Any, int]:
     if _is_sparse(sequence):
         rows = sequence if sequence.format in ("csr", "lil") else sequence.tocsr()
         return rows, rows.shape[0]
-    if hasattr(sequence, "__len__") and _slices(sequence):
+    if hasattr(sequence, "__len__") and can_slice(sequence):
         return sequence, len(sequence)
     items = list(sequence)
     return items, len(items)
 
 
-def _slices(sequence: Any) -> bool:
+def can_slice(sequence: Any) -> bool:
+    """Return whether a slice of a sequence is a part of it."""
+    if isinstance(sequence, Mapping):  # since Python 3.12 a slice is a key, which a defaultdict would add
+        return False
     try:
         sequence[0:0]
     except (TypeError, KeyError, ValueError):

@@ -34,13 +34,14 @@ from ..core.messages import (
 from ..core.messages.blob_chunks import BlobHere, BlobKept
 from ..core.messages.payload import FailureBody
 from ..core.messages.running_task import TaskReply
+from ..serialization import rebuild_proxies
 from ..serialization.missing_modules import name_place
 from ..serialization.rebuild_maps import was_named
 from ..storage.blobs import Blobs, fetch_from, use
 from ..system.bell import Bell
 from ..system.flight_recorder import Recorder
 from ..version import __version__
-from . import pool_watch
+from . import pool_watch, shared_memory
 from .baseline import LOOK_EVERY_S, Baseline
 from .capture import Capture
 from .cells import Cells
@@ -218,6 +219,8 @@ class EngineProcess:
         """Prepare child processes of tasks to find by-value objects, and error messages to name this engine."""
         Starts(f"{self._settings.folder}/modules-{self._counter}").install()
         pool_watch.install()
+        shared_memory.install()
+        rebuild_proxies.inherits = True
         name_place(f"on node {self._facts['node']}, engine {self._settings.id}")
 
     def serve(self, mask: Iterable[int]) -> None:

@@ -8,6 +8,7 @@ import re
 import sys
 
 from ..core.errors import ModuleMissing
+from .module_origin import UNPACK, archive_of
 
 _MODULE = re.compile(r"(?:^module|No module named) '([\w.]+)'")
 _place = ["in this process"]
@@ -31,10 +32,15 @@ def missing(error: ModuleNotFoundError) -> ModuleMissing:
 
 
 def complete(error: BaseException) -> None:
-    """Add to an error from elsewhere which version of the module this client has."""
+    """Add to an error from elsewhere which version of the module this client has, or that it has it in an archive."""
     if not isinstance(error, ModuleNotFoundError):
         return
     found = _MODULE.search(str(error))
+    module = sys.modules.get(found[1]) if found is not None else None
+    if archive := archive_of(getattr(module, "__file__", None)):
+        error.msg = f"{str(error).partition(':')[0]}: here it is in the archive {archive}: {UNPACK}"
+        error.args = (error.msg,)
+        return
     version = _version_of(found[1]) if found is not None else ""
     # A part that this client does not have either is not missing for want of the package.
     is_known = found is not None and ("." not in found[1] or found[1] in sys.modules)

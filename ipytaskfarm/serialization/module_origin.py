@@ -102,6 +102,8 @@ def add_dependency(path: str | os.PathLike[str] | types.ModuleType) -> None:
             raise wrong("add_dependency's argument", "a module, its name, a file or a folder", path)
         if isinstance(path, str) and os.sep not in path and path in sys.modules and os.path.isdir(path):
             _added_modules.add(path)
+        if os.path.isfile(path) and not os.fspath(path).endswith(".py") and _is_archive(path):
+            raise ValueError(f"add_dependency({str(path)!r}): it is an archive: {UNPACK}")
         _added_folders.append(os.path.realpath(path))
     for forget in _on_change:
         forget()
@@ -116,11 +118,30 @@ def _refuse_compiled(name: str) -> None:
     folders = getattr(spec, "submodule_search_locations", None)
     if folders is not None:
         origin = next(_installed_compiled(folders), None)
+    if archive := archive_of(origin):
+        raise ValueError(f"add_dependency({name!r}): it is in the archive {archive}: {UNPACK}")
     if origin and not origin.endswith(".py"):
         raise ValueError(
             f"add_dependency({name!r}): {origin} is compiled and cannot be sent: install it where engines run."
             " Files, folders, modules and packages of Python alone can be sent"
         )
+
+
+UNPACK = "the modules in it cannot be sent: unpack it, and run the program from the folder, as in `python folder`"
+"""What to do about a module in a zipped archive, such as `zipapp` makes."""
+
+
+def _is_archive(path: str | os.PathLike[str]) -> bool:
+    import zipfile  # it would take more time than the rest of the import of this package's client
+
+    return zipfile.is_zipfile(path)
+
+
+def archive_of(file: str | None) -> str:
+    """Return the zipped archive in which a module's file is; "" if it is in a folder."""
+    if file is None or os.path.exists(file):
+        return ""
+    return next((str(place) for place in Path(file).parents if place.is_file()), "")
 
 
 def _installed_compiled(folders: Iterable[str]) -> Iterator[str]:

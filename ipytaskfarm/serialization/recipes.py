@@ -53,6 +53,7 @@ from .pickler import (
 )
 from .rebuild import is_call
 from .references import Ref
+from .shared_state import refuse_key_of
 
 _OWN = __name__.partition(".")[0]
 _SHOWN_MAX = 40
@@ -226,6 +227,7 @@ class _Walk:
             if dispatched(obj) is not None and find_named(obj) is None:
                 return None  # its registry is walked
         elif not isinstance(obj, type) or is_made_in_c(obj):
+            refuse_key_of(obj)
             self._note_reference(obj, user)
             return None
         named = find_named(obj)

@@ -24,7 +24,8 @@ _CONNECT = "connect inside the task"
 _START = "start it inside the task"
 _LIST = "make a list of it"
 _ITERATOR = "make it inside the task"
-_VALUE = "send its value"
+_UNLOCKED = "send its value, or make it with `lock=False` and send a `multiprocessing.Manager().Lock()` too"
+_SHARED = "send one that `multiprocessing.Manager()` makes, such as its `Lock()` or `Queue()`"
 _FIELDS = "send what is needed of it, such as a tuple of it"
 _OWN = "ipytaskfarm."
 _CLIENT = "inside a task use `current_task()`"
@@ -46,14 +47,15 @@ _REMEDIES = {
     "threading.Semaphore": _MAKE,
     "threading.Barrier": _MAKE,
     "_thread._local": _MAKE,
-    "multiprocessing.synchronize.SemLock": _MAKE,
-    "multiprocessing.synchronize.Condition": _MAKE,
-    "multiprocessing.synchronize.Event": _MAKE,
-    "multiprocessing.sharedctypes.SynchronizedBase": _VALUE,
-    "multiprocessing.queues.Queue": _MAKE,
-    "multiprocessing.queues.SimpleQueue": _MAKE,
+    "multiprocessing.synchronize.SemLock": _SHARED,
+    "multiprocessing.synchronize.Condition": _SHARED,
+    "multiprocessing.synchronize.Event": _SHARED,
+    "multiprocessing.synchronize.Barrier": _SHARED,
+    "multiprocessing.sharedctypes.SynchronizedBase": _UNLOCKED,
+    "multiprocessing.queues.Queue": _SHARED,
+    "multiprocessing.queues.SimpleQueue": _SHARED,
     "multiprocessing.pool.Pool": _MAKE,
-    "multiprocessing.managers.BaseManager": _START,
+    "multiprocessing.managers.BaseManager": "send what it makes, such as its `dict()`; or start it inside the task",
     "multiprocessing.connection._ConnectionBase": _CONNECT,
     "queue.Queue": _MAKE,
     "_queue.SimpleQueue": _MAKE,
@@ -201,8 +203,8 @@ def _alone(found: Culprit) -> Culprit:
     return found._replace(owner=None) if found.owner is found.part else found
 
 
-_CONTAINERS = frozenset({"numpy", "pandas", "polars", "xarray", "scipy"})
-"""Libraries of containers: what is in them, the user put there."""
+_TRANSPARENT = frozenset({"numpy", "pandas", "polars", "xarray", "scipy", _OWN.removesuffix(".")})
+"""Libraries of containers, and this one: what is in their objects, the user put there."""
 
 
 def _is_of_user(obj: Any) -> bool:
@@ -212,7 +214,7 @@ def _is_of_user(obj: Any) -> bool:
 
 def _is_of_library(obj: Any) -> bool:
     top = type(obj).__module__.partition(".")[0]
-    return top not in sys.stdlib_module_names and top not in _CONTAINERS and not _is_of_user(obj)
+    return top not in sys.stdlib_module_names and top not in _TRANSPARENT and not _is_of_user(obj)
 
 
 def _children(obj: Any) -> Iterator[tuple[str, Any]]:

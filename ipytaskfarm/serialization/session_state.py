@@ -141,9 +141,17 @@ def warn_of_one_for_all(function: object) -> None:
     method = getattr(function, "__func__", None)
     if isinstance(method, types.FunctionType) and not isinstance(function.__self__, type):  # type: ignore[attr-defined]
         how = change_of_owner(method.__code__)
-        if how and travel(method.__module__) is not Travel.REFERENCE:
+        of_program = travel(method.__module__) is not Travel.REFERENCE
+        if how and of_program and not _is_in_manager(function.__self__, how):  # type: ignore[attr-defined]
             _note_change(name, how.partition(".")[0], how)
     end()
+
+
+def _is_in_manager(owner: object, how: str) -> bool:
+    """Return whether ``self.results.append(…)`` changes what a `multiprocessing.Manager` shares with all engines."""
+    for name in how.partition("(")[0].split(".")[1:-1]:
+        owner = getattr(owner, "__dict__", {}).get(name)
+    return any(base.__module__ == "multiprocessing.managers" for base in type(owner).__mro__)
 
 
 def _is_kept(value: Any, code: types.CodeType) -> bool:

@@ -26,7 +26,7 @@ from collections import OrderedDict
 from collections.abc import Callable, Iterable
 from typing import Any
 
-from . import rebuild as build, rebuild_values as values
+from . import rebuild as build, rebuild_values as values, shared_state
 from .module_origin import Travel, travel
 from .pickler import (
     BASES,
@@ -410,7 +410,7 @@ def _has_no_state(found: Any) -> bool:
 
 
 REDUCERS[vars(typing)["_GenericAlias"]] = _reduce_alias
-KINDS += [_of_compiled, _of_name_resolver, _of_stateless, _of_module_singles]
+KINDS += [_of_compiled, _of_name_resolver, _of_stateless, *shared_state.KINDS, _of_module_singles]
 BASES.update(
     {
         vars(io)["IOBase"].__base__: _reduce_stream,

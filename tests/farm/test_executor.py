@@ -5,6 +5,7 @@ from __future__ import annotations
 import asyncio
 import concurrent.futures
 import gc
+import multiprocessing
 import os
 import pickle
 import signal
@@ -341,7 +342,7 @@ def test_a_failed_initializer_breaks_the_executor(tc: TaskClient) -> None:
         ({"initializer": 3}, TypeError),
         ({"max_tasks_per_child": 0}, ValueError),
         ({"max_tasks_per_child": "1"}, TypeError),
-        ({"mp_context": None}, TypeError),
+        ({"mp_context": multiprocessing.get_context("spawn")}, TypeError),
         ({"retries": -1}, ValueError),
         ({"colour": 2}, TypeError),
     ],
@@ -352,7 +353,7 @@ def test_wrong_arguments_are_refused(tc: TaskClient, arguments: dict[str, Any], 
 
 
 def test_engines_are_replaced_after_so_many_calls(tc: TaskClient) -> None:
-    with tc.executor(max_tasks_per_child=2) as executor:
+    with tc.executor(max_tasks_per_child=2, mp_context=None) as executor:
         found = [executor.submit(os.getpid).result(DEADLINE_S) for _ in range(8)]
     assert max(map(found.count, found)) <= 2
 

@@ -162,3 +162,22 @@ def test_an_iterable_that_raises_ends_the_call(ex: Executor) -> None:
 
     with pytest.raises(ZeroDivisionError, match="in the iterable"):
         ex.map(quick, numbers(), chunksize=100)
+
+
+class Counting(Executor):
+    """An executor whose `submit` sees each call, as that of a ``ProcessPoolExecutor`` does."""
+
+    seen = 0
+
+    def submit(self, fn: Any, /, *args: Any, **kwargs: Any) -> Any:
+        """Count the call, and submit it."""
+        self.seen += 1
+        return super().submit(fn, *args, **kwargs)
+
+
+def test_a_subclass_sees_the_calls_of_a_map(tc: TaskClient) -> None:
+    with Counting(tc) as executor:
+        assert list(executor.map(abs, [-1, -2, -3])) == [1, 2, 3]
+        assert executor.seen == 3
+        assert list(executor.map(pow, range(4), range(4), chunksize=2)) == [1, 1, 4, 27]
+        assert executor.seen == 5

@@ -7,6 +7,7 @@ import functools
 import os
 import signal
 import time
+from collections import deque
 from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
@@ -126,11 +127,10 @@ def test_scatter_and_gather(dview: ipp.DirectView, dist: str) -> None:
 
 def test_a_map_over_engines(dview: ipp.DirectView) -> None:
     assert dview.map_sync(square, range(11)) == [n * n for n in range(11)]
-    assert dview.map_sync(lambda x, y: x * y, [1, 2, 3], iter([4, 5])) == [4, 10]
+    assert dview.map_sync(lambda x, y: x * y, {1: "", 2: "", 3: ""}, iter([4, 5])) == [4, 10]
     assert dview.map_sync(square, []) == []
     result = dview.map_async(square, range(5))
-    assert len(result) == 5
-    assert len(result.msg_ids) == 2
+    assert (len(result), len(result.msg_ids)) == (5, 2)
     assert list(result) == [0, 1, 4, 9, 16]
 
 
@@ -289,7 +289,7 @@ def test_a_balanced_map(lview: ipp.LoadBalancedView) -> None:
     assert len(result) == 100
     assert result.get(DEADLINE_S) == [n * n for n in range(100)]
     assert result.progress == 100
-    assert list(lview.map_async(square, range(20), chunksize=7)) == [n * n for n in range(20)]
+    assert list(lview.map_async(square, deque(range(20)), chunksize=7)) == [n * n for n in range(20)]
     assert sorted(lview.map_async(square, range(20), ordered=False)) == [n * n for n in range(20)]
     assert lview.map_sync(ipp.Reference("abs"), [-1, -2]) == [1, 2]
     with pytest.raises(ipp.CompositeError, match="ZeroDivisionError"):

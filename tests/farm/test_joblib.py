@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import itertools
 import multiprocessing
 import os
 import pickle
@@ -150,6 +151,21 @@ def test_an_engine_that_is_lost_for_good_is_joblibs_error_too(tc: TaskClient) ->
 def generated(n: int) -> list[int]:
     kinds = ("generator", "generator_unordered")
     return [sum(Parallel(n_jobs=2, return_as=kind)(delayed(square)(i) for i in range(n))) for kind in kinds]
+
+
+def test_parallel_calls_beside_one_another_do_not_end_one_another(tc: TaskClient) -> None:
+    def values(n: int) -> Any:
+        return Parallel(return_as="generator", batch_size=1)(delayed(square)(i) for i in range(n))
+
+    with parallel_config("ipytaskfarm", client=tc):
+        assert [sum(Parallel()(delayed(square)(j) for j in range(i))) for i in values(3)] == [0, 0, 14]
+        assert list(itertools.zip_longest(values(3), values(5))) == [(0, 0), (1, 1), (4, 4), (None, 9), (None, 16)]
+        closed, going_on = values(20), values(20)
+        assert next(closed) == 0
+        with pytest.warns(UserWarning, match="have been cancelled"):
+            closed.close()
+        assert list(going_on) == [i * i for i in range(20)]
+    assert tc.queue_status()["failed"] == 0
 
 
 def test_a_call_within_a_call_generates_its_values(tc: TaskClient) -> None:

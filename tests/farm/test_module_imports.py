@@ -6,6 +6,7 @@ import shutil
 import subprocess
 import sys
 import sysconfig
+import zipfile
 from pathlib import Path
 
 import pytest
@@ -78,6 +79,32 @@ def test_a_module_that_submits_its_functions_at_its_import_does_so_on_no_engine(
     )
     said = failure(tmp_path, "-c", "import submits")
     assert "RuntimeError: an engine imports the module 'submits', which submits work with functions of its own" in said
+
+
+IN_AN_ARCHIVE = """
+import lib
+from ipytaskfarm import TaskClient, add_dependency
+for given in (lib, "program.pyz"):
+    try:
+        add_dependency(given)
+    except ValueError as error:
+        print(error)
+with TaskClient(WHERE) as tc:
+    try:
+        tc.submit(lib.f, 1).result()
+    except ModuleNotFoundError as error:
+        print(error)
+"""
+
+
+def test_modules_of_an_archive_are_refused_with_the_remedy(farm: Farm, tmp_path: Path) -> None:
+    with zipfile.ZipFile(tmp_path / "program.pyz", "w") as archive:
+        archive.writestr("lib.py", "def f(x): return x\n")
+        archive.writestr("__main__.py", f"WHERE = {str(farm.connection_file)!r}\n{IN_AN_ARCHIVE}")
+    said = run(tmp_path, "program.pyz").splitlines()
+    assert len(said) == 3
+    assert all("the modules in it cannot be sent: unpack it" in line for line in said)
+    assert f"here it is in the archive {tmp_path / 'program.pyz'}" in said[2]
 
 
 def run(folder: Path, *arguments: str) -> str:

@@ -14,6 +14,7 @@ from ipytaskfarm.serialization.pack import pack, pack_function
 
 from ..support.pack_peer import Notebook
 
+SHARED = "one that `multiprocessing.Manager()` makes"
 MAKE, OPEN, CONNECT, START = "make it where it is used", "open the file", "connect inside", "start it inside"
 LOCKS = "import threading\n"
 FILES = "import os, tempfile\n"
@@ -59,9 +60,9 @@ REFUSED: dict[str, tuple[str, str]] = {
     "csv reader": ("import csv\ncsv.reader(['a'])", "make a list"),
     "queue": ("import queue\nqueue.Queue()", MAKE),
     "simple queue": ("import queue\nqueue.SimpleQueue()", MAKE),
-    "queue of processes": (PROCESSES + "multiprocessing.SimpleQueue()", MAKE),
-    "lock of processes": (PROCESSES + "multiprocessing.Lock()", MAKE),
-    "shared value": (PROCESSES + "multiprocessing.Value('i')", "send its value"),
+    "queue of processes": (PROCESSES + "multiprocessing.SimpleQueue()", SHARED),
+    "lock of processes": (PROCESSES + "multiprocessing.Lock()", SHARED),
+    "shared value": (PROCESSES + "multiprocessing.Value('i')", "make it with `lock=False`"),
     "process": (PROCESSES + "multiprocessing.Process(target=print)", START),
     "pipe": (PROCESSES + "multiprocessing.Pipe()[0]", CONNECT),
     "future": ("import concurrent.futures as cf\ncf.Future()", "send its result"),

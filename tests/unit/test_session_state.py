@@ -15,6 +15,7 @@ import sys
 import types
 import warnings
 from collections.abc import Callable, Iterator
+from multiprocessing import managers
 from pathlib import Path
 from typing import Any
 
@@ -207,6 +208,8 @@ def test_what_calls_change_for_one_another(notebook: Notebook) -> None:
         assert f"changes self ({expected})" in text
     for method in (walk.set, walk.memo):
         assert said(session_state.warn_of_one_for_all, method) == []
+    walk.seen = object.__new__(managers.ListProxy)
+    assert said(session_state.warn_of_one_for_all, walk.note) == [], "a manager's list is shared with all engines"
 
 
 SETTINGS = """

@@ -6,6 +6,7 @@ from collections.abc import Callable, Iterable
 from typing import Any
 
 from ipytaskfarm.adapters.ipyparallel.interfaces import CallsFunctions, PartsCall
+from ipytaskfarm.client.scatter import can_slice
 from ipytaskfarm.core.signatures import signature_of
 
 
@@ -127,7 +128,7 @@ class PartsFunction(RemoteFunction):
 
 
 def _with_length(sequence: Iterable[Any]) -> Any:
-    return sequence if hasattr(sequence, "__len__") and hasattr(sequence, "__getitem__") else list(sequence)
+    return sequence if hasattr(sequence, "__len__") and can_slice(sequence) else list(sequence)
 
 
 def remote(
