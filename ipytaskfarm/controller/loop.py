@@ -317,7 +317,7 @@ class ControllerLoop:
             yield "", StoreRoom(self._lack_of_room())
             yield from self._gone_agents()
             if self._retention is not None and (ids := self._retention.due(now.mono_s, now.wall_s)):
-                yield "", AskQuestion(0, Clear(ids))
+                yield "", AskQuestion(0, Clear(ids, chunks=True))
             if self._blob_sweeper is not None:
                 self._blob_sweeper.turn(now.mono_s)
             self._cache_answers.note_uses()

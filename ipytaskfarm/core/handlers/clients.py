@@ -185,7 +185,9 @@ def on_abort(farm: SchedulerState, session: str, n: int, question: AbortTasks, n
     for task_id in dict.fromkeys(question.ids):
         holder = farm.tasks.holder(task_id)
         task = farm.tasks.unfinished.get(holder)
-        if task is not None and not question.running and task.state is State.PENDING:
+        if task_id in farm.tasks.chunks.items and not question.chunks:
+            outcomes.append((task_id, "unknown"))
+        elif task is not None and not question.running and task.state is State.PENDING:
             outcomes.append((task_id, "running"))
         elif task is not None:
             outcomes.append((task_id, "aborted"))
@@ -308,7 +310,8 @@ def on_clear(farm: SchedulerState, session: str, n: int, question: Clear, now: N
         unfinished: list[int] = []
         needed: list[int] = []
     else:
-        asked = list(dict.fromkeys(question.ids))
+        named = list(dict.fromkeys(question.ids))
+        asked = named if question.chunks else [i for i in named if i not in chunks.items]
         ids = [
             i for i in asked if i in tasks.finals and (_is_whole(farm, i) if i in chunks.items else not is_needed(i))
         ]
@@ -321,7 +324,7 @@ def on_clear(farm: SchedulerState, session: str, n: int, question: Clear, now: N
         refusals = [i for i in asked if i in farm.tasks.refusals]
         unfinished = [i for i in asked if tasks.holder(i) in farm.tasks.unfinished]
         needed = [i for i in asked if is_needed(i) and tasks.holder(i) in tasks.finals]
-        missing = [i for i in asked if not farm.tasks.is_known(i)]
+        missing = [i for i in named if not farm.tasks.is_known(i) or (i in chunks.items and not question.chunks)]
     count = len(refusals) + sum(map(chunks.size, ids)) + sum(map(len, items.values()))
     parents = {tasks.of_parts[i] for i in ids if i in tasks.of_parts}
     for task_id in ids:
@@ -372,7 +375,9 @@ def on_retry(farm: SchedulerState, session: str, n: int, question: RetryTasks, n
     chunks: dict[int, int] = {}
     for task_id in dict.fromkeys(question.ids):
         holder = farm.tasks.holder(task_id)
-        if farm.tasks.finals.get(holder) or (holder in farm.tasks.finals and not question.failed_only):
+        if task_id in farm.tasks.chunks.items:
+            missing.append(task_id)
+        elif farm.tasks.finals.get(holder) or (holder in farm.tasks.finals and not question.failed_only):
             ids.append(task_id)
             if holder != task_id:
                 chunks[task_id] = holder

@@ -177,7 +177,8 @@ def _take_in(
             inputs = tuple((name, of_number.get(source, source)) for name, source in needs.inputs)
             known = tuple(i for i in after if farm.tasks.is_known(i))
             needs = msgspec.structs.replace(needs, after=known, inputs=inputs)
-        child = msgspec.structs.replace(submission, id=task_id, submitted_s=now.wall_s, needs=needs)
+        # Only clients submit chunks, whose items have ids of their own; only the controller submits items of chunks.
+        child = msgspec.structs.replace(submission, id=task_id, submitted_s=now.wall_s, needs=needs, items=0, part=None)
         apply_rules(farm, accept(farm, child, parent.session, submission.rules, out, parent.id, spawn), now, out)
     out.saves.append(SaveAccepted(block.first, block.last))
     return ids
