@@ -2,12 +2,16 @@
 
 from __future__ import annotations
 
+import signal
 import subprocess
 import sys
 from pathlib import Path
 
+import psutil
 import pytest
 
+from ipytaskfarm import TaskClient
+from tests.conftest import Dirs
 from tests.support.polling import DEADLINE_S
 
 pytestmark = pytest.mark.farm
@@ -125,3 +129,32 @@ def test_a_ctrl_c_in_the_block_of_a_views_executor_ends_the_block(direct: bool, 
     status, out, err = ends_with(tmp_path / "script.py", VIEW.format(direct=direct))
     assert (status != 0, out) == (True, "TaskAborted False\n")
     assert err.rstrip().endswith("KeyboardInterrupt")
+
+
+def ignores(process: psutil.Process, number: int) -> bool:
+    """Return whether a process ignores a signal."""
+    status = Path(f"/proc/{process.pid}/status").read_text()
+    (mask,) = [line.split()[1] for line in status.splitlines() if line.startswith("SigIgn:")]
+    return bool(int(mask, 16) >> (number - 1) & 1)
+
+
+@pytest.mark.parametrize("words", [["nohup"], []], ids=["nohup", "plain"])
+def test_a_farm_that_nohup_started_outlives_its_terminal(words: list[str], farm_dirs: Dirs) -> None:
+    command = [*words, sys.executable, "-m", "ipytaskfarm", "start", "-n", "1"]
+    with subprocess.Popen(command, stdout=subprocess.PIPE, stderr=subprocess.DEVNULL, text=True) as farm:
+        assert farm.stdout is not None
+        try:
+            assert any("is ready: " in line for line in farm.stdout)
+            supervisor = psutil.Process(farm.pid)
+            (agent,) = [each for each in supervisor.children() if "agent" in " ".join(each.cmdline())]
+            assert [ignores(each, signal.SIGHUP) for each in (supervisor, agent)] == [bool(words)] * 2
+            farm.send_signal(signal.SIGHUP)
+            if words:
+                agent.send_signal(signal.SIGHUP)
+                with TaskClient() as tc:
+                    assert tc.map(abs, [-1], block=True) == [1]
+        finally:
+            if words:
+                farm.terminate()
+        assert "has stopped" in farm.stdout.read()
+    assert farm.returncode == 0
