@@ -326,7 +326,7 @@ class ControllerLoop:
 
     def _gone_agents(self) -> Iterator[tuple[str, Event]]:
         """Yield an event for each silent agent whose process is known to be gone. No other one has to be waited for."""
-        for agent in self._scheduler.farm.agents.by_session.values():
+        for agent in list(self._scheduler.farm.agents.by_session.values()):  # the event may remove the agent
             if agent.reachable or agent.process is None or agent.gone:
                 continue
             if why := why_gone(agent.process):

@@ -509,3 +509,14 @@ def test_tasks_run_on_a_replacement(sim: SimFarm, agent: SimAgent, hand: Hand) -
     sim.submit(sim.ids().first)
     move(sim, agent)
     assert run_next(sim, agent, engine) == 0
+
+
+def test_what_an_engine_has_is_kept_when_a_second_one_of_its_id_ends(sim: SimFarm, agent: SimAgent, hand: Hand) -> None:
+    """A controller that did not know of the first one had its place filled, as after a crash amid a start."""
+    hand.do("push", b"a = 1")
+    agent.outbox.append(m.EngineUp(m.EngineReport("agent.90", 0, 1, True, sim.now.wall_s)))
+    agent.engines["agent.90"] = SimEngine("agent.90", 0)
+    sim.settle()
+    assert len(agent.engines) == 2
+    assert [row[:2] for row in kept(sim)] == [(0, "push(a = 1)"), (1, "push(a = 1)")]
+    assert again(replaced(sim, agent, 0)) == [b"a = 1"]
