@@ -45,6 +45,7 @@ from ..core.states import ABORTS
 from ..core.text import text_of
 from ..core.validation import why_refused
 from ..storage.event_log import EventLog
+from ..storage.free_room import has_inodes
 from ..storage.result_cache import ResultCache
 from ..storage.store import Store
 from ..system.machine import why_gone
@@ -343,6 +344,11 @@ class ControllerLoop:
             self._harmed = True
             return text
         self._harmed = False
+        if self._min_free_bytes and not has_inodes(self._store.path.parent):
+            return (
+                "the disk that holds the farm's store has no room for further files, its inodes are used up: remove "
+                "files, or clear results (`tc.clear()`)"
+            )
         free = self._store.free_bytes()
         if free >= self._min_free_bytes:
             return None

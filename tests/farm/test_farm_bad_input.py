@@ -62,6 +62,23 @@ with Farm(n=1, name="full", store_dir=disk) as farm, farm.task_client() as tc:
     os.unlink(filler)
     until_ended()
     print("all:", [tc.get_task_result(i).ns.a for i in ids] == list(range(len(ids))))
+    def fill_and_return(filler):
+        with open(filler, "wb") as file:
+            while (size := os.statvfs(filler).f_bavail * 4096 - (1 << 20)) > 0:
+                os.posix_fallocate(file.fileno(), os.fstat(file.fileno()).st_size, size)
+        return os.urandom(4 << 20)
+    running = tc.run(Task(fill_and_return, args=(filler,)))
+    deadline = time.monotonic() + 30
+    while "waits for room" not in (text := tc.explain(running)):
+        assert time.monotonic() < deadline, text
+        time.sleep(0.05)
+    print("waits:", text.splitlines()[-1])
+    os.unlink(filler)
+    print(len(tc.get_task_result(running, block=True).result))
+    with farm.multiengine_client() as mec:
+        while "waits for room" in str(mec.engines()):
+            assert time.monotonic() < deadline + 60, "its engine is said to wait for ever"
+            time.sleep(0.05)
 """
 
 
@@ -72,7 +89,9 @@ def test_a_full_disk_and_a_store_that_was_moved_away_are_said_and_nothing_is_los
     assert said[0].startswith("away: ")
     assert "was removed while the farm runs" in said[0]
     assert said[1].startswith("full: ")
-    assert said[2:] == ["barrier too", "all: True"]
+    assert said[2:4] == ["barrier too", "all: True"]
+    assert said[4].startswith("waits: engine 0: its result waits for room on the disk of ")
+    assert said[5:] == [str(4 << 20)]
 
 
 def test_a_stale_connection_file_is_recognised_and_the_keys_stay(farm_dirs: Dirs) -> None:
