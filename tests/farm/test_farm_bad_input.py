@@ -9,8 +9,9 @@ from pathlib import Path
 import msgspec
 import pytest
 
-from ipytaskfarm import TaskClient, errors
+from ipytaskfarm import Task, TaskClient, errors
 from ipytaskfarm.core.messages import PROTOCOL
+from ipytaskfarm.deployment.daemon import stop_farm
 from ipytaskfarm.system import farm_paths
 from ipytaskfarm.transport import peer, wire
 from tests.conftest import Dirs
@@ -115,6 +116,37 @@ def test_another_version_is_refused_and_both_are_named(farm_dirs: Dirs, monkeypa
             monkeypatch.setattr(module, "PROTOCOL", 999)
         with pytest.raises(errors.VersionMismatch, match=rf"protocol {PROTOCOL}\).*protocol 999"):
             TaskClient(timeout=60).queue_status()
+
+
+def test_a_farm_of_another_version_can_be_stopped(farm_dirs: Dirs, monkeypatch: pytest.MonkeyPatch) -> None:
+    """After an upgrade the command could neither ask the farm to stop, nor start another in its place."""
+    with background_farm("-n", "1") as home, TaskClient() as tc:
+        task = tc.run(Task("a = 5", pull="a"))
+        tc.barrier([task])
+        for module in (wire, peer):
+            monkeypatch.setattr(module, "PROTOCOL", 999)
+        said = Said()
+        with pytest.raises(errors.VersionMismatch, match=r"ipytaskfarm stop"):
+            stop_farm(home, None, said)
+        stop_farm(home, 5.0, said)
+        assert any("another version" in line for line in said.lines)
+        assert home.living_info() is None
+        monkeypatch.undo()
+        assert command("start", "--daemonize", "-n", "1").returncode == 0
+        with TaskClient() as again:
+            assert again.get_task_result(task)["a"] == 5
+
+
+class Said:
+    """A listener that keeps what it is told."""
+
+    def __init__(self) -> None:
+        self.lines: list[str] = []
+
+    def progress(self, text: str) -> None:
+        self.lines.append(text)
+
+    say = progress
 
 
 def test_a_connection_file_that_others_can_read_is_refused(farm_dirs: Dirs) -> None:
