@@ -4,11 +4,11 @@ from __future__ import annotations
 
 from ipytaskfarm.core import messages as m
 from ipytaskfarm.core.messages.running_task import ItemsLeft
-from ipytaskfarm.core.messages.task_types import JobSpec, Rules
+from ipytaskfarm.core.messages.task_types import JobSpec, Recovery, Rules
 from ipytaskfarm.core.requirements import Recycle
 
 from ..support.environment_world import World, rules
-from ..support.simulated_farm import farm_with_engines, move
+from ..support.simulated_farm import farm_with_engines, final_of, move
 
 # -- jobs
 
@@ -208,3 +208,25 @@ def test_an_engine_that_comes_to_an_item_which_has_ended_is_asked_again() -> Non
     agent.inbox.clear()
     sim.process(agent)
     assert not [message for message in agent.inbox if isinstance(message, m.Interrupt)], "this one may run"
+
+
+def test_a_unique_key_is_the_tasks_until_it_ends_also_when_a_recovery_task_takes_over() -> None:
+    sim = farm_with_engines(1)
+    agent = sim.agents["agent"]
+    (engine,) = agent.engines.values()
+    first = sim.ids().first
+    sim.submit(first, Rules(unique="key", recovery=Recovery(b"recovery")))
+    move(sim, agent)
+    sim.begin(engine)
+    sim.end(agent, engine, "error")
+    move(sim, agent)
+    sim.submit(first + 1, Rules(unique="key"))
+    assert sim.store.refusals[first + 1][0] == "DuplicateTask"
+    sim.crash()
+    sim.join_client()
+    sim.submit(first + 2, Rules(unique="key"))
+    assert sim.store.refusals[first + 2][0] == "DuplicateTask"
+    sim.settle()
+    assert final_of(sim, first).reason == ""
+    sim.submit(first + 3, Rules(unique="key"))
+    assert first + 3 in sim.scheduler.farm.tasks.unfinished
