@@ -230,3 +230,30 @@ def test_a_unique_key_is_the_tasks_until_it_ends_also_when_a_recovery_task_takes
     assert final_of(sim, first).reason == ""
     sim.submit(first + 3, Rules(unique="key"))
     assert first + 3 in sim.scheduler.farm.tasks.unfinished
+
+
+def test_a_task_with_a_unique_key_is_not_retried_beside_another_of_the_key() -> None:
+    sim = farm_with_engines(1)
+    agent = sim.agents["agent"]
+    (engine,) = agent.engines.values()
+    first = sim.ids().first
+    for task in (first, first + 1):
+        sim.submit(task, Rules(unique="key"))
+        move(sim, agent)
+        sim.begin(engine)
+        sim.end(agent, engine, "error")
+        move(sim, agent)
+
+    def retried(*ids: int) -> m.Reply:
+        numbers.append(len(numbers))  # a question that is repeated under its number is answered as before
+        sim.handle(m.AskQuestion(numbers[-1], m.RetryTasks([*ids])), "client")
+        return next(x.reply for x in reversed(sim.told["client"]) if isinstance(x, m.Answer))
+
+    numbers: list[int] = []
+    both = retried(first, first + 1)
+    assert isinstance(both, m.Refusal)
+    assert both.etype == "DuplicateTask"
+    assert isinstance(retried(first), m.Retried)
+    assert isinstance(retried(first + 1), m.Refusal)
+    sim.settle()
+    assert isinstance(retried(first + 1), m.Retried)

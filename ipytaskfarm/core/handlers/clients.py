@@ -24,7 +24,7 @@ from ..messages import (
 )
 from ..messages.dependencies import Needs
 from ..messages.pages import ROWS_MAX, RetriedTasks
-from ..messages.task_types import FailureSummary, Final, Rules, RunKey
+from ..messages.task_types import FailureSummary, Final, Rules, RunKey, Submission
 from ..saves import SaveAccepted, SaveClear, SaveSeparate, SaveSetting
 from ..scheduler import task_messages
 from ..scheduler.clients import ClientEntry
@@ -404,6 +404,10 @@ def on_originals(farm: SchedulerState, session: str, event: Originals, now: Now,
     if not event.tasks:
         out.answer(session, event.n, Retried([], event.missing, event.not_failed))
         return
+    duplicate = _why_duplicate(farm, event.tasks)
+    if duplicate:
+        out.answer(session, event.n, Refusal("DuplicateTask", duplicate))
+        return
     block = farm.clients.ids.take(session, len(event.tasks), out)
     client = farm.clients.of(session)
     client.blocks.append(block)
@@ -432,6 +436,19 @@ def on_originals(farm: SchedulerState, session: str, event: Originals, now: Now,
         del farm.clients.retried[next(iter(farm.clients.retried))]
     out.saves.append(SaveSetting(RETRIED, msgspec.json.encode(farm.clients.retried).decode()))
     out.answer(session, event.n, reply)
+
+
+def _why_duplicate(farm: SchedulerState, originals: list[Submission]) -> str:
+    """Return why tasks may not be retried now: one has the unique key of another that has not ended. "": they may."""
+    taken = dict(farm.tasks.unique)
+    for original in originals:
+        key = original.rules.unique if original.rules is not None else None
+        if key is None:
+            continue
+        if key in taken:
+            return f"task {original.id} has the unique key {key!r} of task {taken[key]}, which would run beside it"
+        taken[key] = original.id
+    return ""
 
 
 def _needs_again(farm: SchedulerState, needs: Needs, new_of: Callable[[int], int]) -> Needs:
