@@ -1,4 +1,4 @@
-"""The sessions of this process: one per farm, shared by all its clients, and closed with the last of them.
+"""The sessions of this process: one per farm and role, shared by all its clients, and closed with the last of them.
 
 The module also handles forks and the end of the process.
 """
@@ -26,8 +26,10 @@ CONNECT_TIMEOUT_S = 5.0
 EXIT_FLUSH_S = 10.0
 DEFAULT_ADDRESS = ("127.0.0.1", 10113)
 
-_sessions: dict[str, Session] = {}
-"""The farm's incarnation -> its session."""
+_sessions: dict[tuple[str, str], Session] = {}
+"""(the farm's incarnation, the role of the connection file) -> the session.
+
+A reader that shared the session of a client could submit, and a client that shared a reader's could not."""
 _lock = threading.Lock()
 
 
@@ -51,12 +53,12 @@ def connect(
     patient = timeout_s is None
     info = _await_file(read, where, deadline, patient)
     with _lock:
-        session = _sessions.get(info.incarnation)
+        session = _sessions.get((info.incarnation, info.role))
         if session is None or session.fatal is not None:
             open_standard_descriptors()  # otherwise a socket may get the number of stdout
             session = Session(read, _own_name())
             session.start(max(0.5, deadline - time.monotonic()), patient)
-            _sessions[info.incarnation] = session
+            _sessions[info.incarnation, info.role] = session
         session.users += 1
         return session
 
@@ -136,8 +138,8 @@ def release(session: Session) -> None:
 def end_farm(incarnation: str) -> None:
     """Close this process's session with a farm at once, also for other clients, because the owner stopped the farm."""
     with _lock:
-        session = _sessions.pop(incarnation, None)
-    if session is not None:
+        ended = [_sessions.pop(key) for key in list(_sessions) if key[0] == incarnation]
+    for session in ended:
         session.close(0.0, errors.FarmNotRunning(f"farm {session.farm!r} was stopped: start another one, Farm(n=…)"))
 
 
