@@ -124,9 +124,9 @@ def drop_held(farm: SchedulerState, session: str, event: SendCommand, out: Decis
             numbers = set(msgspec.msgpack.decode(event.body, type=list[int]))
         except msgspec.MsgspecError:  # the engines say so
             return
-    for engine_id in farm.requests.held:
-        if event.engines is None or engine_id in event.engines:
-            _end_held(farm, engine_id, session, numbers, "QueueCleared", "the queue was cleared", out)
+    engines = farm.requests.held.keys() if event.engines is None else farm.requests.held.keys() & {*event.engines}
+    for engine_id in sorted(engines):
+        _end_held(farm, engine_id, session, numbers, "QueueCleared", "the queue was cleared", out)
 
 
 def give_up_held(farm: SchedulerState, engine_id: int, now: Now, out: Decision) -> None:
