@@ -257,3 +257,26 @@ def test_a_task_with_a_unique_key_is_not_retried_beside_another_of_the_key() -> 
     assert isinstance(retried(first + 1), m.Refusal)
     sim.settle()
     assert isinstance(retried(first + 1), m.Retried)
+
+
+def test_a_job_with_a_unique_key_is_not_retried_beside_another_of_the_key() -> None:
+    sim = farm_with_engines(1)
+    agent = sim.agents["agent"]
+    (engine,) = agent.engines.values()
+    ids = sim.ids()
+    specs = {name: JobSpec(name, name, 1, unique="key") for name in ("first", "second", "third")}
+    sim.submit(ids.first, Rules(job="first"), jobs=[specs["first"]])
+    move(sim, agent)
+    sim.begin(engine)
+    sim.end(agent, engine, "error")
+    move(sim, agent)
+    sim.submit(ids.first + 1, Rules(job="second"), jobs=[specs["second"]])
+    refused = sim.ask(m.RetryTasks([ids.first]))
+    assert isinstance(refused, m.Refusal)
+    assert refused.etype == "DuplicateTask"
+    sim.settle()
+    sim.handle(m.AskQuestion(8, m.RetryTasks([ids.first])), "client")
+    assert isinstance(sim.told["client"][-1], m.Answer)
+    assert isinstance(sim.told["client"][-1].reply, m.Retried)
+    sim.submit(ids.first + 2, Rules(job="third"), jobs=[specs["third"]])
+    assert sim.store.refusals[ids.first + 2][0] == "DuplicateTask"

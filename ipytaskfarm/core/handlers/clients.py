@@ -442,6 +442,10 @@ def _why_duplicate(farm: SchedulerState, originals: list[Submission]) -> str:
     """Return why tasks may not be retried now: one has the unique key of another that has not ended. "": they may."""
     taken = dict(farm.tasks.unique)
     for original in originals:
+        job = farm.jobs.by_id.get(original.rules.job or "") if original.rules is not None else None
+        other = farm.jobs.unended(job.spec.unique) if job is not None and job.spec.unique is not None else None
+        if job is not None and other is not None and other is not job:
+            return f"the job of task {original.id} has the unique key of job {other.spec.id}, which would run beside it"
         key = original.rules.unique if original.rules is not None else None
         if key is None:
             continue
