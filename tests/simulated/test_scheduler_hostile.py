@@ -17,7 +17,7 @@ from ipytaskfarm.core.handlers.running_tasks import children_of
 from ipytaskfarm.core.handlers.submit import UNUSED_BLOCKS_MAX
 from ipytaskfarm.core.message_bounds import HELD_MAX
 from ipytaskfarm.core.messages import AgentMessage, Question, tables
-from ipytaskfarm.core.messages.running_task import Await, Children, ItemsLeft, ProgressReport, Spawn, TaskCall
+from ipytaskfarm.core.messages.running_task import Await, Children, Declined, ItemsLeft, ProgressReport, Spawn, TaskCall
 from ipytaskfarm.core.messages.task_types import Deferral, Ended, Rules, Submission, encode_runs
 from ipytaskfarm.core.requirements import Condition, unmet
 from ipytaskfarm.core.saves import Save
@@ -275,6 +275,18 @@ def test_a_task_submits_neither_chunks_nor_items_of_chunks() -> None:
     assert not farm.tasks.chunks.items
     assert not farm.tasks.chunks.parts
     assert len(children_of(farm, parent)) == 2
+
+
+def test_children_of_one_call_do_not_share_a_unique_key() -> None:
+    sim, victim, engine, _ = two_agents()
+    parent = running(sim, victim, engine)
+    rules = Rules(unique="key")
+    sim.call(victim, engine, Spawn(1, [Submission(-1, b"a", 1.0, None, rules), Submission(-2, b"b", 1.0, None, rules)]))
+    move(sim, victim)
+    reply = engine.heard[-1].reply
+    assert isinstance(reply, Declined)
+    assert reply.etype == "DuplicateTask"
+    assert children_of(sim.scheduler.farm, parent) == []
 
 
 def test_a_table_of_the_last_minus_five() -> None:

@@ -148,8 +148,14 @@ def _spawn(
     farm.functions.save(question.functions, out)
     if question.job is not None:
         open_job(farm, parent.session, question.job)
+    keys: set[str] = set()
     for made in question.tasks:
         refusal = why_refused(farm, msgspec.structs.replace(made, needs=None), made.rules)
+        unique = made.rules.unique if made.rules is not None else None
+        if refusal is None and unique is not None and unique in keys:
+            refusal = "DuplicateTask", f"two of the tasks that task {parent.id} submits have the unique key {unique!r}"
+        if unique is not None:
+            keys.add(unique)
         if refusal is not None:
             out.reply(engine.agent, event, Declined(*refusal))
             return
