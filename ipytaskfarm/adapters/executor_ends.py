@@ -81,10 +81,12 @@ def abort_waiting(client: TaskClient, ids: list[int], reason: str) -> list[int]:
 
 
 def clear_arrived(client: TaskClient, ids: list[int]) -> None:
-    """Clear results that have arrived from the farm."""
+    """Clear results that have arrived from the farm; of calls that share a task, the chunk with all of them."""
+    from ipytaskfarm.client.operate import clear_results
+
     if ids:
         try:
-            client.clear(ids)
+            clear_results(client.session, ids, chunks=True)
         except (KeyError, ConnectionError):
             pass  # cleared by another client, or the farm is gone
 

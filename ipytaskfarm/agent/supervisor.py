@@ -153,8 +153,9 @@ class Agent:
     async def run(self) -> int:
         """Run until the farm stops, a signal arrives, or the lease ends; return the exit code."""
         self._loop.set_exception_handler(self._broken)
-        for signum in (signal.SIGTERM, signal.SIGHUP):
-            self._loop.add_signal_handler(signum, self._on_sigterm)
+        self._loop.add_signal_handler(signal.SIGTERM, self._on_sigterm)
+        if signal.getsignal(signal.SIGHUP) is not signal.SIG_IGN:  # else `nohup` has started it
+            self._loop.add_signal_handler(signal.SIGHUP, self._on_sigterm)
         # Ctrl-C in a foreground farm's terminal reaches the agent too. Not SIG_IGN, which engines would inherit.
         self._loop.add_signal_handler(signal.SIGINT, lambda: None)
         self._loop.add_reader(self._lane.fileno(), self._on_lane)

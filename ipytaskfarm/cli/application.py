@@ -136,9 +136,12 @@ class Command(Application):
         try:
             loaded = list(self._load_config_files(os.path.basename(stem), folders, raise_config_file_errors=True))
         except Exception as error:  # a config file is Python code and may raise anything
-            raise UsageError(f"the config file {stem}.py raised {type(error).__name__}: {error}") from error
-        for config, _ in loaded:
-            self._check_config(config, f"the config file {stem}.py")
+            places = [os.path.join(folder, os.path.basename(stem)) for folder in folders]
+            files = [place + kind for place in places for kind in (".py", ".json")]
+            which = " or ".join(filter(os.path.exists, files)) or f"{stem}.py"
+            raise UsageError(f"the config file {which} raised {type(error).__name__}: {error}") from error
+        for config, file in loaded:
+            self._check_config(config, f"the config file {file}")
             self.update_config(config)
 
     def _check_config(self, config: Config, source: str) -> None:

@@ -149,10 +149,11 @@ def _complaint(flag: Flag, value: Any) -> str:
         choices = [str(each) for each in trait.values or () if each is not None]
         return f"takes one of {', '.join(choices)}, not {shown(value)}{did_you_mean(value, choices)}"
     if isinstance(trait, Int | CInt | Float | CFloat):
-        if isinstance(value, int | float):
+        whole = isinstance(trait, Int | CInt)
+        if isinstance(value, int | float) and not (whole and isinstance(value, float)):
             low = trait.min is not None and value < trait.min
             return f"takes at {f'least {trait.min}' if low else f'most {trait.max}'}, not {shown(value)}"
-        expected = UNITS.get(flag.metavar, "a whole number" if isinstance(trait, Int | CInt) else "a number")
+        expected = UNITS.get(flag.metavar, "a whole number" if whole else "a number")
         return f"takes {expected}, not {shown(value)}"
     expected = "a list" if isinstance(trait, List) else "text" if trait.default_value in (None, "") else "another value"
     return f"takes {expected}, not {shown(value)}"

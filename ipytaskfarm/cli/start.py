@@ -292,9 +292,10 @@ def _supervise(settings: FarmSettings, home: Home, audience: Audience) -> int:
     def on_signal(number: int, frame: object) -> None:
         supervisor.request_stop()
 
-    # SIGHUP too: a foreground farm ends with its terminal.
+    # SIGHUP too: a foreground farm ends with its terminal, unless `nohup` has started it.
     for number in (signal.SIGINT, signal.SIGTERM, signal.SIGHUP):
-        signal.signal(number, on_signal)
+        if number != signal.SIGHUP or signal.getsignal(number) is not signal.SIG_IGN:
+            signal.signal(number, on_signal)
     try:
         supervisor.start()
         supervisor.run()

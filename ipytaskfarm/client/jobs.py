@@ -27,7 +27,7 @@ from .job_tasks import JobEvents, JobRecord, Member
 from .map_items import Printed
 from .map_jobs import Gathered, MapMembers, collect
 from .old_names import remedy
-from .operate import hold, retry_tasks, set_job_priority
+from .operate import abort_tasks, hold, retry_tasks, set_job_priority
 from .packing import Shared, pack_task
 from .progress import LiveProgress
 from .result_cache import kept_results
@@ -384,7 +384,7 @@ class Job:
         """Abort the tasks that have not ended, and drop those that were not submitted.  See ``tc.abort``."""
         record = self._record
         if record.members is not None:
-            record.client.abort(record.live(), interrupt, reason)
+            abort_tasks(record.client.session, record.live(), interrupt, reason, running=True, chunks=True)
             return
         del record.tasks[len(record.ids) :]
         if record.ids:

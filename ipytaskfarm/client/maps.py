@@ -29,6 +29,7 @@ from .map_items import Items, read_whole
 from .map_jobs import Gathered, MapMembers, add_item, collect
 from .map_submission import MapSubmission
 from .old_names import ARGUMENTS
+from .operate import clear_results
 from .results import decode_body, error_of
 from .rules import CHECKS, DEFAULTS, flag, one_of
 from .session import Session
@@ -267,7 +268,7 @@ def _ends_as_they_come(
             under_way[task_id] = place
         if not under_way or len(finished) >= CLEARED_AT_ONCE:
             if finished:
-                client.clear(finished)
+                clear_results(client.session, finished, chunks=True)
             finished.clear()
         if not under_way:
             if items.error is not None:
@@ -346,10 +347,9 @@ def _leave_at_once(session: Session, unwanted: list[int], finished: list[int]) -
     # A farm that has ended, does not answer or refuses keeps the tasks; nobody waits for an error.
     with suppress(Exception):
         if unwanted:
-            session.ask(
-                messages.AbortTasks(unwanted, False, "no caller waits for this map any more"), timeout_s=LEAVE_S
-            )
-        session.ask(messages.Clear([*unwanted, *finished]), timeout_s=LEAVE_S)
+            why = "no caller waits for this map any more"
+            session.ask(messages.AbortTasks(unwanted, False, why, chunks=True), timeout_s=LEAVE_S)
+        session.ask(messages.Clear([*unwanted, *finished], chunks=True), timeout_s=LEAVE_S)
         session.forget_results([*unwanted, *finished])
 
 

@@ -69,13 +69,17 @@ def explanation(session: Session, task: int) -> Text:
     return Text("\n".join(filter(None, [text, failure.variables() if failure is not None else ""])))
 
 
-def abort_tasks(session: Session, taskid: Ids, interrupt: bool, reason: str, running: bool) -> list[int]:
-    """Abort tasks and return the ids of the aborted ones, see `TaskClient.abort`."""
+def abort_tasks(
+    session: Session, taskid: Ids, interrupt: bool, reason: str, running: bool, chunks: bool = False
+) -> list[int]:
+    """Abort tasks and return the ids of the aborted ones, see `TaskClient.abort`.
+
+    chunks: ids of chunks stand for all their items."""
     single = not isinstance(taskid, Iterable)
     ids = [task_id(taskid, session.farm)] if single else id_list(taskid, session.farm)
     if not ids:
         return []
-    outcomes = abort_known(session, messages.AbortTasks(ids, interrupt, reason, running))
+    outcomes = abort_known(session, messages.AbortTasks(ids, interrupt, reason, running, chunks))
     unknown = [i for i, outcome in outcomes if outcome == "unknown"]
     if unknown:
         raise not_registered(unknown)
@@ -105,12 +109,12 @@ def set_priority(session: Session, taskid: Ids, priority: int) -> list[int]:
     return [i for i in ids if i not in ended]
 
 
-def clear_results(session: Session, ids: Ids | None) -> int:
-    """Delete final results (None: all) and return their number."""
+def clear_results(session: Session, ids: Ids | None, chunks: bool = False) -> int:
+    """Delete final results (None: all) and return their number.  chunks: ids of chunks stand for all their items."""
     wanted = None if ids is None else id_list(ids, session.farm)
     if wanted is not None and not wanted:
         return 0
-    reply = session.ask_for(messages.Clear(wanted), messages.Cleared)
+    reply = session.ask_for(messages.Clear(wanted, chunks=chunks), messages.Cleared)
     kept = {*reply.missing, *reply.unfinished, *reply.needed}
     session.forget_results(None if wanted is None else [i for i in wanted if i not in kept])
     if reply.needed:

@@ -28,7 +28,9 @@ EXIT_FLUSH_S = 10.0
 DEFAULT_ADDRESS = ("127.0.0.1", 10113)
 
 Whose: TypeAlias = tuple[str, str]
-"""The farm's incarnation, and the role of the connection file: a reader's session may submit nothing."""
+"""The farm's incarnation, and the role of the connection file.
+
+A reader that shared the session of a client could submit, and a client that shared a reader's could not."""
 _sessions: dict[Whose, Session] = {}
 _lock = threading.Lock()
 _connecting: dict[Whose, threading.Lock] = {}

@@ -391,7 +391,7 @@ class TaskClient(ClientNames, settable=("farm", "block")):
     def retry(self, ids: Ids) -> list[int]:
         """Submit failed tasks again with the same inputs, as new tasks linked to the old; return the new ids.
 
-        Raises IndexError for unknown ids and ValueError for tasks that did not fail, after the rest.
+        Raises IndexError for unknown ids, ValueError for tasks that did not fail, after the rest; DuplicateTask before.
         """
         return list(operate.retry_tasks(self._session, id_list(ids, self.farm)).values())
 

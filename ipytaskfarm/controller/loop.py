@@ -45,6 +45,7 @@ from ..core.states import ABORTS
 from ..core.text import text_of
 from ..core.validation import why_refused
 from ..storage.event_log import EventLog
+from ..storage.free_room import has_inodes
 from ..storage.result_cache import ResultCache
 from ..storage.store import Store
 from ..system.machine import why_gone
@@ -317,7 +318,7 @@ class ControllerLoop:
             yield "", StoreRoom(self._lack_of_room())
             yield from self._gone_agents()
             if self._retention is not None and (ids := self._retention.due(now.mono_s, now.wall_s)):
-                yield "", AskQuestion(0, Clear(ids))
+                yield "", AskQuestion(0, Clear(ids, chunks=True))
             if self._blob_sweeper is not None:
                 self._blob_sweeper.turn(now.mono_s)
             self._cache_answers.note_uses()
@@ -326,7 +327,7 @@ class ControllerLoop:
 
     def _gone_agents(self) -> Iterator[tuple[str, Event]]:
         """Yield an event for each silent agent whose process is known to be gone. No other one has to be waited for."""
-        for agent in self._scheduler.farm.agents.by_session.values():
+        for agent in list(self._scheduler.farm.agents.by_session.values()):  # the event may remove the agent
             if agent.reachable or agent.process is None or agent.gone:
                 continue
             if why := why_gone(agent.process):
@@ -343,6 +344,11 @@ class ControllerLoop:
             self._harmed = True
             return text
         self._harmed = False
+        if self._min_free_bytes and not has_inodes(self._store.path.parent):
+            return (
+                "the disk that holds the farm's store has no room for further files, its inodes are used up: remove "
+                "files, or clear results (`tc.clear()`)"
+            )
         free = self._store.free_bytes()
         if free >= self._min_free_bytes:
             return None

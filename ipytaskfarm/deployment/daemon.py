@@ -132,7 +132,7 @@ def stop_farm(home: Home, wait_s: float | None, listener: Listener) -> None:
     if not processes:
         # Raises FarmNotRunning, unless the farm runs without a record in its folder.
         connect(home.name).close()
-    if _ask_to_stop(home.name, wait_s, listener):
+    if _ask_to_stop(home.name, wait_s, processes, listener):
         deadline = None if wait_s is None else time.monotonic() + wait_s + ANSWER_S
         _wait(processes, deadline)
     elif OWNER in processes:
@@ -151,8 +151,13 @@ def stop_farm(home: Home, wait_s: float | None, listener: Listener) -> None:
                 home.tidy(temporary=False)
 
 
-def _ask_to_stop(name: str, wait_s: float | None, listener: Listener) -> bool:
-    """Ask the controller to stop. Return False if none answers."""
+def _ask_to_stop(name: str, wait_s: float | None, processes: dict[str, Placed], listener: Listener) -> bool:
+    """Ask the controller to stop, or its supervisor if it is of another version. Return False if none answers.
+
+    Raises:
+        VersionMismatch: the controller is of another version, so it cannot be told to wait until all tasks have ended;
+            or a Python program looks after it.
+    """
     try:
         with connect(name) as questioner:
             state = questioner.answer_for(FarmStatus(), FarmState)
@@ -160,6 +165,18 @@ def _ask_to_stop(name: str, wait_s: float | None, listener: Listener) -> bool:
             questioner.answer(StopFarm(wait_s))
     except errors.ConnectionError:
         return False
+    except errors.VersionMismatch:
+        supervisor = processes.get(SUPERVISOR)
+        if OWNER in processes or (supervisor is not None and wait_s is None):
+            raise  # a signal says nothing of the time for running tasks
+        if supervisor is None:
+            return False
+        # A farm stops with this signal in all versions.
+        supervisor.terminate()
+        listener.progress(
+            "stopping: the farm is of another version, and running tasks have the time of its own --drain"
+        )
+        return True
     tasks = f": {running} task{'s' if running > 1 else ''} running" if running else ""
     listener.progress(f"stopping{tasks}")
     return True

@@ -25,7 +25,11 @@ _REMEDIES = (
     ("Disk quota exceeded", "make room, or set TMPDIR to a folder without that quota"),
     ("Read-only file system", "set TMPDIR, or JUPYTER_DATA_DIR, to a folder that can be written to"),
     ("Resource temporarily unavailable", "raise the limit of processes and threads, `ulimit -u` or the container's"),
-    ("can't start new thread", "raise the limit of processes and threads, `ulimit -u` or the container's"),
+    (
+        "can't start new thread",
+        "raise the limit of processes and threads, `ulimit -u` or the container's, or that of memory, `ulimit -v`",
+    ),
+    ("File too large", "raise the limit of the size of files, `ulimit -f`"),
     ("Cannot allocate memory", "raise the limit of memory, `ulimit -v` or the container's"),
     ("failed to map segment", "raise the limit of memory, `ulimit -v` or the container's"),
     ("MemoryError", "raise the limit of memory, `ulimit -v` or the container's"),
@@ -38,7 +42,7 @@ _LOG_HEAD = re.compile(r"^\d{4}-\d\d-\d\d [\d:,]+ (?P<level>[A-Z]+) [\w.]+: (?P<
 def with_remedy(text: str) -> str:
     """Return the text, with the remedy if it is known."""
     remedy = next((remedy for cause, remedy in _REMEDIES if cause in text), "")
-    return f"{text}: {remedy}" if remedy else text
+    return f"{text}: {remedy}" if remedy and remedy not in text else text
 
 
 def last_error(log: Path) -> str:

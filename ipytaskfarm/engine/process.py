@@ -24,6 +24,7 @@ from .. import engine as package
 from ..core.messages import (
     CommandDone,
     EngineCommand,
+    EngineNote,
     FromEngine,
     Granted,
     LaneHello,
@@ -215,6 +216,12 @@ class EngineProcess:
         package._current = self._runner.current
         self._commands = Commands(parts, self._lane.take_commands, self._runner.edits)
 
+    def _say_full(self, waits: bool) -> None:
+        """Say that a result waits for room on the disk, or that it does not any more."""
+        folder = os.path.dirname(self._settings.recorder)
+        text = f"its result waits for room on the disk of {folder}, which is full, or a quota or the inodes are used up"
+        self._lane.send(EngineNote(self._settings.id, text if waits else "", self._settings.engine))
+
     def _prepare_for_children(self) -> None:
         """Prepare child processes of tasks to find by-value objects, and error messages to name this engine."""
         Starts(f"{self._settings.folder}/modules-{self._counter}").install()
@@ -226,6 +233,7 @@ class EngineProcess:
     def serve(self, mask: Iterable[int]) -> None:
         """Say hello and work until told to stop. `mask` has the signals that stay blocked in the main thread."""
         self._interrupts.install()
+        self._recorder.on_full = self._say_full
         for name in ("LINES", "COLUMNS"):  # readline sets them only for children, without os.environ
             if name not in os.environ:
                 os.unsetenv(name)

@@ -38,13 +38,18 @@ def check(path: Path) -> list[str]:
         (schema,) = db.execute("PRAGMA user_version").fetchone()
         if not 1 <= schema <= SCHEMA:
             found.append(f"its schema has the number {schema}: this ipytaskfarm knows 1 to {SCHEMA}, and refuses it")
+        present = {name for (name,) in db.execute("SELECT name FROM sqlite_schema")}
         for table in ("finals", "attempts", "progress", "priority_changes", "blob_uses"):
+            if schema < SCHEMA and table not in present:
+                continue  # an earlier version has made the store, and the next start adds it
             orphan = f"NOT EXISTS (SELECT 1 FROM tasks AS t WHERE t.id = {table}.task)"
             (lost,) = db.execute(f"SELECT count(*) FROM {table} WHERE {orphan}").fetchone()
             if lost:
                 found.append(f"{lost} rows of {table} belong to no task")
         folder = blobs_folder(path)
-        uses = db.execute("SELECT task, part, digest FROM blob_uses").fetchall()
+        uses = []
+        if schema == SCHEMA or "blob_uses" in present:
+            uses = db.execute("SELECT task, part, digest FROM blob_uses").fetchall()
         for task, part, digest in uses:
             if fault := _fault_of(folder / digest[:2] / digest):
                 found.append(f"task {task}: the data of its {part} (blob {digest[:12]}…) is {fault}")

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import errno
 import os
 import re
 import stat
@@ -11,6 +10,7 @@ from importlib import resources
 from pathlib import Path
 
 from ..core.errors import StoreError
+from ..system.files import FULL
 from ..system.odd_files import odd_kind, set_aside_if_lost
 
 NETWORK_FILE_SYSTEMS = frozenset(
@@ -147,7 +147,7 @@ def is_full(folder: Path) -> bool:
         with tempfile.TemporaryFile(dir=folder) as probe:
             os.posix_fallocate(probe.fileno(), 0, 1 << 16)
     except OSError as error:
-        return error.errno in (errno.ENOSPC, errno.EDQUOT)
+        return error.errno in FULL
     return False
 
 

@@ -34,6 +34,16 @@ def free_bytes(folder: Path) -> int:
     return disk.f_bavail * disk.f_frsize
 
 
+INODES_MIN = 256
+"""With fewer free inodes a disk has no room for the files of results that are on their way."""
+
+
+def has_inodes(folder: Path) -> bool:
+    """Return whether a folder's disk has room for further files; also if it does not count them."""
+    disk = os.statvfs(folder)
+    return not disk.f_files or disk.f_favail >= INODES_MIN
+
+
 def used_bytes(one: Callable[[str], Any]) -> int:
     """Return the bytes used in a store's file, without its free pages. `one` returns the first value of a statement."""
     pages = one("PRAGMA page_count") - one("PRAGMA freelist_count")

@@ -4,10 +4,14 @@ from __future__ import annotations
 
 import contextlib
 import ctypes
+import errno
 import os
+import resource
 import tempfile
 from os import PathLike
 from pathlib import Path
+
+from .odd_files import remove_entry
 
 _WRITE_BYTES = 2 * 2**20
 """The disk begins with each piece of this size while the next one is copied."""
@@ -102,3 +106,46 @@ def tail(path: Path, limit: int = 4096, since: int = 0) -> str:
         # A last line that is longer than the limit is shown without its start.
         data = data[data.find(b"\n") + 1 :] or data
     return data.decode(errors="replace").strip()
+
+
+FULL = (errno.ENOSPC, errno.EDQUOT)
+"""The errors of a disk, or a quota, that has no room for bytes or for files."""
+
+
+def write_if_room(path: str, data: bytes) -> bool:
+    """Write a new file. Return False if the disk is full; then no part of the file is left."""
+    try:
+        descriptor = _open_new(path)
+    except OSError as error:
+        if error.errno in FULL:
+            return False
+        raise
+    try:
+        view = memoryview(data)
+        while view:
+            view = view[os.write(descriptor, view) :]
+    except OSError as error:
+        os.unlink(path)
+        if error.errno in FULL:
+            return False
+        raise
+    finally:
+        os.close(descriptor)
+    return True
+
+
+def _open_new(path: str) -> int:
+    flags = os.O_WRONLY | os.O_CREAT | os.O_EXCL | os.O_NOFOLLOW | os.O_CLOEXEC
+    remove_entry(path)  # only a task can have put something there: a name is used once
+    try:
+        return os.open(path, flags, 0o600)
+    except OSError as error:
+        if error.errno != errno.EMFILE:
+            raise
+    # The task has used up all descriptors; its result must not be lost for that reason.
+    soft, hard = resource.getrlimit(resource.RLIMIT_NOFILE)
+    resource.setrlimit(resource.RLIMIT_NOFILE, (min(soft + 16, hard) if hard >= 0 else soft + 16, hard))
+    try:
+        return os.open(path, flags, 0o600)
+    finally:
+        resource.setrlimit(resource.RLIMIT_NOFILE, (soft, hard))

@@ -53,17 +53,17 @@ import errno
 import glob
 import mmap
 import os
-import resource
 import struct
 import time
 from collections import deque
+from collections.abc import Callable
 from pathlib import Path
 from typing import NamedTuple
 from zlib import crc32
 
 from ..core.messages.task_types import RunKey
 from .concurrent_runs import CONCURRENT_BYTES, ConcurrentRuns
-from .files import sync_folder
+from .files import sync_folder, write_if_room
 from .last_words import WORDS_BYTES, LastWords
 from .odd_files import open_file, remove_entry
 
@@ -104,7 +104,6 @@ _REFERENCE = struct.Struct("=Q")
 
 _POLL_S, _FULL_POLL_S = 0.001, 0.05
 _TRIES = 200
-_FULL = (errno.ENOSPC, errno.EDQUOT)
 
 _lives = 0
 """Increased in each forked child. Comparing it costs a tenth of asking for the pid."""
@@ -195,6 +194,8 @@ class Recorder:
         self._want_seen = 0
         self._room_until = slots[_SLOT_TAIL] + self._ring
         self._reserve = max(4096, self._ring // 16)
+        self.on_full: Callable[[bool], object] = bool
+        """Called when a record begins to wait for room on the disk (True), and when it has been written (False)."""
         # The agent's own numbers.
         self._cursor: int = slots[_SLOT_TAIL]
         self._released: int = self._cursor
@@ -398,8 +399,11 @@ class Recorder:
         start = self._start(size)
         while not self._has_room(start + size):
             time.sleep(_POLL_S)
-        while not _write_file(self._spill_path(start), record):
-            time.sleep(_FULL_POLL_S)
+        if not write_if_room(self._spill_path(start), record):
+            self.on_full(True)
+            while not write_if_room(self._spill_path(start), record):
+                time.sleep(_FULL_POLL_S)
+            self.on_full(False)
         self._write(start, _REFERENCE.size | _SPILLED, _REFERENCE.pack(len(record)), task, attempt)
 
     def _spill_path(self, start: int) -> str:
@@ -559,42 +563,3 @@ class Recorder:
     def was_delivered(self) -> bool:
         """Return whether the engine has raised the interrupt that was requested last."""
         return bool(self._slots[_SLOT_WANT] == self._slots[_SLOT_DELIVERED])
-
-
-def _write_file(path: str, data: bytes) -> bool:
-    """Write a new file. Return False if the disk is full; then no part of the file is left."""
-    try:
-        descriptor = _open_new(path)
-    except OSError as error:
-        if error.errno in _FULL:
-            return False
-        raise
-    try:
-        view = memoryview(data)
-        while view:
-            view = view[os.write(descriptor, view) :]
-    except OSError as error:
-        os.unlink(path)
-        if error.errno in _FULL:
-            return False
-        raise
-    finally:
-        os.close(descriptor)
-    return True
-
-
-def _open_new(path: str) -> int:
-    flags = os.O_WRONLY | os.O_CREAT | os.O_EXCL | os.O_NOFOLLOW | os.O_CLOEXEC
-    remove_entry(path)  # positions only grow: only a task can have put something there
-    try:
-        return os.open(path, flags, 0o600)
-    except OSError as error:
-        if error.errno != errno.EMFILE:
-            raise
-    # The task has used up all descriptors; its result must not be lost for that reason.
-    soft, hard = resource.getrlimit(resource.RLIMIT_NOFILE)
-    resource.setrlimit(resource.RLIMIT_NOFILE, (min(soft + 16, hard) if hard >= 0 else soft + 16, hard))
-    try:
-        return os.open(path, flags, 0o600)
-    finally:
-        resource.setrlimit(resource.RLIMIT_NOFILE, (soft, hard))

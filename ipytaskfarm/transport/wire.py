@@ -158,7 +158,7 @@ def version_refusal(controller: str, peer: str) -> Refuse:
     return Refuse(
         "VersionMismatch",
         f"the controller is {controller}, its peer is {peer}: install the same version on both sides, or restart the "
-        "farm with the newer one",
+        "farm with the newer one: `ipytaskfarm stop`, then `ipytaskfarm start`",
     )
 
 

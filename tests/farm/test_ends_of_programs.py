@@ -2,16 +2,19 @@
 
 from __future__ import annotations
 
+import signal
 import subprocess
 import sys
 import time
 from pathlib import Path
 
+import psutil
 import pytest
 
-from ipytaskfarm import Farm
+from ipytaskfarm import Farm, TaskClient
 from ipytaskfarm.client import PendingResult
 from ipytaskfarm.ipyparallel import Client
+from tests.conftest import Dirs
 from tests.support.polling import DEADLINE_S
 
 pytestmark = pytest.mark.farm
@@ -157,3 +160,32 @@ def test_the_latest_calls_are_dropped_first(farm: Farm, monkeypatch: pytest.Monk
     assert dropped
     assert dropped == sorted(dropped, reverse=True)
     client.wait(timeout=DEADLINE_S)
+
+
+def ignores(process: psutil.Process, number: int) -> bool:
+    """Return whether a process ignores a signal."""
+    status = Path(f"/proc/{process.pid}/status").read_text()
+    (mask,) = [line.split()[1] for line in status.splitlines() if line.startswith("SigIgn:")]
+    return bool(int(mask, 16) >> (number - 1) & 1)
+
+
+@pytest.mark.parametrize("words", [["nohup"], []], ids=["nohup", "plain"])
+def test_a_farm_that_nohup_started_outlives_its_terminal(words: list[str], farm_dirs: Dirs) -> None:
+    command = [*words, sys.executable, "-m", "ipytaskfarm", "start", "-n", "1"]
+    with subprocess.Popen(command, stdout=subprocess.PIPE, stderr=subprocess.DEVNULL, text=True) as farm:
+        assert farm.stdout is not None
+        try:
+            assert any("is ready: " in line for line in farm.stdout)
+            supervisor = psutil.Process(farm.pid)
+            (agent,) = [each for each in supervisor.children() if "agent" in " ".join(each.cmdline())]
+            assert [ignores(each, signal.SIGHUP) for each in (supervisor, agent)] == [bool(words)] * 2
+            farm.send_signal(signal.SIGHUP)
+            if words:
+                agent.send_signal(signal.SIGHUP)
+                with TaskClient() as tc:
+                    assert tc.map(abs, [-1], block=True) == [1]
+        finally:
+            if words:
+                farm.terminate()
+        assert "has stopped" in farm.stdout.read()
+    assert farm.returncode == 0

@@ -9,8 +9,9 @@ from pathlib import Path
 import msgspec
 import pytest
 
-from ipytaskfarm import TaskClient, errors
+from ipytaskfarm import Task, TaskClient, errors
 from ipytaskfarm.core.messages import PROTOCOL
+from ipytaskfarm.deployment.daemon import stop_farm
 from ipytaskfarm.system import farm_paths
 from ipytaskfarm.transport import peer, wire
 from tests.conftest import Dirs
@@ -62,6 +63,23 @@ with Farm(n=1, name="full", store_dir=disk) as farm, farm.task_client() as tc:
     os.unlink(filler)
     until_ended()
     print("all:", [tc.get_task_result(i).ns.a for i in ids] == list(range(len(ids))))
+    def fill_and_return(filler):
+        with open(filler, "wb") as file:
+            while (size := os.statvfs(filler).f_bavail * 4096 - (1 << 20)) > 0:
+                os.posix_fallocate(file.fileno(), os.fstat(file.fileno()).st_size, size)
+        return os.urandom(4 << 20)
+    running = tc.run(Task(fill_and_return, args=(filler,)))
+    deadline = time.monotonic() + 30
+    while "waits for room" not in (text := tc.explain(running)):
+        assert time.monotonic() < deadline, text
+        time.sleep(0.05)
+    print("waits:", text.splitlines()[-1])
+    os.unlink(filler)
+    print(len(tc.get_task_result(running, block=True).result))
+    with farm.multiengine_client() as mec:
+        while "waits for room" in str(mec.engines()):
+            assert time.monotonic() < deadline + 60, "its engine is said to wait for ever"
+            time.sleep(0.05)
 """
 
 
@@ -72,7 +90,9 @@ def test_a_full_disk_and_a_store_that_was_moved_away_are_said_and_nothing_is_los
     assert said[0].startswith("away: ")
     assert "was removed while the farm runs" in said[0]
     assert said[1].startswith("full: ")
-    assert said[2:] == ["barrier too", "all: True"]
+    assert said[2:4] == ["barrier too", "all: True"]
+    assert said[4].startswith("waits: engine 0: its result waits for room on the disk of ")
+    assert said[5:] == [str(4 << 20)]
 
 
 def test_a_stale_connection_file_is_recognised_and_the_keys_stay(farm_dirs: Dirs) -> None:
@@ -96,6 +116,37 @@ def test_another_version_is_refused_and_both_are_named(farm_dirs: Dirs, monkeypa
             monkeypatch.setattr(module, "PROTOCOL", 999)
         with pytest.raises(errors.VersionMismatch, match=rf"protocol {PROTOCOL}\).*protocol 999"):
             TaskClient(timeout=60).queue_status()
+
+
+def test_a_farm_of_another_version_can_be_stopped(farm_dirs: Dirs, monkeypatch: pytest.MonkeyPatch) -> None:
+    """After an upgrade the command could neither ask the farm to stop, nor start another in its place."""
+    with background_farm("-n", "1") as home, TaskClient() as tc:
+        task = tc.run(Task("a = 5", pull="a"))
+        tc.barrier([task])
+        for module in (wire, peer):
+            monkeypatch.setattr(module, "PROTOCOL", 999)
+        said = Said()
+        with pytest.raises(errors.VersionMismatch, match=r"ipytaskfarm stop"):
+            stop_farm(home, None, said)
+        stop_farm(home, 5.0, said)
+        assert any("another version" in line for line in said.lines)
+        assert home.living_info() is None
+        monkeypatch.undo()
+        assert command("start", "--daemonize", "-n", "1").returncode == 0
+        with TaskClient() as again:
+            assert again.get_task_result(task)["a"] == 5
+
+
+class Said:
+    """A listener that keeps what it is told."""
+
+    def __init__(self) -> None:
+        self.lines: list[str] = []
+
+    def progress(self, text: str) -> None:
+        self.lines.append(text)
+
+    say = progress
 
 
 def test_a_connection_file_that_others_can_read_is_refused(farm_dirs: Dirs) -> None:

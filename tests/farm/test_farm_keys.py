@@ -232,6 +232,18 @@ def test_a_reader_whose_task_was_refused_goes_on_looking(keyed: Farm, tmp_path: 
         assert value(tc, "a = 2", "a") == 2, "the clients of one process have one connection for each role"
 
 
+def test_a_reader_beside_a_client_of_the_same_process_changes_nothing(keyed: Farm, farm_dirs: Dirs) -> None:
+    file = farm_dirs.root / "beside.json"
+    assert main(["keys", "add", "--reader", "--output", str(file), "--farm", "keyed"]) == 0
+    with TaskClient("keyed") as tc, TaskClient(str(file)) as reader:
+        assert reader.queue_status() == tc.queue_status()
+        for change in (lambda: reader.run(Task("a = 1")), reader.clear):
+            with pytest.raises(errors.SecurityError):
+                change()
+    with TaskClient(str(file)), TaskClient("keyed") as tc:
+        assert tc.map(abs, [-1]) == [1]
+
+
 def test_readers_look_and_change_nothing(keyed: Farm, farm_dirs: Dirs) -> None:
     file = farm_dirs.work / "colleagues.json"
     assert main(["keys", "add", "--reader", "--output", str(file), "--farm", "keyed"]) == 0

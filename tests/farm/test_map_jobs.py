@@ -504,3 +504,24 @@ def test_rows_of_a_table_name_tasks_where_ids_do(tc: TaskClient) -> None:
     assert failed[0].id == job.ids[0]
     assert len(tc.retry(failed[:1])) == 1
     assert tc.clear(failed[1]) == 1
+
+
+def test_a_range_of_ids_means_only_the_items_in_it(tc: TaskClient, farm: Farm) -> None:
+    """The ids of chunks lie between those of their items, and nobody sees them."""
+    job = tc.map(abs, range(40), chunksize=10, block=False, name="ranges")
+    assert list(job.results()) == list(range(40))
+    shown = sorted(job.ids)
+    hidden = next(i for i in range(shown[0], shown[-1]) if i not in shown)  # the next chunk's own id
+    before, behind = [i for i in shown if i < hidden], [i for i in shown if i > hidden]
+    with pytest.raises(KeyError, match=str(hidden)):
+        tc.clear(range(shown[0], hidden + 1))
+    assert [row.id for row in tc.tasks(ids=shown).rows] == behind, before
+    with pytest.raises(IndexError, match=str(hidden)):
+        tc.restart(range(hidden, hidden + 2))
+    newest = max(row.id for row in tc.tasks().rows)
+    with farm.task_client() as other:
+        others = [other.run(Task(f"a = {n}", pull="a")) for n in range(30)]
+        other.barrier(others, timeout=DEADLINE_S)
+        assert [other.get_task_result(i)["a"] for i in others] == list(range(30))
+        assert newest not in others
+    tc.clear(behind)

@@ -6,7 +6,7 @@ import msgspec
 import pytest
 
 from ipytaskfarm.core import messages as m
-from ipytaskfarm.core.messages.engine_commands import REPLACES
+from ipytaskfarm.core.messages.engine_commands import CLEAR_QUEUE, REPLACES
 from ipytaskfarm.core.messages.payload import FailureBody
 from ipytaskfarm.core.messages.tables import EngineTable
 from ipytaskfarm.core.messages.task_types import Rules
@@ -14,7 +14,7 @@ from ipytaskfarm.core.saves import SaveKept
 from ipytaskfarm.core.scheduler import kept_commands
 from ipytaskfarm.core.scheduler.events import Back, Silent
 from ipytaskfarm.core.scheduler.kept_commands import KeptOnEngine
-from ipytaskfarm.core.scheduler.requests import HELD_S
+from ipytaskfarm.core.scheduler.requests import HELD_S, HeldCommand
 
 from ..support.simulated_farm import SimAgent, SimEngine, SimFarm, farm_with_engines, move, run_next
 
@@ -509,3 +509,42 @@ def test_tasks_run_on_a_replacement(sim: SimFarm, agent: SimAgent, hand: Hand) -
     sim.submit(sim.ids().first)
     move(sim, agent)
     assert run_next(sim, agent, engine) == 0
+
+
+def test_what_an_engine_has_is_kept_when_a_second_one_of_its_id_ends(sim: SimFarm, agent: SimAgent, hand: Hand) -> None:
+    """A controller that did not know of the first one had its place filled, as after a crash amid a start."""
+    hand.do("push", b"a = 1")
+    agent.outbox.append(m.EngineUp(m.EngineReport("agent.90", 0, 1, True, sim.now.wall_s)))
+    agent.engines["agent.90"] = SimEngine("agent.90", 0)
+    sim.settle()
+    assert len(agent.engines) == 2
+    assert [row[:2] for row in kept(sim)] == [(0, "push(a = 1)"), (1, "push(a = 1)")]
+    assert again(replaced(sim, agent, 0)) == [b"a = 1"]
+
+
+def test_many_held_commands_are_ended_in_one_look(sim: SimFarm, agent: SimAgent, hand: Hand) -> None:
+    """One look for each number, or for each client, would take the controller minutes."""
+    hand.do("push", b"a = 1")
+    sim.kill(agent, engine_of(agent, 0))
+    while agent.outbox:
+        sim.process(agent)
+    for n in range(2_000):
+        sim.handle(m.SendCommand(n, [0], "push", b"x"), "client")
+    looked = 0
+
+    class Number(int):
+        def __eq__(self, other: object) -> bool:
+            nonlocal looked
+            looked += 1
+            return int(self) == other
+
+        def __hash__(self) -> int:
+            return hash(int(self))
+
+    held = sim.scheduler.farm.requests.held[0]
+    held[:] = [HeldCommand((each.key[0], Number(each.key[1]), each.key[2]), each.body) for each in held]
+    unknown = msgspec.msgpack.encode([*range(10_000, 12_000), 1_999])
+    sim.handle(m.SendCommand(5_000, [0], CLEAR_QUEUE, unknown), "client")
+    assert refusals(sim, 1_999)
+    assert not refusals(sim, 1_998)
+    assert looked < 20_000

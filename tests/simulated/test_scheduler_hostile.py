@@ -13,10 +13,11 @@ from msgspec import inspect
 
 from ipytaskfarm.controller.direct_answers import DIRECT
 from ipytaskfarm.core import messages as m, validation
+from ipytaskfarm.core.handlers.running_tasks import children_of
 from ipytaskfarm.core.handlers.submit import UNUSED_BLOCKS_MAX
 from ipytaskfarm.core.message_bounds import HELD_MAX
 from ipytaskfarm.core.messages import AgentMessage, Question, tables
-from ipytaskfarm.core.messages.running_task import Await, Children, ItemsLeft, ProgressReport, TaskCall
+from ipytaskfarm.core.messages.running_task import Await, Children, Declined, ItemsLeft, ProgressReport, Spawn, TaskCall
 from ipytaskfarm.core.messages.task_types import Deferral, Ended, Rules, Submission, encode_runs
 from ipytaskfarm.core.requirements import Condition, unmet
 from ipytaskfarm.core.saves import Save
@@ -261,6 +262,31 @@ def test_a_mark_that_is_none_is_refused(mark: str) -> None:
     sim, victim, engine, _ = two_agents()
     task_id = running(sim, victim, engine)
     assert isinstance(sim.ask(m.SendToTask(task_id, [b"x"], mark)), m.Refusal)
+
+
+def test_a_task_submits_neither_chunks_nor_items_of_chunks() -> None:
+    """A chunk of 2**40 items would take the ids of all later tasks, and each table would count them."""
+    sim, victim, engine, _ = two_agents()
+    parent = running(sim, victim, engine)
+    children = [Submission(-1, b"work", 1.0, items=2**40), Submission(-2, b"work", 1.0, part=(parent, 7))]
+    sim.call(victim, engine, Spawn(1, children))
+    move(sim, victim)
+    farm = sim.scheduler.farm
+    assert not farm.tasks.chunks.items
+    assert not farm.tasks.chunks.parts
+    assert len(children_of(farm, parent)) == 2
+
+
+def test_children_of_one_call_do_not_share_a_unique_key() -> None:
+    sim, victim, engine, _ = two_agents()
+    parent = running(sim, victim, engine)
+    rules = Rules(unique="key")
+    sim.call(victim, engine, Spawn(1, [Submission(-1, b"a", 1.0, None, rules), Submission(-2, b"b", 1.0, None, rules)]))
+    move(sim, victim)
+    reply = engine.heard[-1].reply
+    assert isinstance(reply, Declined)
+    assert reply.etype == "DuplicateTask"
+    assert children_of(sim.scheduler.farm, parent) == []
 
 
 def test_a_table_of_the_last_minus_five() -> None:

@@ -2,6 +2,9 @@
 
 from __future__ import annotations
 
+from collections.abc import Callable
+from typing import Any
+
 import pytest
 
 from ipytaskfarm.core import messages as m
@@ -113,3 +116,51 @@ def test_a_client_that_may_have_more_keeps_its_ids(how: str) -> None:
         sim.join_client("a")
         sim.submit(first, session="a")
         assert first in sim.scheduler.farm.tasks.unfinished
+
+
+def finished_chunk() -> tuple[SimFarm, int]:
+    """A farm that has run a chunk of four items, and the chunk's own id, which nobody sees."""
+    sim = farm_with_engines(1)
+    chunk = sim.ids().first
+    sim.submit(chunk, items=4)
+    sim.settle()
+    assert chunk in sim.scheduler.farm.tasks.finals
+    return sim, chunk
+
+
+UNKNOWN: dict[str, tuple[Callable[[list[int]], m.Question], Callable[[Any], list[int]]]] = {
+    "retry": (m.RetryTasks, lambda reply: reply.missing),
+    "clear": (m.Clear, lambda reply: reply.missing),
+    "abort": (m.AbortTasks, lambda reply: [i for i, outcome in reply.outcomes if outcome == "unknown"]),
+}
+
+
+@pytest.mark.parametrize("what", UNKNOWN)
+def test_the_own_id_of_a_chunk_is_unknown_in_a_range(what: str) -> None:
+    """Its items are not meant by it: those behind the end of the range would be cleared, aborted or run again."""
+    sim, chunk = finished_chunk()
+    kind, unknown = UNKNOWN[what]
+    before = sim.scheduler.farm.tasks.chunks.size(chunk)
+    assert unknown(sim.ask(kind([chunk]))) == [chunk]
+    assert sim.scheduler.farm.tasks.chunks.size(chunk) == before
+    assert sim.scheduler.farm.tasks.chunks.items == {chunk: 4}
+
+
+def test_a_chunk_that_waits_is_not_aborted_by_its_own_id() -> None:
+    sim = farm_with_engines(0)
+    chunk = sim.ids().first
+    sim.submit(chunk, items=4)
+    sim.ask(m.AbortTasks([chunk]))
+    assert chunk in sim.scheduler.farm.tasks.unfinished
+    priority = sim.ask(m.SetPriority([chunk], 5))
+    assert isinstance(priority, m.PrioritySet)
+    assert (priority.count, priority.unknown) == (0, [chunk])
+    for question in (m.MarkTasksDone(chunk, b""), m.MarkTasksFailed(chunk)):
+        refused = sim.ask(question)
+        assert isinstance(refused, m.Refusal)
+        assert refused.etype == "IndexError"
+    sim.ask(m.AbortTasks([chunk], chunks=True))
+    assert chunk in sim.scheduler.farm.tasks.finals
+    cleared = sim.ask(m.Clear([chunk], chunks=True))
+    assert isinstance(cleared, m.Cleared)
+    assert cleared.count == 4

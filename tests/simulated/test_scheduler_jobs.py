@@ -4,11 +4,11 @@ from __future__ import annotations
 
 from ipytaskfarm.core import messages as m
 from ipytaskfarm.core.messages.running_task import ItemsLeft
-from ipytaskfarm.core.messages.task_types import JobSpec, Rules
+from ipytaskfarm.core.messages.task_types import JobSpec, Recovery, Rules
 from ipytaskfarm.core.requirements import Recycle
 
 from ..support.environment_world import World, rules
-from ..support.simulated_farm import farm_with_engines, move
+from ..support.simulated_farm import farm_with_engines, final_of, move
 
 # -- jobs
 
@@ -208,3 +208,75 @@ def test_an_engine_that_comes_to_an_item_which_has_ended_is_asked_again() -> Non
     agent.inbox.clear()
     sim.process(agent)
     assert not [message for message in agent.inbox if isinstance(message, m.Interrupt)], "this one may run"
+
+
+def test_a_unique_key_is_the_tasks_until_it_ends_also_when_a_recovery_task_takes_over() -> None:
+    sim = farm_with_engines(1)
+    agent = sim.agents["agent"]
+    (engine,) = agent.engines.values()
+    first = sim.ids().first
+    sim.submit(first, Rules(unique="key", recovery=Recovery(b"recovery")))
+    move(sim, agent)
+    sim.begin(engine)
+    sim.end(agent, engine, "error")
+    move(sim, agent)
+    sim.submit(first + 1, Rules(unique="key"))
+    assert sim.store.refusals[first + 1][0] == "DuplicateTask"
+    sim.crash()
+    sim.join_client()
+    sim.submit(first + 2, Rules(unique="key"))
+    assert sim.store.refusals[first + 2][0] == "DuplicateTask"
+    sim.settle()
+    assert final_of(sim, first).reason == ""
+    sim.submit(first + 3, Rules(unique="key"))
+    assert first + 3 in sim.scheduler.farm.tasks.unfinished
+
+
+def test_a_task_with_a_unique_key_is_not_retried_beside_another_of_the_key() -> None:
+    sim = farm_with_engines(1)
+    agent = sim.agents["agent"]
+    (engine,) = agent.engines.values()
+    first = sim.ids().first
+    for task in (first, first + 1):
+        sim.submit(task, Rules(unique="key"))
+        move(sim, agent)
+        sim.begin(engine)
+        sim.end(agent, engine, "error")
+        move(sim, agent)
+
+    def retried(*ids: int) -> m.Reply:
+        numbers.append(len(numbers))  # a question that is repeated under its number is answered as before
+        sim.handle(m.AskQuestion(numbers[-1], m.RetryTasks([*ids])), "client")
+        return next(x.reply for x in reversed(sim.told["client"]) if isinstance(x, m.Answer))
+
+    numbers: list[int] = []
+    both = retried(first, first + 1)
+    assert isinstance(both, m.Refusal)
+    assert both.etype == "DuplicateTask"
+    assert isinstance(retried(first), m.Retried)
+    assert isinstance(retried(first + 1), m.Refusal)
+    sim.settle()
+    assert isinstance(retried(first + 1), m.Retried)
+
+
+def test_a_job_with_a_unique_key_is_not_retried_beside_another_of_the_key() -> None:
+    sim = farm_with_engines(1)
+    agent = sim.agents["agent"]
+    (engine,) = agent.engines.values()
+    ids = sim.ids()
+    specs = {name: JobSpec(name, name, 1, unique="key") for name in ("first", "second", "third")}
+    sim.submit(ids.first, Rules(job="first"), jobs=[specs["first"]])
+    move(sim, agent)
+    sim.begin(engine)
+    sim.end(agent, engine, "error")
+    move(sim, agent)
+    sim.submit(ids.first + 1, Rules(job="second"), jobs=[specs["second"]])
+    refused = sim.ask(m.RetryTasks([ids.first]))
+    assert isinstance(refused, m.Refusal)
+    assert refused.etype == "DuplicateTask"
+    sim.settle()
+    sim.handle(m.AskQuestion(8, m.RetryTasks([ids.first])), "client")
+    assert isinstance(sim.told["client"][-1], m.Answer)
+    assert isinstance(sim.told["client"][-1].reply, m.Retried)
+    sim.submit(ids.first + 2, Rules(job="third"), jobs=[specs["third"]])
+    assert sim.store.refusals[ids.first + 2][0] == "DuplicateTask"

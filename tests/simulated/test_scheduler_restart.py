@@ -2,6 +2,9 @@
 
 from __future__ import annotations
 
+import pytest
+
+from ipytaskfarm.controller.loop import ControllerLoop
 from ipytaskfarm.core import messages as m
 from ipytaskfarm.core.handlers.losses import SUCCESSOR_S, lease_margin_s
 from ipytaskfarm.core.messages import tables
@@ -291,3 +294,19 @@ def test_an_agent_that_is_heard_is_not_gone() -> None:
     sim.settle()
     sim.handle(ProcessGone("nonsense"), agent.session)
     assert engine.name in sim.scheduler.farm.engines.by_name
+
+
+def test_agents_that_are_gone_are_removed_while_they_are_looked_for(monkeypatch: pytest.MonkeyPatch) -> None:
+    """One without engines is forgotten with the event itself, while the controller goes on to the next one."""
+    sim = SteppedFarm()
+    for session in ("first", "second"):
+        sim.handle(Joined("agent", session), session)
+        sim.handle(m.AgentState("node", 1, 2, 2**30, "linux", "3", [], process=AFTER), session)
+        sim.handle(Silent(), session)
+    monkeypatch.setattr("ipytaskfarm.controller.loop.why_gone", lambda process: "its process is gone")
+    loop = object.__new__(ControllerLoop)
+    loop._scheduler = sim.scheduler
+    for session, event in loop._gone_agents():
+        sim.handle(event, session)
+        sim.advance(SUCCESSOR_S + 1.0)
+    assert not sim.scheduler.farm.agents.by_session

@@ -8,7 +8,7 @@ from collections.abc import Sequence
 import pytest
 
 from ipytaskfarm.core import messages as m
-from ipytaskfarm.core.messages.task_types import JobSpec, Rules
+from ipytaskfarm.core.messages.task_types import JobSpec, Recovery, Rules
 from ipytaskfarm.core.scheduler.settings import SchedulerSettings
 from ipytaskfarm.testing.stepped_farm import SteppedAgent, SteppedEngine, SteppedFarm
 
@@ -304,3 +304,22 @@ def test_jobs_with_stragglers_by_chance() -> None:
     without_s, none = chances(seeds, copies=False)
     assert none == 0
     assert with_s < without_s
+
+
+@pytest.mark.parametrize("idempotent", [False, True])
+def test_a_recovery_task_has_a_second_copy_only_if_it_is_idempotent_itself(idempotent: bool) -> None:
+    world = World(2, 2, SchedulerSettings(second_copy_least=3))
+    world.warm_up()
+    recovery = Recovery(b"recovery", None, Rules(job="j", idempotent=idempotent))
+    rules = Rules(job="j", idempotent=True, recovery=recovery)
+    for n in range(5):
+        (task,) = world.submit(1, rules)
+        world.begin_all()
+        world.end(task, "error")
+        world.begin_all()
+        world.sim.advance(1.0 if n < 4 else 30.0)
+        world.move()
+        world.begin_all()
+        assert len(world.attempts(task)) == (2 if n == 4 and idempotent else 1)
+        world.end(task, attempt=2)
+    assert not world.sim.scheduler.farm.second_copies.group_of

@@ -96,6 +96,7 @@ def test_a_wrong_command_line_gets_a_sentence(
     ("text", "sentence"),
     [
         ("c.Start.n = 'many'\n", "c.Start.n takes a whole number, not 'many'"),
+        ("c.Start.n = 1.5\n", "c.Start.n takes a whole number, not 1.5"),
         ("c.Start.egnines = 3\n", "there is no setting c.Start.egnines"),
         ("c.Controller.queue_polici = 'LIFO'\n", "did you mean 'queue_policy'?"),
         ("1/0\n", "raised ZeroDivisionError: division by zero"),
@@ -106,7 +107,7 @@ def test_a_wrong_config_file_gets_a_sentence(text: str, sentence: str, farm_dirs
     with pytest.raises(UsageError) as caught:
         _command("start").read([])
     assert sentence in str(caught.value)
-    assert "ipytaskfarm_config.py" in str(caught.value)
+    assert f"the config file {farm_dirs.config / 'ipytaskfarm_config.py'}" in str(caught.value)
 
 
 def test_the_settings_of_another_command_are_not_judged(farm_dirs: Dirs) -> None:

@@ -224,6 +224,12 @@ def test_why_engines_did_not_start(name: str) -> None:
     assert failed_starts(["engine 1 ended (pid 3)", said]) == [cause]
 
 
+def test_a_remedy_is_said_once() -> None:
+    once = with_remedy("can't start new thread")
+    assert with_remedy(f"farm 'x' cannot be started: {once}").count("ulimit -u") == 1
+    assert "ulimit -f" in with_remedy("no flight recorder for it: [Errno 27] File too large")
+
+
 def test_the_last_error_of_a_log(tmp_path: Path) -> None:
     log = tmp_path / "agent.log"
     assert last_error(log) == ""

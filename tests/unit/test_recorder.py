@@ -227,8 +227,11 @@ def test_a_disk_without_room_for_a_file_makes_the_engine_wait(
 
     monkeypatch.setattr(os, "write", write)
     monkeypatch.setattr(module, "_FULL_POLL_S", 0.001)
+    said: list[bool] = []
+    engine.on_full = said.append
     engine.end_with(bytes(SMALL), 1, 1)
     assert drain(agent) == [(1, 1, bytes(SMALL))]
+    assert said == [True, False]
 
 
 def test_a_task_that_used_up_all_descriptors_has_a_result_all_the_same(agent: Recorder, engine: Recorder) -> None:

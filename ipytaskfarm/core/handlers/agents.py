@@ -214,8 +214,11 @@ def _reconcile(farm: SchedulerState, engine: EngineEntry, report: EngineReport, 
 
 
 def on_engine_note(farm: SchedulerState, session: str, event: EngineNote, now: Now, out: Decision) -> None:
-    """Note something about an engine that people should know.  A failed start is repeated, later each time."""
-    out.notes.append(f"engine {event.id}: {event.text}")
+    """Note something about an engine that people should know; "": it does not hold any more.
+
+    A failed start is repeated, later each time."""
+    if event.text:
+        out.notes.append(f"engine {event.id}: {event.text}")
     engine = farm.engines.by_name.get(event.engine) if event.engine else None
     if engine is not None:
         engine.note = event.text

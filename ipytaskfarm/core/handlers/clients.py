@@ -24,7 +24,7 @@ from ..messages import (
 )
 from ..messages.dependencies import Needs
 from ..messages.pages import ROWS_MAX, RetriedTasks
-from ..messages.task_types import FailureSummary, Final, Rules, RunKey
+from ..messages.task_types import FailureSummary, Final, Rules, RunKey, Submission
 from ..saves import SaveAccepted, SaveClear, SaveSeparate, SaveSetting
 from ..scheduler import task_messages
 from ..scheduler.clients import ClientEntry
@@ -185,7 +185,9 @@ def on_abort(farm: SchedulerState, session: str, n: int, question: AbortTasks, n
     for task_id in dict.fromkeys(question.ids):
         holder = farm.tasks.holder(task_id)
         task = farm.tasks.unfinished.get(holder)
-        if task is not None and not question.running and task.state is State.PENDING:
+        if task_id in farm.tasks.chunks.items and not question.chunks:
+            outcomes.append((task_id, "unknown"))
+        elif task is not None and not question.running and task.state is State.PENDING:
             outcomes.append((task_id, "running"))
         elif task is not None:
             outcomes.append((task_id, "aborted"))
@@ -308,7 +310,8 @@ def on_clear(farm: SchedulerState, session: str, n: int, question: Clear, now: N
         unfinished: list[int] = []
         needed: list[int] = []
     else:
-        asked = list(dict.fromkeys(question.ids))
+        named = list(dict.fromkeys(question.ids))
+        asked = named if question.chunks else [i for i in named if i not in chunks.items]
         ids = [
             i for i in asked if i in tasks.finals and (_is_whole(farm, i) if i in chunks.items else not is_needed(i))
         ]
@@ -321,7 +324,7 @@ def on_clear(farm: SchedulerState, session: str, n: int, question: Clear, now: N
         refusals = [i for i in asked if i in farm.tasks.refusals]
         unfinished = [i for i in asked if tasks.holder(i) in farm.tasks.unfinished]
         needed = [i for i in asked if is_needed(i) and tasks.holder(i) in tasks.finals]
-        missing = [i for i in asked if not farm.tasks.is_known(i)]
+        missing = [i for i in named if not farm.tasks.is_known(i) or (i in chunks.items and not question.chunks)]
     count = len(refusals) + sum(map(chunks.size, ids)) + sum(map(len, items.values()))
     parents = {tasks.of_parts[i] for i in ids if i in tasks.of_parts}
     for task_id in ids:
@@ -372,7 +375,9 @@ def on_retry(farm: SchedulerState, session: str, n: int, question: RetryTasks, n
     chunks: dict[int, int] = {}
     for task_id in dict.fromkeys(question.ids):
         holder = farm.tasks.holder(task_id)
-        if farm.tasks.finals.get(holder) or (holder in farm.tasks.finals and not question.failed_only):
+        if task_id in farm.tasks.chunks.items:
+            missing.append(task_id)
+        elif farm.tasks.finals.get(holder) or (holder in farm.tasks.finals and not question.failed_only):
             ids.append(task_id)
             if holder != task_id:
                 chunks[task_id] = holder
@@ -398,6 +403,10 @@ def on_originals(farm: SchedulerState, session: str, event: Originals, now: Now,
     farm.clients.retrying.pop((session, event.n), None)
     if not event.tasks:
         out.answer(session, event.n, Retried([], event.missing, event.not_failed))
+        return
+    duplicate = _why_duplicate(farm, event.tasks)
+    if duplicate:
+        out.answer(session, event.n, Refusal("DuplicateTask", duplicate))
         return
     block = farm.clients.ids.take(session, len(event.tasks), out)
     client = farm.clients.of(session)
@@ -427,6 +436,23 @@ def on_originals(farm: SchedulerState, session: str, event: Originals, now: Now,
         del farm.clients.retried[next(iter(farm.clients.retried))]
     out.saves.append(SaveSetting(RETRIED, msgspec.json.encode(farm.clients.retried).decode()))
     out.answer(session, event.n, reply)
+
+
+def _why_duplicate(farm: SchedulerState, originals: list[Submission]) -> str:
+    """Return why tasks may not be retried now: one has the unique key of another that has not ended. "": they may."""
+    taken = dict(farm.tasks.unique)
+    for original in originals:
+        job = farm.jobs.by_id.get(original.rules.job or "") if original.rules is not None else None
+        other = farm.jobs.unended(job.spec.unique) if job is not None and job.spec.unique is not None else None
+        if job is not None and other is not None and other is not job:
+            return f"the job of task {original.id} has the unique key of job {other.spec.id}, which would run beside it"
+        key = original.rules.unique if original.rules is not None else None
+        if key is None:
+            continue
+        if key in taken:
+            return f"task {original.id} has the unique key {key!r} of task {taken[key]}, which would run beside it"
+        taken[key] = original.id
+    return ""
 
 
 def _needs_again(farm: SchedulerState, needs: Needs, new_of: Callable[[int], int]) -> Needs:

@@ -65,12 +65,13 @@ def on_command(farm: SchedulerState, session: str, event: SendCommand, now: Now,
         drop_held(farm, session, event, out)
     by_id = {engine.id: engine for engine in farm.engines.visible()}
     held = [] if event.verb in AT_ONCE else awaited(farm)
-    ids = sorted({*by_id, *held})
+    there = {*by_id, *held}
+    ids = sorted(there)
     if not ids:
         refuse(session, event.n, NOBODY, "NoEnginesRegistered", "the farm has no engines now", out)
         return
     if event.engines is not None:
-        unknown = [i for i in event.engines if i not in ids]
+        unknown = [i for i in event.engines if i not in there]
         if unknown:
             text = f"there is no engine {unknown[0]}: the farm has {ids}"
             refuse(session, event.n, unknown[0], "InvalidEngineID", text, out)

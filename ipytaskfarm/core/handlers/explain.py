@@ -118,6 +118,9 @@ def explain(farm: SchedulerState, task: TaskEntry, now: Now, task_id: int | None
     place = task.place
     if type(place) is Assigned:
         lines.append(_explain_handed(farm, task, place, now))
+        engine_found = farm.engines.by_name.get(place.engine)
+        if engine_found is not None and engine_found.note:
+            lines.append(f"engine {engine_found.id}: {engine_found.note}")
         return lines
     if farm.lifecycle.held:
         lines.append("the farm is paused: `ipytaskfarm resume` or tc.resume() lets tasks start")

@@ -121,12 +121,12 @@ def drop_held(farm: SchedulerState, session: str, event: SendCommand, out: Decis
     numbers = None
     if event.body:
         try:
-            numbers = msgspec.msgpack.decode(event.body, type=list[int])
+            numbers = set(msgspec.msgpack.decode(event.body, type=list[int]))
         except msgspec.MsgspecError:  # the engines say so
             return
-    for engine_id in farm.requests.held:
-        if event.engines is None or engine_id in event.engines:
-            _end_held(farm, engine_id, session, numbers, "QueueCleared", "the queue was cleared", out)
+    engines = farm.requests.held.keys() if event.engines is None else farm.requests.held.keys() & {*event.engines}
+    for engine_id in sorted(engines):
+        _end_held(farm, engine_id, session, numbers, "QueueCleared", "the queue was cleared", out)
 
 
 def give_up_held(farm: SchedulerState, engine_id: int, now: Now, out: Decision) -> None:
@@ -142,8 +142,8 @@ def give_up_held(farm: SchedulerState, engine_id: int, now: Now, out: Decision) 
     text = f"engine {engine_id} was lost, and its replacement does not start: see ipytaskfarm status"
     if any(engine.state == EngineState.AWAY for engine in farm.engines.by_id.get(engine_id, ())):
         text = f"engine {engine_id} is unreachable: see ipytaskfarm status"
-    for session in {each.key[0] for each in held}:
-        _end_held(farm, engine_id, session, None, "EngineLost", text, out)
+    if held:
+        _end_held(farm, engine_id, None, None, "EngineLost", text, out)
     _take_held(farm, engine_id)
 
 
@@ -154,13 +154,20 @@ def _take_held(farm: SchedulerState, engine_id: int) -> list[HeldCommand]:
 
 
 def _end_held(
-    farm: SchedulerState, engine_id: int, session: str, numbers: list[int] | None, etype: str, text: str, out: Decision
+    farm: SchedulerState,
+    engine_id: int,
+    session: str | None,
+    numbers: set[int] | None,
+    etype: str,
+    text: str,
+    out: Decision,
 ) -> None:
+    """Refuse commands that are held for an engine: of one client or of all, of these numbers or of all."""
     for held in farm.requests.held[engine_id]:
-        if held.key[0] == session and (numbers is None or held.key[1] in numbers):
+        if session in (None, held.key[0]) and (numbers is None or held.key[1] in numbers):
             pending = farm.requests.end_command(held.key)
             if pending is not None:
-                refuse(session, pending.n, engine_id, etype, text, out)
+                refuse(pending.session, pending.n, engine_id, etype, text, out)
 
 
 def refuse(session: str, n: int, engine_id: int, etype: str, text: str, out: Decision) -> None:

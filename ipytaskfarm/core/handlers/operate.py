@@ -41,7 +41,7 @@ def on_mark_done(farm: SchedulerState, session: str, n: int, question: MarkTasks
 
     A running one is interrupted, and its answer changes nothing.
     """
-    task = _own_task(farm, question.id, out)
+    task = None if question.id in farm.tasks.chunks.items else _own_task(farm, question.id, out)
     if task is None:
         out.answer(session, n, _not_unfinished(farm, question.id))
         return
@@ -58,6 +58,9 @@ def on_mark_failed(
     farm: SchedulerState, session: str, n: int, question: MarkTasksFailed, now: Now, out: Decision
 ) -> None:
     """Count a task's run as failed.  A task that has succeeded runs again."""
+    if question.id in farm.tasks.chunks.items:
+        out.answer(session, n, _not_unfinished(farm, question.id))
+        return
     if question.only_ended and farm.tasks.holder(question.id) in farm.tasks.unfinished:
         out.answer(session, n, TextReply(GOES_ON))
         return
@@ -82,7 +85,7 @@ def _own_task(farm: SchedulerState, task_id: int, out: Decision) -> TaskEntry | 
 
 
 def _not_unfinished(farm: SchedulerState, task_id: int) -> Refusal:
-    if farm.tasks.has_ended(task_id):
+    if farm.tasks.has_ended(task_id) and task_id not in farm.tasks.chunks.items:
         return Refusal("TaskError", f"task {task_id} has ended already")
     return Refusal("IndexError", f"task ID not registered: {task_id} (never issued, or cleared)")
 

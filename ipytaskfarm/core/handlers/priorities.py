@@ -21,7 +21,9 @@ def on_set_priority(farm: SchedulerState, session: str, n: int, question: SetPri
     for task_id in dict.fromkeys(question.ids):
         holder = farm.tasks.holder(task_id)
         task = farm.tasks.unfinished.get(holder)
-        if task is not None:
+        if task_id in farm.tasks.chunks.items:
+            unknown.append(task_id)
+        elif task is not None:
             count += 1
             change_priority(farm, task, new, now, out)
         elif holder in farm.tasks.finals or task_id in farm.tasks.refusals:

@@ -148,8 +148,14 @@ def _spawn(
     farm.functions.save(question.functions, out)
     if question.job is not None:
         open_job(farm, parent.session, question.job)
+    keys: set[str] = set()
     for made in question.tasks:
         refusal = why_refused(farm, msgspec.structs.replace(made, needs=None), made.rules)
+        unique = made.rules.unique if made.rules is not None else None
+        if refusal is None and unique is not None and unique in keys:
+            refusal = "DuplicateTask", f"two of the tasks that task {parent.id} submits have the unique key {unique!r}"
+        if unique is not None:
+            keys.add(unique)
         if refusal is not None:
             out.reply(engine.agent, event, Declined(*refusal))
             return
@@ -177,7 +183,8 @@ def _take_in(
             inputs = tuple((name, of_number.get(source, source)) for name, source in needs.inputs)
             known = tuple(i for i in after if farm.tasks.is_known(i))
             needs = msgspec.structs.replace(needs, after=known, inputs=inputs)
-        child = msgspec.structs.replace(submission, id=task_id, submitted_s=now.wall_s, needs=needs)
+        # Only clients submit chunks, whose items have ids of their own; only the controller submits items of chunks.
+        child = msgspec.structs.replace(submission, id=task_id, submitted_s=now.wall_s, needs=needs, items=0, part=None)
         apply_rules(farm, accept(farm, child, parent.session, submission.rules, out, parent.id, spawn), now, out)
     out.saves.append(SaveAccepted(block.first, block.last))
     return ids

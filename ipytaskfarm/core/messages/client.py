@@ -78,20 +78,25 @@ class ReadTask(msgspec.Struct, frozen=True, tag=True):
 
 
 class AbortTasks(msgspec.Struct, frozen=True, tag="Abort"):
-    """Question: end these tasks, running ones and chunks only if `running`.  Answer: `Aborted`, an outcome per id."""
+    """Question: end these tasks, running ones and chunks only if `running`.  Answer: `Aborted`, an outcome per id.
+
+    chunks: ids of chunks stand for all their items; otherwise they are unknown, because nobody sees them."""
 
     ids: list[int]
     interrupt: bool = True
     reason: str = ""
     running: bool = True
+    chunks: bool = False
 
 
 class Clear(msgspec.Struct, frozen=True, tag=True):
-    """Question: forget these ended tasks (None: all).  Answer: `Cleared`."""
+    """Question: forget these ended tasks (None: all).  Answer: `Cleared`.
+
+    after: of all tasks, only those with higher ids, the `next` of the last answer.  chunks: as in `AbortTasks`."""
 
     ids: list[int] | None = None
     after: int = -1
-    """Of all tasks: only those with higher ids, the `next` of the last answer."""
+    chunks: bool = False
 
 
 class RetryTasks(msgspec.Struct, frozen=True, tag="Retry"):
@@ -283,9 +288,7 @@ class SetWanted(msgspec.Struct, frozen=True, tag=True):
 
 
 class RemoveEngines(msgspec.Struct, frozen=True, tag=True):
-    """Question: end these engines, and want that many fewer. Answer: `NumberReply`.
-
-    `drain`: their running tasks end first; otherwise they are lost with their engines."""
+    """Question: end these engines, after their running tasks if `drain`, and want fewer. Answer: `NumberReply`."""
 
     ids: list[int]
     drain: bool = True
@@ -332,9 +335,7 @@ class ListConnections(msgspec.Struct, frozen=True, tag="Connections"):
 
 
 class StopFarm(msgspec.Struct, frozen=True, tag="Stop"):
-    """Question: end the farm.  Answer: `FlagReply` at once.
-
-    drain_s: how long running tasks may go on (None: until they end)."""
+    """Question: end the farm after `drain_s` for running tasks (None: when they end). Answer: `FlagReply` at once."""
 
     drain_s: float | None = 10.0
 

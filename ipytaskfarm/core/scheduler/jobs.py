@@ -88,6 +88,6 @@ class JobRegistry:
                     del table[key]
 
     def unended(self, unique: str) -> JobEntry | None:
-        """Return the job of this unique key that has not ended."""
+        """Return the job of this unique key that has not ended, or of which tasks run again."""
         jobs = self.of_unique.get(unique, {})
-        return next((job for job in reversed(jobs.values()) if not job.ended), None)
+        return next((job for job in reversed(jobs.values()) if not job.ended or job.unfinished), None)

@@ -102,7 +102,8 @@ def _keep_or_retire(farm: SchedulerState, engine: EngineEntry, out: Decision) ->
 
 
 def _retire(farm: SchedulerState, engine: EngineEntry, out: Decision) -> None:
-    farm.requests.forget_kept([engine.id], out)
+    if not any(other.counts_as_wanted for other in farm.engines.by_id.get(engine.id, ()) if other is not engine):
+        farm.requests.forget_kept([engine.id], out)
     retire(farm, engine, out)
     engine.surplus = True
 

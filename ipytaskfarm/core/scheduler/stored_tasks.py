@@ -5,7 +5,7 @@ from __future__ import annotations
 from ..messages.task_types import Rules
 from ..saves import TaskRecord
 from .entries import TaskEntry
-from .task import NO_PAST, TaskPast, TrialState, job_of
+from .task import NO_PAST, TaskPast, TrialState, job_of, recovery_rules
 
 
 def task_of(record: TaskRecord) -> TaskEntry:
@@ -32,5 +32,5 @@ def _rules_of(rules: Rules | None, depth: int) -> Rules | None:
         recovery = rules.recovery if rules else None
         if recovery is None:
             return rules
-        rules = recovery.rules
+        rules = recovery_rules(rules, recovery)
     return rules

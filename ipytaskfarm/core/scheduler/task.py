@@ -6,7 +6,7 @@ from typing import TypeAlias
 
 import msgspec
 
-from ..messages.task_types import AttemptRow, Incarnation, Rules
+from ..messages.task_types import AttemptRow, Incarnation, Recovery, Rules
 from ..states import Waiting
 
 DEFAULT_RULES = Rules()
@@ -30,6 +30,14 @@ def with_priority(rules: Rules | None, priority: int) -> Rules:
         recovery = msgspec.structs.replace(each.recovery, rules=changed)
         changed = msgspec.structs.replace(each, priority=priority, recovery=recovery)
     return changed
+
+
+def recovery_rules(rules: Rules | None, recovery: Recovery) -> Rules | None:
+    """Return the rules of a recovery task that takes over from a task with these rules: the unique key stays."""
+    unique = rules.unique if rules is not None else None
+    if unique == (recovery.rules.unique if recovery.rules is not None else None):
+        return recovery.rules
+    return msgspec.structs.replace(recovery.rules or DEFAULT_RULES, unique=unique)
 
 
 class NewRules:

@@ -38,6 +38,7 @@ from .task import (
     TaskPast,
     TrialState,
     job_of,
+    recovery_rules,
 )
 from .task_ends import tell, tell_watchers
 from .task_messages import close
@@ -479,9 +480,12 @@ def requeue(
         before = task.past
         task.past = TaskPast(recovery=before.recovery + 1, history=before.history, trial_state=before.trial_state)
         _end_use(farm, task)
-        task.rules = recovery.rules
+        farm.second_copies.end(task.id, None)  # the recovery task may not run twice because the first one might
+        task.rules = recovery_rules(task.rules, recovery)
         task.function = recovery.function
         _count_use(farm, task)
+        if task.rules is not None and task.rules.idempotent:
+            farm.second_copies.add(task)
     _move_to_the_end(farm, task)
     farm.conversations.progress.pop(task.id, None)
     out.saves.append(_requeued(task, task.attempt, why, recovery, state))
