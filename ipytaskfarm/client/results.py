@@ -22,7 +22,7 @@ from ..core import errors
 from ..core.messages.payload import ResultBody
 from ..core.messages.task_types import Final
 from ..core.states import ABORTS, Reason, State
-from ..core.text import Text, did_you_mean, shown, text_of
+from ..core.text import Text, did_you_mean, error_line, shown, text_of
 from ..display.ipython import show_figures, show_users_frames
 from ..display.text import span, stamp
 from ..serialization.pack import note_rebuild, traceback_of, unpack, unpack_error
@@ -226,7 +226,7 @@ class Failure(OldNames):
         places = traceback.extract_tb(self._frames)
         frames = [f"{place.filename}:{place.lineno}:{place.name}" for place in places]
         lines = frames or ([self.place] if self.place else [])
-        return "\n".join([f"Traceback: {self.etype}: {self.getErrorMessage()}", *lines]) + "\n"
+        return "\n".join([f"Traceback: {error_line(self.etype, self.getErrorMessage())}", *lines]) + "\n"
 
     def printTraceback(self, file: TextIO | None = None) -> None:  # noqa: N802 - Twisted's name
         """Print the remote traceback.  file: where to print; None: sys.stderr."""
@@ -291,7 +291,7 @@ class Failure(OldNames):
 
     def _summary(self) -> str:
         at = f" ({self.place})" if self.place else ""
-        return f"{self.etype}: {self.getErrorMessage()}{at}"
+        return f"{error_line(self.etype, self.getErrorMessage())}{at}"
 
     def raiseException(self) -> NoReturn:  # noqa: N802 - Twisted's name
         """Raise the task's exception, of its own type if that type can be imported here."""
@@ -299,7 +299,7 @@ class Failure(OldNames):
         raise BaseException.with_traceback(self.value, self._frames)
 
     def __repr__(self) -> str:
-        return f"<Failure {self.etype}: {self.getErrorMessage()}>"
+        return f"<Failure {error_line(self.etype, self.getErrorMessage())}>"
 
     def __reduce__(self) -> tuple[Any, ...]:
         """Go without frames, which no pickle takes: the traceback stays as text."""

@@ -28,6 +28,7 @@ from ..core.scheduler.decision import (
 )
 from ..core.scheduler.events import EndedLoaded, Event, Originals
 from ..core.states import FREEZES
+from ..core.text import error_line
 
 MAIL_AT_ONCE = 1000
 """The number of messages of a task that are read at a time."""
@@ -210,10 +211,10 @@ def explain_final(final: Final) -> list[str]:
         took = "it never ran"
     lines = [f"task {final.id} {state}{where} at {when}, {took}"]
     for row in final.history:
-        what = f": {row.failure.etype}: {row.failure.value}" if row.failure else ""
+        what = f": {error_line(row.failure.etype, row.failure.value)}" if row.failure else ""
         who = f"attempt {row.number} on engine {row.engine_id} ({row.node})" if row.engine_id >= 0 else "without a run"
         lines.append(f"{who}: {row.outcome}{what}")
     if final.failure is not None:
         place = f" ({final.failure.place})" if final.failure.place else ""
-        lines.append(f"{final.failure.etype}: {final.failure.value}{place}")
+        lines.append(f"{error_line(final.failure.etype, final.failure.value)}{place}")
     return lines

@@ -66,6 +66,11 @@ def shown(value: object, length: int = SHOWN_CHARS) -> str:
     return text if len(text) <= length else f"{text[: length - 1]}…"
 
 
+def error_line(etype: str, text: str) -> str:
+    """Return an error as the last line of a traceback: ``ValueError: x``, without a text ``ValueError``."""
+    return f"{etype}: {text}" if text else etype
+
+
 def did_you_mean(word: object, known: Iterable[str], mark: str = "'") -> str:
     """Return ``", did you mean 'retries'?"`` for a word that resembles a known one, and "" for any other.
 
