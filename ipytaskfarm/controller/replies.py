@@ -215,6 +215,7 @@ def explain_final(final: Final) -> list[str]:
         who = f"attempt {row.number} on engine {row.engine_id} ({row.node})" if row.engine_id >= 0 else "without a run"
         lines.append(f"{who}: {row.outcome}{what}")
     if final.failure is not None:
-        place = f" ({final.failure.place})" if final.failure.place else ""
+        # A text of several lines, such as the stack of an engine that has crashed, has its place in it.
+        place = f" ({final.failure.place})" if final.failure.place and "\n" not in final.failure.value else ""
         lines.append(f"{error_line(final.failure.etype, final.failure.value)}{place}")
     return lines

@@ -15,8 +15,8 @@ from ..core.errors import InputsLost, TaskRejectError, UnpickleableException
 from ..core.messages.payload import FailureBody, ResultBody
 from ..core.messages.task_types import Deferral, FailureSummary, ItemEnd, LostInputs
 from ..core.states import DEFERS, LOSES_INPUTS, Reason
-from ..core.text import shown
 from ..serialization.pack import for_many, pack
+from ..serialization.tracebacks import argument_texts
 from ..storage.blobs import BlobWriter
 from .baseline import Baseline
 from .change_hooks import CHANGES
@@ -133,14 +133,11 @@ class ItemNames(NamedTuple):
 
     def _arguments(self, index: int) -> str:
         arguments = self.arguments(index)
-        try:
-            names = list(inspect.signature(self.function).bind(*arguments).arguments)
-            labels = [f"{name}=" for name in names] if len(names) == len(arguments) else [""] * len(arguments)
-        except Exception:  # many builtins tell nothing of their parameters
-            labels = [""] * len(arguments)
-        return ", ".join(
-            f"{label}{shown(value, ARGUMENT_CHARS)}" for label, value in zip(labels, arguments, strict=True)
-        )
+        names = [""] * len(arguments)
+        with contextlib.suppress(Exception):  # many builtins tell nothing of their parameters
+            bound = list(inspect.signature(self.function).bind(*arguments).arguments)
+            names = bound if len(bound) == len(arguments) else names
+        return ", ".join(argument_texts(list(zip(names, arguments, strict=True)), ARGUMENT_CHARS))
 
     def note_on(self, error: BaseException, index: int) -> None:
         """Add the item's name to an error, as a note; a call of an executor has none."""

@@ -3,6 +3,9 @@
 from __future__ import annotations
 
 import asyncio
+import ctypes
+import json
+import os
 import time
 from pathlib import Path
 from typing import Any
@@ -62,3 +65,63 @@ def test_an_abort_still_ends_the_run_of_several_items(tc: TaskClient, tmp_path: 
     found = job.results(return_exceptions=True)
     assert isinstance(found[3], errors.TaskAborted)
     assert [x for x in range(40) if found[x] != x] == [3]
+
+
+def test_an_item_with_tables_and_secrets_is_named_on_one_line(tc: TaskClient) -> None:
+    pandas = pytest.importorskip("pandas")
+
+    def fail(frame: Any, options: dict[str, str], api_key: str, x: int) -> None:
+        raise ValueError("bad")
+
+    table = pandas.DataFrame({"a": [1.0, 2.0, 3.0], "b": 5})
+    arguments = [[table], [{"password": "hunter2"}], ["abc"], [7]]
+    (error,) = tc.map(fail, *arguments, on_error="return")
+    shown = "frame=<DataFrame 3 × 2: a, b>, options={'password': <masked>}, api_key=<masked>, x=7"
+    assert notes(error)[0] == f"item 0 of 1: fail({shown})"
+    said = tc.explain(error_id(tc))
+    assert "\n    frame =\n             a  b\n" in said, "a table keeps its columns in line"
+
+
+def error_id(tc: TaskClient) -> int:
+    """Return the id of the latest failed task."""
+    found: int = tc.tasks(state="failed").rows[-1].id
+    return found
+
+
+def test_a_note_names_the_users_line_and_not_the_library_s(tc: TaskClient) -> None:
+    def parse(text: str) -> Any:
+        try:
+            return json.loads(text)
+        except ValueError as error:
+            error.add_note("of the user")
+            raise
+
+    (error,) = tc.map(parse, ["{x"], on_error="return")
+    assert notes(error)[:2] == ["of the user", "item 0 of 1: parse(text='{x')"]
+    place = f"{__file__}:{parse.__code__.co_firstlineno + 2} in parse"
+    assert notes(error)[2] == f"raised on engine {error.engine_id}: {place}"
+    assert place in {group.place for group in tc.failures()}
+
+
+def crash_at_nine(x: int, folder: str, way: str) -> int:
+    time.sleep(0.004)
+    if x == 9 and not Path(folder, way).exists():
+        Path(folder, way).touch()
+        if way == "signal":
+            ctypes.string_at(0)
+        os._exit(7)
+    return x
+
+
+@pytest.mark.parametrize("way", ["signal", "exit"])
+def test_of_a_lost_run_the_items_that_had_ended_are_told_from_the_one_that_ran(
+    tc: TaskClient, tmp_path: Path, way: str
+) -> None:
+    """Items of some milliseconds run one by one, so it is known which of them was running."""
+    found = tc.map(crash_at_nine, range(40), [str(tmp_path)] * 40, [way] * 40, chunksize=40, on_error="return")
+    lost = {x: str(value) for x, value in enumerate(found) if isinstance(value, errors.EngineLost)}
+    ended = [x for x, text in lost.items() if "this item had ended before, and its value was lost" in text]
+    assert sorted(lost) == list(range(10))
+    assert ended == list(range(9))
+    stack = f"{__file__}:{crash_at_nine.__code__.co_firstlineno + 5} in crash_at_nine"
+    assert {group.place for group in tc.failures(job=found.job.name)} == {stack if way == "signal" else ""}
