@@ -57,7 +57,7 @@ class StoreReader(Protocol):
 
     def place_in_map(self, task: int) -> MapPlace | None: ...
 
-    def retried(self, ids: Sequence[int]) -> set[int]: ...
+    def latest_retries(self, ids: Sequence[int]) -> dict[int, int]: ...
 
 
 def answer(store: StoreReader, load: Load) -> tuple[str, Answer | TaskReply] | tuple[str, Event]:
@@ -75,9 +75,12 @@ def answer(store: StoreReader, load: Load) -> tuple[str, Answer | TaskReply] | t
         tasks = _originals(store, load)
         # Cleared since the question was asked, perhaps in the same turn.
         gone = sorted(set(load.ids) - {task.id for task in tasks})
-        again = store.retried(load.ids) if load.once else set()
-        tasks = [task for task in tasks if task.id not in again]
-        return load.session, Originals(load.n, tasks, [*load.missing, *gone], load.not_failed, [*load.earlier])
+        needed = {i for task in tasks if task.needs is not None for i in task.needs.after}
+        newest = store.latest_retries([*load.ids, *needed])
+        if load.once:
+            tasks = [task for task in tasks if task.id not in newest]
+        missing = [*load.missing, *gone]
+        return load.session, Originals(load.n, tasks, missing, load.not_failed, [*load.earlier], newest, load.latest)
     if isinstance(load, LoadEnded):
         return "", EndedLoaded(store.ended(load.ids, load.dependents), load.ids, load.outcome, load.asker)
     if isinstance(load, LoadMail):
