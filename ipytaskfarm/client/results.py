@@ -23,7 +23,7 @@ from ..core import errors
 from ..core.messages.payload import ResultBody
 from ..core.messages.task_types import Final
 from ..core.states import ABORTS, Reason, State
-from ..core.text import Text, did_you_mean, error_line, shown, text_of
+from ..core.text import Text, did_you_mean, error_line, place_beside, shown, text_of
 from ..display.ipython import show_figures, show_users_frames
 from ..display.text import span, stamp
 from ..serialization.pack import note_rebuild, traceback_of, unpack, unpack_error
@@ -305,9 +305,7 @@ class Failure(OldNames):
 
     def _summary(self) -> str:
         text = self.getErrorMessage()
-        # A text of several lines, such as the stack of an engine that has crashed, has its place in it.
-        at = f" ({self.place})" if self.place and "\n" not in text else ""
-        return f"{error_line(self.etype, text)}{at}"
+        return f"{error_line(self.etype, text)}{place_beside(text, self.place)}"
 
     def raiseException(self) -> NoReturn:  # noqa: N802 - Twisted's name
         """Raise the task's exception, of its own type if that type can be imported here."""

@@ -28,7 +28,7 @@ from ..core.scheduler.decision import (
 )
 from ..core.scheduler.events import EndedLoaded, Event, Originals
 from ..core.states import FREEZES
-from ..core.text import error_line
+from ..core.text import error_line, place_beside
 
 MAIL_AT_ONCE = 1000
 """The number of messages of a task that are read at a time."""
@@ -218,7 +218,6 @@ def explain_final(final: Final) -> list[str]:
         who = f"attempt {row.number} on engine {row.engine_id} ({row.node})" if row.engine_id >= 0 else "without a run"
         lines.append(f"{who}: {row.outcome}{what}")
     if final.failure is not None:
-        # A text of several lines, such as the stack of an engine that has crashed, has its place in it.
-        place = f" ({final.failure.place})" if final.failure.place and "\n" not in final.failure.value else ""
+        place = place_beside(final.failure.value, final.failure.place)
         lines.append(f"{error_line(final.failure.etype, final.failure.value)}{place}")
     return lines
