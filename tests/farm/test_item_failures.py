@@ -2,17 +2,21 @@
 
 from __future__ import annotations
 
+import _thread
 import asyncio
 import ctypes
 import json
 import os
+import signal
+import threading
 import time
+from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
 import pytest
 
-from ipytaskfarm import TaskClient, errors
+from ipytaskfarm import Task, TaskClient, errors
 from tests.support.farms import DEADLINE_S
 from tests.support.polling import eventually
 
@@ -49,6 +53,40 @@ def test_an_item_that_raises_no_exception_fails_alone(tc: TaskClient, chunksize:
     assert [notes(found[x])[0] for x in RAISED] == [f"item {x} of 2000: raise_some(x={x})" for x in RAISED]
     assert str(found[10]) == "KeyboardInterrupt"
     assert str(found[30]) == "asyncio.exceptions.CancelledError: by a library"
+
+
+def limited(x: int, way: str) -> str:
+    """Limit a call by a timer that interrupts the main thread, as programs do without a farm."""
+    ways: dict[str, Callable[[], None]] = {
+        "interrupt_main": _thread.interrupt_main,
+        "kill": lambda: os.kill(os.getpid(), signal.SIGINT),
+        "raise_signal": lambda: signal.raise_signal(signal.SIGINT),
+    }
+    timer = threading.Timer(0.05, ways[way])
+    try:
+        if way == "raise_signal":
+            ways[way]()
+        timer.start()
+        for _ in range(6000 * x):  # `interrupt_main` does not wake a sleep
+            time.sleep(0.01)
+    except KeyboardInterrupt:
+        return "interrupted"
+    finally:
+        timer.cancel()
+    return "ended"
+
+
+@pytest.mark.parametrize("way", ["interrupt_main", "kill", "raise_signal"])
+def test_a_task_that_interrupts_itself_gets_a_keyboard_interrupt(tc: TaskClient, way: str) -> None:
+    assert tc.submit(limited, 1, way).result(DEADLINE_S) == "interrupted"
+    expected = ["interrupted", "interrupted" if way == "raise_signal" else "ended", "interrupted"]
+    assert tc.map(limited, [1, 0, 1], [way] * 3) == expected
+
+
+def test_an_idle_engine_ignores_an_interrupt(tc: TaskClient) -> None:
+    first = tc.run(Task(os.getpid), block=True)
+    os.kill(first.result, signal.SIGINT)
+    assert tc.run(Task(os.getpid, targets=first.engineid), block=True).result == first.result
 
 
 def test_an_abort_still_ends_the_run_of_several_items(tc: TaskClient, tmp_path: Path) -> None:
