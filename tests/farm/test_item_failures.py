@@ -99,9 +99,13 @@ def test_an_abort_still_ends_the_run_of_several_items(tc: TaskClient, tmp_path: 
 
     job = tc.map(wait, range(40), [str(tmp_path)] * 40, chunksize=40, block=False)
     eventually(lambda: Path(tmp_path, "begun").exists(), DEADLINE_S, what="an item waits")
+    eventually(
+        lambda: tc.status(job.ids[4]).state == "succeeded", DEADLINE_S, what="other engines take its other items"
+    )
     tc.abort(job.ids[3])
     found = job.results(return_exceptions=True)
     assert isinstance(found[3], errors.TaskAborted)
+    assert str(found[3]) == f"task {job.ids[3]} was aborted"
     assert [x for x in range(40) if found[x] != x] == [3]
 
 

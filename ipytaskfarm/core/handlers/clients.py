@@ -207,9 +207,12 @@ def on_abort(farm: SchedulerState, session: str, n: int, question: AbortTasks, n
 
 
 def _named(farm: SchedulerState, task: TaskEntry) -> str:
-    if not task.items:
-        return f"task {task.id} was"
-    return f"tasks {task.id + 1} to {task.id + task.items} were"
+    """Return the subject of the sentence that a task, or the silent items of a chunk, were aborted."""
+    ids = list(farm.tasks.chunks.ids(task.id)) if task.items else []
+    if len(ids) < 2:
+        return f"task {ids[0] if ids else task.id} was"
+    first, last = ids[0], ids[-1]
+    return f"{'tasks' if last - first < len(ids) else f'{len(ids)} tasks from'} {first} to {last} were"
 
 
 def _abort_items(
