@@ -89,19 +89,18 @@ def _submit_again(command: OnTasks, *, failed_only: bool, why_not: str) -> int:
         latest = failed_only and bool(command.job or len(ids) > 1)
         reply = questioner.answer(messages.RetryTasks(ids, failed_only, latest=latest), timeout_s=LONG_S)
     assert isinstance(reply, messages.Retried)
+    settled = [] if command.job else reply.settled
     if command.json:
         print_json({
             "handed_in": [{"id": old, "again": new} for old, new in reply.ids],
             "missing": reply.missing,
-            "refused": reply.not_failed,
-            "settled": [{"id": old, "again": new} for old, new in reply.settled],
+            "refused": [*reply.not_failed, *(old for old, _ in settled)],
         })  # fmt: skip
     else:
         for new, old in {new: old for old, new in reply.ids}.items():
             print(f"task {old}: submitted again as task {new}")
         if not (ids if not command.job else reply.ids):
             print(f"nothing of it has {'failed' if failed_only else 'ended'}{' since' if ids else ''}")
-    settled = [] if command.job else reply.settled
     return tell_refused([
         *((i, NO_TASK) for i in reply.missing),
         *((i, why_not) for i in reply.not_failed),
