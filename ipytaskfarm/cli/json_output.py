@@ -15,6 +15,7 @@ from ipytaskfarm.core.formatting import job_state
 from ipytaskfarm.core.messages import CacheTable
 from ipytaskfarm.core.messages.tables import EngineRow, FarmState, JobRow, TaskRow
 from ipytaskfarm.core.states import state_counts, state_word
+from ipytaskfarm.core.text import error_line
 from ipytaskfarm.display.farm_tables import EventRow
 from ipytaskfarm.display.text import local_time
 
@@ -42,7 +43,7 @@ def task_shape(row: TaskRow) -> dict[str, Any]:
         "started_at": moment(row.started_s),
         "completed_at": moment(row.completed_s),
         "duration": row.run_s,
-        "error": "" if row.failure is None else f"{row.failure.etype}: {row.failure.value}",
+        "error": "" if row.failure is None else error_line(row.failure.etype, row.failure.value),
         "priority": row.priority,
     }
 

@@ -87,19 +87,26 @@ Submits ended tasks again, failed or not, with the same inputs, as new tasks tha
 def _submit_again(command: OnTasks, *, failed_only: bool, why_not: str) -> int:
     with connect(command.farm) as questioner:
         ids = command.chosen(questioner, "failed" if failed_only else "finished")
-        reply = questioner.answer_for(messages.RetryTasks(ids, failed_only), messages.Retried, timeout_s=LONG_S)
+        latest = failed_only and bool(command.job or len(ids) > 1)
+        question = messages.RetryTasks(ids, failed_only, latest=latest)
+        reply = questioner.answer_for(question, messages.Retried, timeout_s=LONG_S)
+    settled = [] if command.job else reply.settled
     if command.json:
         print_json({
             "handed_in": [{"id": old, "again": new} for old, new in reply.ids],
             "missing": reply.missing,
-            "refused": reply.not_failed,
+            "refused": [*reply.not_failed, *(old for old, _ in settled)],
         })  # fmt: skip
     else:
-        for old, new in reply.ids:
+        for new, old in {new: old for old, new in reply.ids}.items():
             print(f"task {old}: submitted again as task {new}")
-        if not ids:
-            print(f"nothing of it has {'failed' if failed_only else 'ended'}")
-    return tell_refused([(i, NO_TASK) for i in reply.missing] + [(i, why_not) for i in reply.not_failed])
+        if not (ids if not command.job else reply.ids):
+            print(f"nothing of it has {'failed' if failed_only else 'ended'}{' since' if ids else ''}")
+    return tell_refused([
+        *((i, NO_TASK) for i in reply.missing),
+        *((i, why_not) for i in reply.not_failed),
+        *((old, f"was submitted again as task {new}, which has not failed") for old, new in settled),
+    ])  # fmt: skip
 
 
 class Remove(OnTasks):

@@ -10,12 +10,14 @@ from typing import Any
 
 from ..core.messages.payload import AFTER_CHARS
 from ..display.colours import ERROR_BACKGROUND
+from ..display.text import redrawn
 
 TEXT_MAX = 20_000
 
 
 def text_html(text: str, *, error: bool = False) -> str:
-    """Return text as an HTML element: escaped, and shortened if it is long."""
+    """Return text as an HTML element: escaped, as a terminal shows it in the end, and shortened if it is long."""
+    text = redrawn(text)
     if not text:
         return ""
     if len(text) > TEXT_MAX:

@@ -18,12 +18,12 @@ from ..core.messages import tables
 from ..core.messages.payload import ResultBody
 from ..core.states import ABORTS
 from ..core.text import Text, text_of
-from ..display.text import with_local_times
+from ..display.text import number, with_local_times
 from ..serialization.pack import pack
 from ..storage.blobs import BlobWriter
-from ..system.user_code import with_cells
+from ..system.user_code import tell_user, with_cells
 from .edited_functions import tell_of_edited_tasks
-from .ids import Ids, id_list, listed, not_registered, seconds, task_id
+from .ids import LISTED, Ids, id_list, listed, not_registered, seconds, task_id
 from .results import TaskResult
 from .session import Session
 from .tables import JobLine, Listing, event_listing, job_listing
@@ -131,12 +131,21 @@ def retry_tasks(
 ) -> dict[int, int]:
     """Submit ended tasks again as new tasks; return a dict of old and new ids.
 
+    Of several failed tasks, one that was submitted again before counts as its latest retry.
+
     tells_of_edited: tell which of their functions have been defined anew since.
     """
     if not wanted:
         return {}
-    reply = session.ask_for(messages.RetryTasks(wanted, failed_only), messages.Retried)
+    latest = failed_only and len(wanted) > 1
+    reply = session.ask_for(messages.RetryTasks(wanted, failed_only, latest=latest), messages.Retried)
     new = dict(reply.ids)
+    if reply.settled:
+        some = ", ".join(f"{old} as {again}" for old, again in reply.settled[:LISTED])
+        more = ", …" if len(reply.settled) > LISTED else ""
+        tell_user(
+            f"not submitted again: {number(len(reply.settled), 'task')} with a retry that has not failed ({some}{more})"
+        )
     session.adopt(new.values())
     if tells_of_edited:
         tell_of_edited_tasks(session, new.values())

@@ -37,6 +37,7 @@ shown later.
 CHARS_AT_ONCE = 2 * KEPT_CHARS + 1024
 """As much as a result has kept of one stream, with the line that says how much was left out."""
 
+_LEFT_OUT = re.compile(r"^\[\.\.\. (\d+) characters left out \.\.\.\]$", re.MULTILINE)
 _GAP = re.compile(r"\n\[\.\.\. (\d+) characters left out \.\.\.\]\n")
 _decode_displays = msgspec.msgpack.Decoder(list[tuple[int, dict[str, Any]]]).decode
 
@@ -128,6 +129,9 @@ class OutputPrinter:
         self._room = float(LINES_AT_ONCE if labelled else CHARS_AT_ONCE)
         self._room_s = time.monotonic()
         self._left_out: dict[str, int] = {}
+        """Label -> how many lines were not shown."""
+        self._gaps: dict[str, int] = {}
+        """Label -> how many characters were left out between these lines before they came here."""
 
     # -- input
 
@@ -207,10 +211,13 @@ class OutputPrinter:
             if left_out:
                 missed = True
                 self._left_out[item.label] = self._left_out.get(item.label, 0) + left_out
+                for gap in _LEFT_OUT.findall(item.text[len(fitting.text) if fitting is not None else 0 :]):
+                    self._gaps[item.label] = self._gaps.get(item.label, 0) + int(gap)
         remarks: list[str] = []
         if self._left_out and (is_over or (not missed and self._room > 1)):
             remarks = [self._remark(label, count) for label, count in list(self._left_out.items())[:100]]
             self._left_out.clear()
+            self._gaps.clear()
         if not fits and not remarks:
             return
         if self._bar is not None:
@@ -234,7 +241,8 @@ class OutputPrinter:
         return (item._replace(text=item.text[:end]) if end else None), left_out
 
     def _remark(self, label: str, count: int) -> str:
-        return self._line(label, f"… {count:,} lines not shown")
+        gap = self._gaps.get(label)
+        return self._line(label, f"… {count:,} lines{f' and {gap:,} characters between them' if gap else ''} not shown")
 
     def _write(self, items: list[tuple[SeenOutput, OutputItem]], remarks: list[str]) -> None:
         streams: dict[int, TextIO] = {}

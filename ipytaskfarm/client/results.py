@@ -13,6 +13,7 @@ import re
 import sys
 import traceback
 from datetime import datetime
+from textwrap import indent
 from types import TracebackType
 from typing import TYPE_CHECKING, Any, NamedTuple, NoReturn, TextIO
 
@@ -22,7 +23,7 @@ from ..core import errors
 from ..core.messages.payload import ResultBody
 from ..core.messages.task_types import Final
 from ..core.states import ABORTS, Reason, State
-from ..core.text import Text, did_you_mean, shown, text_of
+from ..core.text import Text, did_you_mean, error_line, place_beside, shown, text_of
 from ..display.ipython import show_figures, show_users_frames
 from ..display.text import local_time, span, stamp
 from ..serialization.pack import note_rebuild, traceback_of, unpack, unpack_error
@@ -100,13 +101,19 @@ def error_of(final: Final, body: ResultBody) -> BaseException:
         error = error_named(final.failure.etype, final.failure.value)
     else:
         error = errors.RemoteError("TaskError", f"task {final.id} failed: {final.reason}")
-    sign(error, final.engine_id, body.failure.traceback if body.failure else "")
+    place = final.failure.place if final.failure is not None else ""
+    sign(error, final.engine_id, body.failure.traceback if body.failure else "", place)
     show_users_frames(error)
     return error
 
 
-def sign(error: BaseException, engine_id: int, traceback_text: str) -> None:
+_SIGNED = "raised on engine "
+
+
+def sign(error: BaseException, engine_id: int, traceback_text: str, place: str = "") -> None:
     """Set `engine_id` and `remote_traceback` of an exception, and add its engine to the printed text.
+
+    place: the innermost frame of the user's code, where it is known.
 
     The frames of the engine are usually part of the exception's traceback.  If there are none, as in a result of an
     older farm, the text of the traceback is added.
@@ -117,9 +124,11 @@ def sign(error: BaseException, engine_id: int, traceback_text: str) -> None:
                 setattr(error, attribute, value)
     own: dict[str, Any] = object.__getattribute__(error, "__dict__")
     notes = own.get("__notes__") or []
-    # The first note of an item of a map names the item; further ones are the user's own.
-    if traceback_text and (not notes or (len(notes) == 1 and str(notes[0]).startswith("item "))):
-        notes = [*notes, f"raised on engine {engine_id}{_place_or(traceback_text, error)}"]
+    if traceback_text and not any(str(note).startswith(_SIGNED) for note in notes):
+        notes = [
+            *notes,
+            f"{_SIGNED}{engine_id}{with_cells(f': {place}') if place else _place_or(traceback_text, error)}",
+        ]
         if isinstance(error, RecursionError) and sys.getrecursionlimit() > _USUAL_LIMIT:
             notes.append(
                 f"the recursion limit is {sys.getrecursionlimit()} here, and that of its engine in a task: call "
@@ -179,6 +188,11 @@ class NS:
         return f"NS{self.__dict__!r}"
 
 
+def _variable(name: str, value: str) -> str:
+    """Return a line about a variable; a value of several lines, such as a table, begins on a line of its own."""
+    return f"    {name} =\n{indent(value, ' ' * 8)}" if "\n" in value else f"    {name} = {value}"
+
+
 FRAMES_SHOWN = 3
 """The number of frames of which `explain` and the HTML show the variables."""
 
@@ -226,7 +240,7 @@ class Failure(OldNames):
         places = traceback.extract_tb(self._frames)
         frames = [f"{place.filename}:{place.lineno}:{place.name}" for place in places]
         lines = frames or ([self.place] if self.place else [])
-        return "\n".join([f"Traceback: {self.etype}: {self.getErrorMessage()}", *lines]) + "\n"
+        return "\n".join([f"Traceback: {error_line(self.etype, self.getErrorMessage())}", *lines]) + "\n"
 
     def printTraceback(self, file: TextIO | None = None) -> None:  # noqa: N802 - Twisted's name
         """Print the remote traceback.  file: where to print; None: sys.stderr."""
@@ -251,7 +265,7 @@ class Failure(OldNames):
         told = [frame for frame in self.frames if frame.variables]
         return "\n".join(
             f"in {frame.function}, line {frame.line}:\n"
-            + "\n".join(f"    {name} = {value}" for name, value in frame.variables.items())
+            + "\n".join(_variable(name, value) for name, value in frame.variables.items())
             for frame in told[-FRAMES_SHOWN:]
         )
 
@@ -290,8 +304,8 @@ class Failure(OldNames):
         """Do nothing: a failure holds no frames with the engine's values."""
 
     def _summary(self) -> str:
-        at = f" ({self.place})" if self.place else ""
-        return f"{self.etype}: {self.getErrorMessage()}{at}"
+        text = self.getErrorMessage()
+        return f"{error_line(self.etype, text)}{place_beside(text, self.place)}"
 
     def raiseException(self) -> NoReturn:  # noqa: N802 - Twisted's name
         """Raise the task's exception, of its own type if that type can be imported here."""
@@ -299,7 +313,7 @@ class Failure(OldNames):
         raise BaseException.with_traceback(self.value, self._frames)
 
     def __repr__(self) -> str:
-        return f"<Failure {self.etype}: {self.getErrorMessage()}>"
+        return f"<Failure {error_line(self.etype, self.getErrorMessage())}>"
 
     def __reduce__(self) -> tuple[Any, ...]:
         """Go without frames, which no pickle takes: the traceback stays as text."""

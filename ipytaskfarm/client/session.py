@@ -18,6 +18,7 @@ from ..core.messages.task_types import Final, JobSpec, Packed
 from ..storage.blobs import fetch_from, fetch_no_more
 from ..system.deadlines import end_of, left_s
 from ..system.farm_paths import ConnectionInfo
+from ..system.user_code import depth_of_user
 from .arrivals import Waiter, unheard_of
 from .chunk_items import ItemEnds
 from .engines_here import EnginesHere
@@ -373,9 +374,8 @@ class Session:
 
     def warn(self) -> None:
         """Show the notices of the controller as warnings."""
-        notices = self.io.notices
-        while notices:
-            warnings.warn(f"ipytaskfarm: {notices.pop(0)}", UserWarning, stacklevel=4)
+        while self.io.notices:
+            warnings.warn(f"ipytaskfarm: {self.io.notices.pop(0)}", UserWarning, stacklevel=depth_of_user())
 
     def as_completed(self, ids: list[int], timeout_s: float | None) -> Iterator[int]:
         """Yield each of these watched tasks as soon as it has ended.  Raises TimeoutError when timeout_s is over."""

@@ -391,15 +391,15 @@ class TaskClient(ClientNames, settable=("farm", "block")):
     def retry(self, ids: Ids) -> list[int]:
         """Submit failed tasks again with the same inputs, as new tasks linked to the old; return the new ids.
 
-        Raises IndexError for unknown ids, ValueError for tasks that did not fail, after the rest; DuplicateTask before.
+        Of several, those with retries count as their latest ones.  Raises IndexError for unknown ids, ValueError for
+        tasks that did not fail, after the rest; DuplicateTask before.
         """
-        return list(operate.retry_tasks(self._session, id_list(ids, self.farm)).values())
+        return list(dict.fromkeys(operate.retry_tasks(self._session, id_list(ids, self.farm)).values()))
 
     def restart(self, ids: Ids) -> list[int]:
         """Submit ended tasks again, failed or not, as new tasks linked to the old; return the new ids.
 
-        `retry` does the same for failed tasks alone.  Raises IndexError for unknown ids, ValueError for tasks that have
-        not ended, after the rest.  From core4.
+        Raises IndexError for unknown ids, ValueError for tasks that have not ended, after the rest.  From core4.
         """
         return list(operate.retry_tasks(self._session, id_list(ids, self.farm), failed_only=False).values())
 

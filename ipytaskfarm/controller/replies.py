@@ -28,6 +28,7 @@ from ..core.scheduler.decision import (
 )
 from ..core.scheduler.events import EndedLoaded, Event, Originals
 from ..core.states import FREEZES
+from ..core.text import error_line, place_beside
 
 MAIL_AT_ONCE = 1000
 """The number of messages of a task that are read at a time."""
@@ -56,7 +57,7 @@ class StoreReader(Protocol):
 
     def place_in_map(self, task: int) -> MapPlace | None: ...
 
-    def retried(self, ids: Sequence[int]) -> set[int]: ...
+    def latest_retries(self, ids: Sequence[int]) -> dict[int, int]: ...
 
 
 def answer(store: StoreReader, load: Load) -> tuple[str, Answer | TaskReply] | tuple[str, Event]:
@@ -74,9 +75,12 @@ def answer(store: StoreReader, load: Load) -> tuple[str, Answer | TaskReply] | t
         tasks = _originals(store, load)
         # Cleared since the question was asked, perhaps in the same turn.
         gone = sorted(set(load.ids) - {task.id for task in tasks})
-        again = store.retried(load.ids) if load.once else set()
-        tasks = [task for task in tasks if task.id not in again]
-        return load.session, Originals(load.n, tasks, [*load.missing, *gone], load.not_failed, [*load.earlier])
+        needed = {i for task in tasks if task.needs is not None for i in task.needs.after}
+        newest = store.latest_retries([*load.ids, *needed])
+        if load.once:
+            tasks = [task for task in tasks if task.id not in newest]
+        missing = [*load.missing, *gone]
+        return load.session, Originals(load.n, tasks, missing, load.not_failed, [*load.earlier], newest, load.latest)
     if isinstance(load, LoadEnded):
         return "", EndedLoaded(store.ended(load.ids, load.dependents), load.ids, load.outcome, load.asker)
     if isinstance(load, LoadMail):
@@ -210,10 +214,10 @@ def explain_final(final: Final) -> list[str]:
         took = "it never ran"
     lines = [f"task {final.id} {state}{where} at {when}, {took}"]
     for row in final.history:
-        what = f": {row.failure.etype}: {row.failure.value}" if row.failure else ""
+        what = f": {error_line(row.failure.etype, row.failure.value)}" if row.failure else ""
         who = f"attempt {row.number} on engine {row.engine_id} ({row.node})" if row.engine_id >= 0 else "without a run"
         lines.append(f"{who}: {row.outcome}{what}")
     if final.failure is not None:
-        place = f" ({final.failure.place})" if final.failure.place else ""
-        lines.append(f"{final.failure.etype}: {final.failure.value}{place}")
+        place = place_beside(final.failure.value, final.failure.place)
+        lines.append(f"{error_line(final.failure.etype, final.failure.value)}{place}")
     return lines

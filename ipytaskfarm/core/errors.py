@@ -255,7 +255,7 @@ class RemoteError(TaskError):
         self.value = value
 
     def __str__(self) -> str:
-        return f"{self.etype}: {self.value}"
+        return f"{self.etype}: {self.value}" if self.value else self.etype
 
 
 class UnpickleableException(KernelError, TypeError):

@@ -66,6 +66,16 @@ def shown(value: object, length: int = SHOWN_CHARS) -> str:
     return text if len(text) <= length else f"{text[: length - 1]}…"
 
 
+def error_line(etype: str, text: str) -> str:
+    """Return an error as the last line of a traceback: ``ValueError: x``, without a text ``ValueError``."""
+    return f"{etype}: {text}" if text else etype
+
+
+def place_beside(text: str, place: str) -> str:
+    """Return the place of an error, to stand behind its text; "" if the text has it, like a crashed engine's stack."""
+    return f" ({place})" if place and place.partition(":")[0] not in text else ""
+
+
 def did_you_mean(word: object, known: Iterable[str], mark: str = "'") -> str:
     """Return ``", did you mean 'retries'?"`` for a word that resembles a known one, and "" for any other.
 

@@ -12,6 +12,7 @@ from ..core.messages.tables import EngineRow, FrozenRow, JobRow, TaskRow
 from ..core.messages.task_types import FailureSummary
 from ..core.requirements import amount
 from ..core.states import STATE_WORDS, State, state_word
+from ..core.text import error_line
 from .tables import Column, Table
 from .text import ago, counts_text, ending, number, size, span, summary
 
@@ -136,7 +137,7 @@ def _task_cells(row: TaskRow) -> tuple[object, ...]:
 
 def error_text(failure: FailureSummary | None) -> str:
     """Return the type and the text of a task's error."""
-    return "" if failure is None else f"{failure.etype}: {failure.value}"
+    return "" if failure is None else error_line(failure.etype, failure.value)
 
 
 def when(at_s: float | None) -> str:

@@ -31,6 +31,23 @@ def local_time(wall_s: float) -> datetime:
     return datetime.fromtimestamp(wall_s, UTC).astimezone()
 
 
+def redrawn(text: str) -> str:
+    """Return text as a terminal shows it in the end: carriage returns let later text replace the beginning of a line.
+
+    Progress bars are redrawn so, ten times a second."""
+    return "\n".join(map(_last_state, text.split("\n"))) if "\r" in text else text
+
+
+def _last_state(line: str) -> str:
+    shown = ""
+    for part in line.split("\r"):
+        if part and "\x1b" in part + shown:  # colours take no room
+            shown = part
+        elif part:
+            shown = part + shown[len(part) :]
+    return shown
+
+
 def stamp(wall_s: float) -> str:
     """Format a wall-clock time as local date and time, as IPython 0.10 did: ``2026/11/28 15:04:05``."""
     return time.strftime("%Y/%m/%d %H:%M:%S", time.localtime(wall_s))

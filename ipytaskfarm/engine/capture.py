@@ -118,7 +118,7 @@ class Capture:
         if not self._moved():
             return
         self._put_back()
-        stdout, stderr = self.stdout_tap.take(), self.stderr_tap.take()
+        stdout, stderr = self.stdout_tap.take().text(), self.stderr_tap.take().text()
         if to_console:
             for text, stream in ((stdout, sys.stdout), (stderr, sys.stderr)):
                 if text:
@@ -180,7 +180,7 @@ class Capture:
             self._put_back()
             for tap, name in self._taps:
                 text = tap.take()
-                if text:
+                if text.chars():
                     sink.write_drained(name, text)
 
     def _drain(self, tap: DescriptorTap, name: str, sink: Sink) -> bool:
@@ -192,7 +192,7 @@ class Capture:
         with self._lock:
             if not sink.ended:
                 text = tap.take(final=False)
-                if text:
+                if text.chars():
                     sink.write_drained(name, text)
         return True
 

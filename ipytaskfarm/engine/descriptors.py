@@ -86,7 +86,7 @@ class DescriptorTap:
         _dup2(self.fd, self.number)
         return True
 
-    def take(self, final: bool = True) -> str:
+    def take(self, final: bool = True) -> BoundedText:
         """Return the text that was written since the last call; the middle of a long text is left out.
 
         Args:
@@ -103,7 +103,7 @@ class DescriptorTap:
                 self._decoder.reset()
                 if self.mark > (LOG_BYTES_MAX if self._is_log else _BASE):
                     self._empty()
-            return text.text()
+            return text
 
     def shrink(self) -> None:
         """Keep the file small while something writes to it without end. Called by another thread than `take`.

@@ -15,8 +15,8 @@ from ..core.messages.payload import FailureBody, ResultBody
 from ..core.messages.task_types import Deferral, FailureSummary, ItemEnd, LostInputs
 from ..core.signatures import signature_of
 from ..core.states import DEFERS, LOSES_INPUTS, Reason
-from ..core.text import shown
 from ..serialization.pack import for_many, pack
+from ..serialization.tracebacks import argument_texts
 from ..storage.blobs import BlobWriter
 from .baseline import Baseline
 from .change_hooks import CHANGES
@@ -133,14 +133,11 @@ class ItemNames(NamedTuple):
 
     def _arguments(self, index: int) -> str:
         arguments = self.arguments(index)
-        try:
-            names = list(signature_of(self.function).bind(*arguments).arguments)
-            labels = [f"{name}=" for name in names] if len(names) == len(arguments) else [""] * len(arguments)
-        except Exception:  # many builtins tell nothing of their parameters
-            labels = [""] * len(arguments)
-        return ", ".join(
-            f"{label}{shown(value, ARGUMENT_CHARS)}" for label, value in zip(labels, arguments, strict=True)
-        )
+        names = [""] * len(arguments)
+        with contextlib.suppress(Exception):  # many builtins tell nothing of their parameters
+            bound = list(signature_of(self.function).bind(*arguments).arguments)
+            names = bound if len(bound) == len(arguments) else names
+        return ", ".join(argument_texts(list(zip(names, arguments, strict=True)), ARGUMENT_CHARS))
 
     def note_on(self, error: BaseException, index: int) -> None:
         """Add the item's name to an error, as a note; a call of an executor has none."""
@@ -216,12 +213,14 @@ class ChunkCalls:
         begin: Callable[[int, int], None],
         before_each: Sequence[Callable[[], None]] = (),
         freeze: Callable[[int, BaseException], None] | None = None,
+        is_interrupted: Callable[[], bool] = lambda: False,
     ) -> None:
         """Prepare the calls.
 
         begin: is called with the items that begin: (first index, index behind the last).
         before_each: functions that are called before each item.
         freeze: is called with the index and the error of the first item that fails, which ends the chunk.
+        is_interrupted: returns whether the farm has interrupted the chunk.
         """
         self.known = known
         self.items = names.items
@@ -232,6 +231,7 @@ class ChunkCalls:
         self._baseline = baseline
         self._begin = begin
         self._freeze = freeze
+        self._is_interrupted = is_interrupted
         self._left: Any = None
         """Yields the items of the present segment that are not begun."""
         self.is_left = False
@@ -357,7 +357,9 @@ class ChunkCalls:
                 raise _stopped() from stop
             self._baseline.disarm()
             self.values.append(value)
-        except (Exception, SystemExit, Deferred) as error:
+        except BaseException as error:
+            if self._ends(error):
+                raise
             self._failed(error)
         self._item_s = time.perf_counter() - began
         if self._item_s >= SLOW_S:
@@ -395,12 +397,21 @@ class ChunkCalls:
                     self._baseline.disarm()
                     if len(values) < (changed[0] + 1 if changed else end) and not self.is_left:
                         raise _stopped()
-                except (Exception, SystemExit, Deferred) as error:
+                except BaseException as error:
+                    if self._ends(error):
+                        raise
                     self._failed(error)
         finally:
             CHANGES.told = None
         self._item_s = (time.perf_counter() - began) / max(1, len(values) - begin)
         self._look(began, len(values) - begin)
+
+    def _ends(self, error: BaseException) -> bool:
+        """Return whether an error ends the chunk: the farm's interrupt.
+
+        Any other is the item's own: a library's KeyboardInterrupt, a CancelledError, pytest's `Failed`.
+        """
+        return self._is_interrupted() and not issubclass(type(error), (Exception, SystemExit, Deferred))
 
     def _failed(self, error: BaseException) -> None:
         if self._is_forked:

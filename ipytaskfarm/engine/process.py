@@ -16,6 +16,7 @@ import sys
 import time
 from collections.abc import Callable, Iterable
 from pathlib import Path
+from types import FrameType
 from typing import Any, NoReturn
 
 import msgspec
@@ -426,10 +427,10 @@ def _no_keyboard() -> None:
 
     Cells of a console use ipykernel's own ways.
     """
-    builtins.input = _refuse("input()", "push the value, or hand it in as an argument")
+    builtins.input = _refuse_input
     getpass.getpass = _refuse("getpass()", "push the value, or hand it in as an argument")
     usual = sys.breakpointhook
-    refuse = _refuse("breakpoint()", "run the task in your own kernel with task.run_local()")
+    refuse = _refuse("breakpoint()", _DEBUG_HERE)
 
     @functools.wraps(usual)
     def hook(*args: Any, **kwargs: Any) -> Any:
@@ -438,11 +439,35 @@ def _no_keyboard() -> None:
     sys.breakpointhook = hook
 
 
+_DEBUG_HERE = "tc.debug(id) runs the task in your own process, where it stops, and so does task.run_local()"
+_DEBUGGERS = frozenset({"pdb", "bdb", "ipdb", "pudb"})
+_CONSOLES = frozenset({"code", "IPython"})
+
+
+def _refuse_input(*args: object, **kwargs: object) -> NoReturn:
+    """Raise in the place of `input`, for the debuggers and consoles that read with it, too."""
+    frame: FrameType | None = sys._getframe(1)
+    while frame is not None and SINK.get() is not None:
+        module, caller = str(frame.f_globals.get("__name__")), frame.f_code.co_name
+        if module.partition(".")[0] in _DEBUGGERS or module == "IPython.core.debugger":
+            raise _unanswered("a debugger was started", _DEBUG_HERE)
+        if module.partition(".")[0] in _CONSOLES and caller in ("interact", "embed", "mainloop"):
+            raise _unanswered(
+                "a console was opened", "task.run_local() runs the task in your own process, where it opens"
+            )
+        frame = frame.f_back
+    raise _unanswered("input() was called", "push the value, or hand it in as an argument")
+
+
 def _refuse(name: str, advice: str) -> Callable[..., Any]:
     def refuse(*args: object, **kwargs: object) -> NoReturn:
-        raise RuntimeError(f"{name} was called on an engine, where nobody can answer: {advice}")
+        raise _unanswered(f"{name} was called", advice)
 
     return refuse
+
+
+def _unanswered(what: str, advice: str) -> RuntimeError:
+    return RuntimeError(f"{what} on an engine, where nobody can answer: {advice}")
 
 
 def _remove_files(app: EngineApp) -> None:

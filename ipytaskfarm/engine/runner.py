@@ -442,7 +442,11 @@ class Runner:
         part = special.part if special is not None else None
         if part is None and len(names.items) > 1:
             freeze = partial(self._freeze_item, attempt) if special is not None and special.freeze else None
-            attempt.chunk = ChunkCalls(known, self._baseline, names, self._recorder.begin_items, begin, freeze)
+            interrupts = self._interrupts
+            attempt.chunk = ChunkCalls(
+                known, self._baseline, names, self._recorder.begin_items, begin, freeze,
+                is_interrupted=lambda: interrupts.raised is not None,
+            )  # fmt: skip
             call_each(attempt.chunk)
             return None
         index = part or 0

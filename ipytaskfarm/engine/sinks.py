@@ -68,8 +68,10 @@ class BoundedText:
         return sum(map(len, self.head)) + self.dropped + self.tail_chars
 
     def skip(self, chars: int) -> None:
-        """Count characters that were not kept."""
-        self.dropped += chars
+        """Count characters that were not kept.  What follows belongs to the end."""
+        with _tail_lock:
+            self.dropped += chars
+            self.room = min(self.room, 0)
 
     def since(self, chars: int, limit: int) -> tuple[int, str]:
         """Return (number of characters so far, text after the first `chars` characters).
@@ -246,17 +248,25 @@ class Sink:
         if self.values is not None:
             self.writer = len(self.values)
 
-    def write_drained(self, name: str, text: str) -> None:
+    def write_drained(self, name: str, text: BoundedText) -> None:
         """Write text that was read from a descriptor."""
         stream = self.stdout if name == "stdout" else self.stderr
         if not isinstance(stream, ItemText) or self.writer is None:
-            self.write(name, text)
+            self._write_bounded(name, text)
             return
         stream.item[0] = self.writer
         try:
-            self.write(name, text)
+            self._write_bounded(name, text)
         finally:
             stream.item[0] = None
+
+    def _write_bounded(self, name: str, text: BoundedText) -> None:
+        self.write(name, "".join(text.head))
+        stream = self.stdout if name == "stdout" else self.stderr
+        if text.dropped and stream is not None:
+            stream.skip(text.dropped)
+        if text.tail:
+            self.write(name, "".join(text.tail))
 
     def is_half_full(self) -> bool:
         """Return whether so much was written that more may not be kept whole."""

@@ -17,6 +17,7 @@ from ..client.tables import FailureGroups, TaskTable
 from ..client.waits import wait_for_tasks
 from ..core.parsing import parse_ids
 from ..core.states import ACCEPTED_STATES, ASKED_STATES
+from ..core.text import error_line
 from . import connection
 from .arguments import check_variable, parse_intermixed_line, parse_line
 from .handles import TaskHandle
@@ -334,5 +335,6 @@ def _brief(groups: FailureGroups) -> str:
     lines = []
     for group in groups[:5]:
         some = ", ".join(map(str, group.ids[:5])) + (", …" if len(group.ids) > 5 else "")
-        lines.append(f"  {len(group.ids)} × {group.etype}: {group.message:.100}  (tasks {some})")
+        ids = f"tasks {some}" if len(group.ids) > 1 else f"task {some}"
+        lines.append(f"  {len(group.ids)} × {error_line(group.etype, group.message[:100])}  ({ids})")
     return "\n".join(lines)

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import contextlib
 import dataclasses
 import reprlib
 from collections.abc import Iterable
@@ -75,6 +76,17 @@ class ShortTexts(reprlib.Repr):
         if level <= 0:
             return f"{left}...{right}"
         return f"{left}{', '.join(self.repr1(each, level - 1) for each in islice(x, self.maxset))}, ...{right}"
+
+
+def on_one_line(value: object, text: str) -> str:
+    """Return the text of a value without line breaks: of an array or a table its shape."""
+    if "\n" not in text:
+        return text
+    with contextlib.suppress(Exception):  # the library may do anything
+        shape = getattr(value, "shape", None) if type(value).__module__.partition(".")[0] in _LIBRARIES else None
+        if isinstance(shape, tuple):
+            return _large(value, shape)
+    return " ".join(text.split())
 
 
 def _product(shape: tuple[Any, ...]) -> int:

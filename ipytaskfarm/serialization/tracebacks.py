@@ -27,7 +27,7 @@ from typing import Any
 from ..core.messages.payload import ErrorPlace
 from ..core.text import Text, escaped
 from ..system.user_code import file_here
-from .short_texts import TEXT_CHARACTERS_MAX, ShortTexts
+from .short_texts import TEXT_CHARACTERS_MAX, ShortTexts, on_one_line
 
 PLACES_MAX = 200
 """The number of different places of one failure, over all exceptions of its chain."""
@@ -231,6 +231,27 @@ def _is_secret(name: str, value: object) -> bool:
 def _masked(value: object) -> str:
     """Return a value as text, without what stands behind a name that looks like a secret's (in a dict, a repr)."""
     return _SECRET_ITEM.sub(rf"\g<name>{_MASK}", _text(value))
+
+
+def argument_texts(arguments: Sequence[tuple[str, object]], length: int) -> list[str]:
+    """Return arguments of a call as ``name=value``, each on one line, with the values that may go with failures.
+
+    Args:
+        arguments: (name, value) of each; "" for a name that nobody knows.
+        length: the most characters of a value.
+    """
+    texts: dict[int, tuple[object, str]] = {}
+    if _shown[0] != "none":
+        _add_texts([value for name, value in arguments if not _is_secret(name, value)], texts)
+    found = []
+    for name, value in arguments:
+        if _shown[0] == "none":
+            text = "…"
+        else:
+            text = _MASK if _is_secret(name, value) else on_one_line(value, texts[id(value)][1])
+        short = text if len(text) <= length else f"{text[: length - 1]}…"
+        found.append(f"{name}={short}" if name else short)
+    return found
 
 
 def _text(value: object) -> str:

@@ -234,8 +234,9 @@ class FarmArguments(LimitArguments, total=False):
     failure_values: Annotated[
         Literal["masked", "all", "none"] | None,
         Setting(
-            help="which local variables of a failed task's frames are shown with its failure, as short texts: `masked`"
-            " (without the values of names that look like a secret's), `all`, `none`",
+            help="which local variables of a failed task's frames, and which arguments of a failed item of a map, are "
+            "shown with its failure, as short texts: `masked` (without the values of names that look like a secret's), "
+            "`all`, `none`",
             unit="WHICH",
             means="masked",
             check=check_failure_values,

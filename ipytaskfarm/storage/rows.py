@@ -363,9 +363,10 @@ OF_JOB = (
     "SELECT id, items, part_of IS NOT NULL, json_extract(rules, '$.retry_of') FROM tasks "
     "WHERE job = ? AND id > ? ORDER BY id LIMIT ?"
 )
-RETRIED = (
-    "SELECT a.value FROM json_each(?) AS a "
-    "WHERE EXISTS (SELECT 1 FROM tasks AS t WHERE json_extract(t.rules, '$.retry_of') = a.value)"
+LATEST_RETRIES = (
+    "WITH RECURSIVE chain (first, id) AS (SELECT value, value FROM json_each(?) UNION ALL "
+    "SELECT c.first, t.id FROM chain AS c JOIN tasks AS t ON json_extract(t.rules, '$.retry_of') = c.id) "
+    "SELECT first, max(id) FROM chain GROUP BY first HAVING max(id) > first"
 )
 WITH_TASKS = "SELECT a.value FROM json_each(?) AS a WHERE EXISTS (SELECT 1 FROM tasks AS t WHERE t.job = a.value)"
 CHILDREN = (

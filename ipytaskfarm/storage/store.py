@@ -504,9 +504,9 @@ class Store:
         with self._reading():
             return [s.TaskOfJob(*row) for row in self._db.execute(rows.OF_JOB, (job, after, count))]
 
-    def retried(self, ids: Sequence[int]) -> set[int]:
-        """Return those of these tasks that were submitted again, by a task that was not cleared."""
-        return {row[0] for row in self._rows(rows.RETRIED, ids)}
+    def latest_retries(self, ids: Sequence[int]) -> dict[int, int]:
+        """Return the latest retry, that was not cleared, of those of these tasks that were submitted again."""
+        return dict(self._rows(rows.LATEST_RETRIES, ids))
 
     def jobs_with_tasks(self, jobs: Sequence[str]) -> set[str]:
         """Return those of these jobs that still have tasks."""

@@ -366,10 +366,16 @@ class MemoryReader:
         """Return None: a simulated farm has no maps."""
         return None
 
-    def retried(self, ids: Sequence[int]) -> set[int]:
-        """Return those of these tasks that were submitted again."""
-        found = {t.rules.retry_of for t in self._store.tasks.values() if t.rules is not None}
-        return {i for i in ids if i in found}
+    def latest_retries(self, ids: Sequence[int]) -> dict[int, int]:
+        """Return the latest retry of those of these tasks that were submitted again."""
+        origin = {i: i for i in ids}
+        for task in sorted(self._store.tasks):
+            rules = self._store.tasks[task].rules
+            if rules is not None and rules.retry_of is not None:
+                for first, latest in origin.items():
+                    if latest == rules.retry_of:
+                        origin[first] = task
+        return {first: latest for first, latest in origin.items() if latest != first}
 
     def within(self, ids: Sequence[int], size_bytes: int) -> tuple[list[int], list[int]]:
         """Divide ids of ended tasks by the bytes of their results, as the store does."""

@@ -36,7 +36,7 @@ from ipytaskfarm.core.messages.view import (
 from ipytaskfarm.core.states import state_word
 from ipytaskfarm.core.text import text_of
 from ipytaskfarm.deployment.home import Home
-from ipytaskfarm.display.text import with_local_times
+from ipytaskfarm.display.text import redrawn, with_local_times
 from ipytaskfarm.system import farm_paths
 from ipytaskfarm.system.files import tail
 from ipytaskfarm.view.fold import cause_entry, cut, engine_entry, stretch_row
@@ -59,7 +59,8 @@ Arguments = dict[str, Any]
 
 
 def long_text(text: str) -> str:
-    """Return output of a task: without escape sequences, its long lines and its middle cut and marked."""
+    """Return output as a terminal shows it in the end: without escape sequences, its long lines and middle cut."""
+    text = redrawn(text)
     kept = text if len(text) <= 2 * OUTPUT_MAX else text[:OUTPUT_MAX] + text[-OUTPUT_MAX:]
     plain = _ESCAPES.sub("", kept)
     lines = []

@@ -243,3 +243,21 @@ def test_a_failure_tells_its_frames_and_explain_the_variables(tc: TaskClient) ->
     assert "    x = 3" in tc.explain(bad)
     assert "local variables" in result.html()
     assert "local variables" not in tc.run(Task(divide, args=(3, 1)), block=True).html()
+
+
+@pytest.mark.parametrize(
+    ("code", "expected"),
+    [
+        ("breakpoint()", "breakpoint() was called on an engine, where nobody can answer: tc.debug(id) runs the task"),
+        ("import pdb; pdb.set_trace(); x = 1", "a debugger was started on an engine"),
+        ("import pdb\ntry: 1 / 0\nexcept ZeroDivisionError: pdb.post_mortem()", "a debugger was started on an engine"),
+        ("from IPython.core.debugger import set_trace; set_trace(); x = 1", "a debugger was started on an engine"),
+        ("import code; code.interact()", "a console was opened on an engine"),
+        ("import IPython; IPython.embed()", "a console was opened on an engine"),
+        ("input()", "input() was called on an engine, where nobody can answer: push the value"),
+    ],
+)
+def test_a_debugger_in_a_task_says_how_to_debug_it(tc: TaskClient, code: str, expected: str) -> None:
+    with pytest.raises(RuntimeError) as raised:
+        tc.run(Task(code), block=True).raise_exception()
+    assert str(raised.value).startswith(expected)

@@ -216,7 +216,8 @@ def test_an_error_with_notes_of_its_own_says_what_this_session_has(
             Task("try: only_here\nexcept NameError as e:\n    e.add_note('mine')\n    raise"), block=True
         ).raise_exception()
     assert raised.value.__notes__[0] == "mine"
-    assert raised.value.__notes__[1].startswith("this session has 'only_here'")
+    assert raised.value.__notes__[1].startswith("raised on engine ")
+    assert raised.value.__notes__[2].startswith("this session has 'only_here'")
 
 
 SCRIPT = """

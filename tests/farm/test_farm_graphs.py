@@ -64,6 +64,34 @@ def test_a_failed_dependency_means_what_was_asked_for(tc: TaskClient) -> None:
     assert not tc.get_task_result(behind).attempts
 
 
+def refuse(text: str) -> None:
+    raise ConnectionRefusedError(text)
+
+
+def test_all_that_fails_for_one_task_names_its_error_and_its_place(tc: TaskClient, gate: Gate) -> None:
+    first = tc.run(Task(gate.code))
+    bad = tc.run(Task(refuse, args=("service is down\nsecond line",), after=first))
+    chain = [bad]
+    for _ in range(3):
+        chain.append(tc.run(Task(repr, args=(Ref(chain[-1]),))))
+    join = tc.run(Join(after=chain))
+    last = tc.run(Task("1", after=join, if_failed="skip"))
+    gate.open()
+    tc.barrier([*chain, join, last], timeout=DEADLINE_S)
+    place = f"{__file__}:{refuse.__code__.co_firstlineno + 1} in refuse"
+    assert tc.status(chain[1]).error == (
+        f"DependencyFailed: task {bad}, which task {chain[1]} waits for, failed (error): "
+        "ConnectionRefusedError: service is down"
+    )
+    for task in (*chain[1:], join, last):
+        assert tc.status(task).error.endswith(": ConnectionRefusedError: service is down")
+        assert place in tc.explain(task)
+    assert f", because task {bad} failed: " in tc.status(chain[2]).error
+    groups = {group.etype: group for group in tc.failures([*chain, join, last])}
+    assert {group.place for group in groups.values()} == {place}
+    assert groups["DependencyFailed"].ids == [*chain[1:], join]
+
+
 def test_results_are_arguments_and_do_not_pass_through_the_client(tc: TaskClient) -> None:
     large = tc.submit(np.ones, 500_000)
     named = tc.run(Task("x = 20; y = 22", pull=("x", "y")))

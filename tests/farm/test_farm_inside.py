@@ -324,6 +324,7 @@ def test_what_is_late_is_told(tc: TaskClient, gate: Gate) -> None:
     task = tc.run(Task(gate.code, warn_after=0.05, name="slow"))
     eventually(lambda: tc.status(task).reason == "running, longer than warn_after", DEADLINE_S)
     gate.open()
-    with pytest.warns(UserWarning, match=r"task \d+ \(slow\) has run for more than 0.05 s"):
+    with pytest.warns(UserWarning, match=r"task \d+ \(slow\) has run for more than 0.05 s") as caught:
         tc.barrier(task, timeout=DEADLINE_S)
+    assert {warning.filename for warning in caught} == {__file__}, "the line of the user's call"
     assert tc.status(task).state == "succeeded"

@@ -3,8 +3,13 @@
 from __future__ import annotations
 
 import asyncio
+import subprocess
+import sys
+from pathlib import Path
 
-from ipytaskfarm import Farm, Task, TaskClient
+import pytest
+
+from ipytaskfarm import Farm, Ref, Task, TaskClient
 from ipytaskfarm.core import messages
 from ipytaskfarm.deployment.light_client import Questioner, connect
 from ipytaskfarm.system.farm_paths import connection_reader
@@ -66,3 +71,51 @@ def test_a_group_that_fails_again_does_not_grow_by_what_was_submitted_again(farm
 
     assert asyncio.run(press()) == ["3 tasks submitted again"] * 3
     assert len([row for row in tc.tasks(state="failed").rows if row.name == "grows"]) == 12
+
+
+def flaky(x: int, folder: str, good: int) -> int:
+    """Fail on each third item: those below `good` once, the others always."""
+    runs = Path(folder, str(x))
+    count = len(runs.read_text()) if runs.exists() else 0
+    runs.write_text("x" * (count + 1))
+    if x % 3 == 1 and (x >= good or not count):
+        raise ValueError(f"bad {x}")
+    return x
+
+
+def test_all_failed_tasks_of_a_job_run_again_once_and_never_those_whose_retry_has_succeeded(
+    farm: Farm, tc: TaskClient, tmp_path: Path, capfd: pytest.CaptureFixture[str]
+) -> None:
+    """Items 1 and 4 fail once, 7 always."""
+
+    def runs() -> dict[int, int]:
+        return {x: len(Path(tmp_path, str(x)).read_text()) for x in (0, 1, 4, 7)}
+
+    job = tc.map(flaky, range(9), [str(tmp_path)] * 9, [7] * 9, name="again", block=False)
+    job.wait()
+    assert runs() == {0: 1, 1: 1, 4: 1, 7: 1}
+    first = tc.tasks(name="again", state="failed")
+    tc.barrier(tc.retry(first))
+    assert runs() == {0: 1, 1: 2, 4: 2, 7: 2}
+    for count in (3, 4):  # four and five failed tasks are listed by now
+        args = [sys.executable, "-m", "ipytaskfarm", "retry", "--job", "again", "--farm", str(farm.connection_file)]
+        assert subprocess.run(args, capture_output=True, text=True, timeout=60).stderr == ""
+        eventually(lambda: not tc.tasks(state="unfinished").rows, 30.0, what="all have ended")
+        assert runs() == {0: 1, 1: 2, 4: 2, 7: count}
+    capfd.readouterr()
+    for ids in (tc.tasks(name="again", state="failed"), [job.ids[x] for x in (1, 4, 7)]):
+        (again,) = tc.retry(ids)
+        tc.barrier([again])
+        assert "not submitted again: 2 tasks with a retry that has not failed" in capfd.readouterr().err
+    assert runs() == {0: 1, 1: 2, 4: 2, 7: 6}
+    assert len(tc.retry(job.ids[1])) == 1, "whoever names a task submits it again"
+    eventually(lambda: runs()[1] == 3, 30.0, what="it has run")
+
+
+def test_a_task_that_is_retried_later_takes_the_result_of_the_retry(tc: TaskClient, tmp_path: Path) -> None:
+    source = tc.run(Task(flaky, args=(1, str(tmp_path), 9)))
+    after = tc.run(Task(lambda x: x + 41, args=(Ref(source),)))
+    tc.barrier([source, after])
+    tc.barrier(tc.retry(source))
+    (again,) = tc.retry(after)
+    assert tc.get_task_result(again, block=True).result == 42

@@ -296,3 +296,28 @@ def test_items_that_are_tasks_of_their_own_too(tc: TaskClient) -> None:
     values = tc.map(speak_later, range(3))
     assert (values, values.stdout) == ([0, 1, 2], ["item 0\n", "item 1\n", "item 2\n"])
     assert tc.mapper(retries=1).map(speak, [3]).stdout == ["item 3\nchild of 3\nagain 3\n"]  # type: ignore[attr-defined]
+
+
+CHILD = """print("begin"); print("x" * 900_000); print("end")"""
+FLOODS = {
+    "os.write": "import os\nos.write(1, b'begin\\n' + b'x' * 900_000 + b'\\nend\\n')",
+    "a child": f"import subprocess, sys\nsubprocess.run([sys.executable, '-c', {CHILD!r}])",
+    "python": CHILD,
+    "both": ("import os\nprint('begin', flush=True)\nos.write(1, b'x' * 800_000)\nprint('x' * 100_000)\nprint('end')"),
+}
+
+
+@pytest.mark.parametrize("way", FLOODS)
+def test_the_number_of_the_characters_that_were_left_out_is_true(tc: TaskClient, way: str) -> None:
+    text = tc.run(Task(FLOODS[way]), block=True).stdout
+    gap = re.fullmatch(r"(begin\nx*)\n\[\.\.\. (\d+) characters left out \.\.\.\]\n(x*\nend\n)", text)
+    assert gap is not None, text[-200:]
+    assert len(gap[1]) + int(gap[2]) + len(gap[3]) == len("begin\n" + 900_000 * "x" + "\nend\n")
+
+
+def test_a_flood_of_letters_of_several_bytes_has_its_gap_between_its_beginning_and_its_end(tc: TaskClient) -> None:
+    code = "import os\nos.write(1, ('begin\\n' + '漢' * 200_000 + '\\nend\\n').encode())\nprint('after')"
+    text = tc.run(Task(code), block=True).stdout
+    assert re.fullmatch(
+        r"begin\n漢*(\\x..)*\n\[\.\.\. \d+ characters left out \.\.\.\]\n(\\x..)*漢*\nend\nafter\n", text
+    )

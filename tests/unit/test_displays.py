@@ -18,7 +18,9 @@ from ipytaskfarm.core import messages as m
 from ipytaskfarm.core.messages import payload, tables
 from ipytaskfarm.core.messages.task_types import FailureSummary
 from ipytaskfarm.core.states import Reason
+from ipytaskfarm.display.text import redrawn
 from ipytaskfarm.serialization.pack import pack, pack_error
+from ipytaskfarm.web.questions import long_text
 from tests.support.fake_hub_controller import FakeController, encode, final
 
 EVIL = "<script>alert(1)</script>"
@@ -160,3 +162,26 @@ def test_colours_of_a_terminal_are_those_of_the_notebook() -> None:
 def test_a_display_without_html_is_shown_by_its_source_and_not_by_its_repr() -> None:
     data = {"text/plain": "<IPython.core.display.Markdown object>", "text/markdown": "# A <heading>"}
     assert output_html({"data": data}) == "<pre># A &lt;heading&gt;</pre>"
+
+
+BAR = "\r  0%|    | 0/9\r 50%|██  | 5/9, loss=2\r100%|████| 9/9         \n"
+
+
+@pytest.mark.parametrize(
+    ("text", "shown"),
+    [
+        (f"before\n{BAR}after\n", "before\n100%|████| 9/9         \nafter\n"),
+        ("abcdef\rxy", "xycdef"),
+        ("done\r\nnext\r\n", "done\nnext\n"),
+        ("10 %\r", "10 %"),
+        ("\x1b[31m50 %\x1b[0m\r\x1b[32m99 %\x1b[0m\n", "\x1b[32m99 %\x1b[0m\n"),
+        ("".join(f"\r{n} of 99,999" for n in range(100_000)), "99999 of 99,999"),
+        ("no bar\n", "no bar\n"),
+    ],
+)
+def test_lines_that_were_redrawn_are_shown_in_their_last_state(text: str, shown: str) -> None:
+    assert redrawn(text) == shown
+    assert text_html(text) == text_html(shown)
+    if "\x1b" not in text:
+        assert long_text(text) == long_text(shown)
+    assert "characters" not in text_html(text), "what is not seen takes no room"

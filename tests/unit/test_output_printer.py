@@ -96,6 +96,27 @@ def test_of_a_text_that_is_too_long_the_first_lines_are_shown(
     assert shown.err == f"… {20_000 - lines:,} lines not shown\n"
 
 
+@pytest.mark.parametrize("labelled", [True, False])
+def test_what_a_result_has_left_out_is_told_with_what_is_not_shown(
+    capsys: Captured, monkeypatch: pytest.MonkeyPatch, labelled: bool
+) -> None:
+    """Of 100,000 lines a result has kept the first and the last 64 Ki characters."""
+    monkeypatch.setattr(output_printer, "LINES_PER_S", 0)
+    monkeypatch.setattr(output_printer, "CHARS_PER_S", 0)
+    monkeypatch.setattr(output_printer, "CHARS_AT_ONCE", 10_000)
+    whole = BoundedText()
+    whole.write("".join(f"{n:9}\n" for n in range(100_000)))
+    printer = OutputPrinter(labelled=labelled)
+    printer.rest("7", SeenOutput(), whole.text(), "", [])
+    printer.show(is_over=True)
+    shown = capsys.readouterr()
+    gap = re.search(r"\n\[\.\.\. (\d+) characters left out", whole.text())
+    assert gap is not None
+    lines = whole.text().count("\n") - shown.out.count("\n")
+    remark = f"… {lines:,} lines and {int(gap[1]):,} characters between them not shown\n"
+    assert shown.err == ("[7] " if labelled else "") + remark
+
+
 def test_all_that_a_result_has_kept_is_shown(capsys: Captured) -> None:
     whole = BoundedText()
     whole.write("".join(f"{n:9}\n" for n in range(100_000)))

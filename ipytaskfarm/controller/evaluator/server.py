@@ -13,7 +13,7 @@ from typing import Any, BinaryIO
 import msgspec
 
 from ...core.messages.evaluator import Evaluate, Evaluated, Subject, Verdict
-from ...core.text import encoded
+from ...core.text import encoded, error_line
 from ...serialization.pack import brief_error, unpack, unpack_function
 from ...system.process import name_process
 
@@ -69,7 +69,7 @@ class Evaluator:
 def _describe(error: BaseException) -> str:
     brief = brief_error(error)
     place = f" ({brief.place})" if brief.place else ""
-    return f"{brief.etype}: {brief.value}{place}"[:_ERROR_CHARACTERS_MAX]
+    return f"{error_line(brief.etype, brief.value)}{place}"[:_ERROR_CHARACTERS_MAX]
 
 
 def main() -> int:

@@ -209,9 +209,12 @@ def on_abort(farm: SchedulerState, session: str, n: int, question: AbortTasks, n
 
 
 def _named(farm: SchedulerState, task: TaskEntry) -> str:
-    if not task.items:
-        return f"task {task.id} was"
-    return f"tasks {task.id + 1} to {task.id + task.items} were"
+    """Return the subject of the sentence that a task, or the silent items of a chunk, were aborted."""
+    ids = list(farm.tasks.chunks.ids(task.id)) if task.items else []
+    if len(ids) < 2:
+        return f"task {ids[0] if ids else task.id} was"
+    first, last = ids[0], ids[-1]
+    return f"{'tasks' if last - first < len(ids) else f'{len(ids)} tasks from'} {first} to {last} were"
 
 
 def _abort_items(
@@ -393,7 +396,11 @@ def on_retry(farm: SchedulerState, session: str, n: int, question: RetryTasks, n
             coming = {i for others in farm.clients.retrying.values() for i in others}
             ids = [i for i in ids if i not in coming]
         farm.clients.retrying[session, n] = ids
-        out.loads.append(LoadOriginals(session, n, ids, missing, not_failed, chunks, question.earlier, question.once))
+        out.loads.append(
+            LoadOriginals(
+                session, n, ids, missing, not_failed, chunks, question.earlier, question.once, question.latest
+            )
+        )
     else:
         out.answer(session, n, Retried([], missing, not_failed))
 
@@ -401,23 +408,33 @@ def on_retry(farm: SchedulerState, session: str, n: int, question: RetryTasks, n
 def on_originals(farm: SchedulerState, session: str, event: Originals, now: Now, out: Decision) -> None:
     """Accept the tasks to be retried under new ids, linked to the old ones."""
     farm.clients.retrying.pop((session, event.n), None)
-    if not event.tasks:
-        out.answer(session, event.n, Retried([], event.missing, event.not_failed))
+    tasks, settled = _to_be_retried(farm, event)
+    if not tasks:
+        out.answer(session, event.n, Retried([], event.missing, event.not_failed, settled))
         return
-    duplicate = _why_duplicate(farm, event.tasks)
+    duplicate = _why_duplicate(farm, tasks)
     if duplicate:
         out.answer(session, event.n, Refusal("DuplicateTask", duplicate))
         return
-    block = farm.clients.ids.take(session, len(event.tasks), out)
+    block = farm.clients.ids.take(session, len(tasks), out)
     client = farm.clients.of(session)
     client.blocks.append(block)
-    pairs: dict[int, int] = {}
     earlier = RetriedTasks(event.earlier)
+    new_ids = {original.id: block.first + place for place, original in enumerate(tasks)}
+    skipped = dict(settled)
+    pairs = {
+        original.id: new_ids[_latest(event, original.id)] for original in event.tasks if original.id not in skipped
+    }
 
     def new_of(task_id: int) -> int:
-        return pairs[task_id] if task_id in pairs else earlier.new_of(task_id)
+        """Return the task to take in the place of one that is needed: its retry, unless it has succeeded itself."""
+        latest = event.newest.get(task_id, task_id)
+        again = new_ids.get(latest, pairs.get(task_id, earlier.new_of(task_id)))
+        if again != task_id or farm.tasks.finals.get(farm.tasks.holder(task_id)) == "":
+            return again
+        return latest
 
-    for original in event.tasks:
+    for original in tasks:
         rules = original.rules or DEFAULT_RULES
         if rules.job is not None:
             revive_job(farm, rules.job, out)
@@ -427,10 +444,9 @@ def on_originals(farm: SchedulerState, session: str, event: Originals, now: Now,
         again = msgspec.structs.replace(original, id=block.next, submitted_s=now.wall_s, rules=linked, needs=needs)
         block.next += 1
         task = accept(farm, again, session, linked, out)
-        pairs[original.id] = again.id
         apply_rules(farm, task, now, out)
     out.saves.append(SaveAccepted(block.first, block.last))
-    reply = Retried([*pairs.items()], event.missing, event.not_failed)
+    reply = Retried([*pairs.items()], event.missing, event.not_failed, settled)
     farm.clients.retried[f"{session} {event.n}"] = reply
     while len(farm.clients.retried) > _RETRIES_KEPT:
         del farm.clients.retried[next(iter(farm.clients.retried))]
@@ -453,6 +469,24 @@ def _why_duplicate(farm: SchedulerState, originals: list[Submission]) -> str:
             return f"task {original.id} has the unique key {key!r} of task {taken[key]}, which would run beside it"
         taken[key] = original.id
     return ""
+
+
+def _latest(event: Originals, task_id: int) -> int:
+    """Return the task that is submitted again for this one."""
+    return event.newest.get(task_id, task_id) if event.latest else task_id
+
+
+def _to_be_retried(farm: SchedulerState, event: Originals) -> tuple[list[Submission], list[tuple[int, int]]]:
+    """Return the tasks to be submitted again, each once, and pairs (task, its latest retry) of those that are not."""
+    found: dict[int, Submission] = {}
+    settled = []
+    for original in event.tasks:
+        latest = _latest(event, original.id)
+        if latest != original.id and not farm.tasks.finals.get(latest):
+            settled.append((original.id, latest))
+        else:
+            found.setdefault(latest, msgspec.structs.replace(original, id=latest))
+    return [*found.values()], settled
 
 
 def _needs_again(farm: SchedulerState, needs: Needs, new_of: Callable[[int], int]) -> Needs:

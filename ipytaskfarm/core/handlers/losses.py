@@ -138,7 +138,7 @@ def lose_engine(
     remove_engine(farm, engine, out)
     for run, task in release_runs(farm, engine, list(engine.assigned), out):
         if run in begun and task.items:
-            _lose_chunk(farm, task, engine, crash, items[1] if known and items is not None else task.items, now, out)
+            _lose_chunk(farm, task, engine, crash, items if known and items else (0, task.items), now, out)
         elif run in begun:
             of_run = crash if company < 2 else _in_company(crash, run, over, company)
             _charge(farm, task, engine, of_run, known, now, out)
@@ -154,21 +154,37 @@ def _in_company(crash: Crash, run: RunKey, over: RunKey | None, company: int) ->
     cause = crash.cause
     if over is not None and run != over and cause:
         cause = f"which the agent ended over task {over[0]} ({cause})"
-    beside = f"it ran {company} coroutine tasks at once"
-    return msgspec.structs.replace(crash, cause=f"{cause}; {beside}" if cause else beside)
+    return _beside(crash, cause, f"it ran {company} coroutine tasks at once")
+
+
+def _beside(crash: Crash, cause: str, others: str) -> Crash:
+    """Return how an engine ended, with a phrase on what else it ran."""
+    return msgspec.structs.replace(crash, cause=f"{cause}; {others}" if cause else others)
 
 
 def _lose_chunk(
-    farm: SchedulerState, chunk: TaskEntry, engine: EngineEntry, crash: Crash, begun: int, now: Now, out: Decision
+    farm: SchedulerState,
+    chunk: TaskEntry,
+    engine: EngineEntry,
+    crash: Crash,
+    items: tuple[int, int],
+    now: Now,
+    out: Decision,
 ) -> None:
-    """Settle a chunk that was lost with its engine: items that had begun are charged, the others wait again."""
+    """Settle a chunk that was lost with its engine: items that had begun are charged, the others wait again.
+
+    items: as in `EngineDown`."""
     begin(farm, chunk, now)
+    ended, begun = items
+    lost = _beside(crash, crash.cause, "this item had ended before, and its value was lost with the engine")
+    if begun - ended > 1:
+        crash = _beside(crash, crash.cause, f"one of {begun - ended} items was running")
     separate_before = set(farm.tasks.chunks.separate.get(chunk.id, ()))
     for index in range(chunk.items):
         if index not in separate_before:
             task = separate(farm, chunk, index, out, begun=index < begun)
             if index < begun:
-                _charge(farm, task, engine, crash, True, now, out)
+                _charge(farm, task, engine, lost if index < ended else crash, True, now, out)
             else:
                 put_back(farm, task)
     finish(farm, chunk, msgspec.structs.replace(final_of_join(chunk, now), items=chunk.items), out)
@@ -196,7 +212,7 @@ def _charge(
     begin(farm, task, now)
     # "memory: 312 MiB in use …"
     reason = _REASONS.get(re.split("[:;]", crash.cause)[0], Reason.ENGINE_LOST)
-    failure = FailureSummary(_ERROR_NAMES[reason], _loss_text(engine, crash, known))
+    failure = FailureSummary(_ERROR_NAMES[reason], _loss_text(engine, crash, known), _crash_place(crash))
     final = final_without_answer(task, engine, reason, failure, now)
     place = task.place
     attempt = place.attempt if type(place) is Assigned else task.attempt
@@ -229,6 +245,18 @@ _ERROR_NAMES = {
     Reason.MEMORY: "MemoryLimitExceeded",
     Reason.ENGINE_LOST: "EngineLost",
 }
+
+
+_CRASH_FRAME = re.compile(r'^  File "(?P<file>.+)", line (?P<line>\d+) in (?P<name>.+)$', re.MULTILINE)
+_LIBRARY_FILE = re.compile(r"^<frozen |/(site|dist)-packages/|/lib\d*/python\d")
+
+
+def _crash_place(crash: Crash) -> str:
+    """Return the innermost frame of the user's own code in the stack that a dying engine has written; "" for none."""
+    for frame in _CRASH_FRAME.finditer(crash.dump):
+        if not _LIBRARY_FILE.search(frame["file"]):
+            return f"{frame['file']}:{frame['line']} in {frame['name']}"
+    return ""
 
 
 def _loss_text(engine: EngineEntry, crash: Crash, known: bool) -> str:

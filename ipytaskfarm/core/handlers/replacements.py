@@ -19,6 +19,7 @@ from ..scheduler.entries import EngineEntry, EngineState
 from ..scheduler.kept_commands import ATTEMPTS_MAX, KeptOnEngine, is_too_large
 from ..scheduler.requests import Keeping, PendingCommand
 from ..scheduler.state import SchedulerState
+from ..text import error_line
 from .engines import prepare
 
 NOT_RUN = "QueueCleared"
@@ -149,7 +150,7 @@ def failure_in(body: bytes) -> str:
         failure = msgspec.msgpack.decode(body, type=FailureBody)
     except (msgspec.MsgspecError, ValueError, RecursionError):
         return "it failed, and what the engine says of it cannot be read"
-    return f"{failure.etype}: {failure.value}"[:NOTE_MAX]
+    return error_line(failure.etype, failure.value)[:NOTE_MAX]
 
 
 # -- repeating commands

@@ -102,13 +102,15 @@ class Clear(msgspec.Struct, frozen=True, tag=True):
 class RetryTasks(msgspec.Struct, frozen=True, tag="Retry"):
     """Question: submit these failed tasks again, as new ones linked to them. Answer: `Retried`.
 
-    failed_only=False: also those that succeeded.  once=True: leave out those that were submitted again before."""
+    failed_only=False: also those that succeeded.  Those that were submitted again before: once=True: leave them out;
+    latest=True: take their latest retries, if these have failed."""
 
     ids: list[int]
     failed_only: bool = True
     earlier: list[tuple[int, int, int]] = []
     """Tasks that were retried just before, see `pages.runs_of`: tasks that need them are given the new ones."""
     once: bool = False
+    latest: bool = False
 
 
 class QueueStatus(msgspec.Struct, frozen=True, tag=True):
@@ -164,9 +166,7 @@ class Outputs(msgspec.Struct, frozen=True, tag=True):
 
 
 class CommandOutputs(msgspec.Struct, frozen=True, tag=True):
-    """Question: ask the engines that have not answered this session's command for its output.
-
-    Answer: as for `Outputs`."""
+    """Question: the output of this session's command on engines that have not answered it. Answer: as for `Outputs`."""
 
     number: int
     seen: list[tuple[int, int, int, int]] = []
@@ -509,11 +509,12 @@ class Cleared(msgspec.Struct, frozen=True, tag=True):
 
 
 class Retried(msgspec.Struct, frozen=True, tag=True):
-    """(old id, new id) pairs, and the tasks that could not be retried: unknown, or not failed."""
+    """(old id, new id) pairs, and the tasks that were not: unknown, not failed, or `settled` (task, its retry)."""
 
     ids: list[tuple[int, int]]
     missing: list[int] = []
     not_failed: list[int] = []
+    settled: list[tuple[int, int]] = []
 
 
 class Checked(msgspec.Struct, frozen=True, tag=True):

@@ -235,7 +235,7 @@ _JOINED: dict[type, Callable[[Any, list[Any]], Reply]] = {
     Watched: lambda _, replies: Watched(_all(replies, "unknown")),
     Fetched: lambda _, replies: Fetched(*(_all(replies, name) for name in ("finals", "unfinished", "unknown"))),
     Aborted: lambda _, replies: Aborted(_all(replies, "outcomes")),
-    Retried: lambda _, replies: Retried(*(_all(replies, name) for name in ("ids", "missing", "not_failed"))),
+    Retried: lambda _, replies: Retried(*(_all(replies, name) for name in ("ids", "missing", "not_failed", "settled"))),
     Cleared: _cleared,
     PrioritySet: _priorities,
     TaskRows: _tasks,

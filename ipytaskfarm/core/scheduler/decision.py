@@ -107,6 +107,8 @@ class LoadOriginals(NamedTuple):
     """See `RetryTasks.earlier`."""
     once: bool = False
     """Leave out tasks that were submitted again before."""
+    latest: bool = False
+    """See `RetryTasks.latest`."""
 
 
 class LoadEnded(NamedTuple):

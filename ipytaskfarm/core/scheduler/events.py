@@ -65,6 +65,10 @@ class Originals(msgspec.Struct, frozen=True):
     not_failed: list[int]
     earlier: list[tuple[int, int, int]] = []
     """See `RetryTasks.earlier`."""
+    newest: dict[int, int] = {}
+    """Of those tasks, and of those that they need, which were submitted again before: their latest retries."""
+    latest: bool = False
+    """See `RetryTasks.latest`."""
 
 
 class EndedLoaded(msgspec.Struct, frozen=True):

@@ -15,6 +15,7 @@ from ..saves import TaskRecord
 from ..states import LOSES_INPUTS, Reason, State
 from .clock import Now
 from .decision import Decision, LoadEnded
+from .dependencies import FirstFailure
 from .engine_shutdown import recycle
 from .entries import EngineEntry, TaskEntry
 from .state import SchedulerState
@@ -56,20 +57,22 @@ def settle(farm: SchedulerState, most: int, now: Now, out: Decision) -> int:
         waiting = graph.dependents.get(ended)
         if not waiting or ended in farm.tasks.unfinished:
             # All were told; or the task was reopened in the same turn, and its dependents go on waiting.
-            graph.ended.popleft()
+            graph.forget_ended()
             continue
-        told = waiting[: most - count + 1]
+        told, cause = waiting[: most - count + 1], graph.causes.get(ended)
         if len(told) == len(waiting):
-            graph.ended.popleft()
+            graph.forget_ended()
             del graph.dependents[ended]
         else:
             del waiting[: len(told)]
-        _tell_dependents(farm, ended, told, now, out)
+        _tell_dependents(farm, ended, told, cause, now, out)
         count += len(told)
     return count
 
 
-def _tell_dependents(farm: SchedulerState, ended: int, dependents: list[int], now: Now, out: Decision) -> None:
+def _tell_dependents(
+    farm: SchedulerState, ended: int, dependents: list[int], cause: FirstFailure | None, now: Now, out: Decision
+) -> None:
     holder = farm.tasks.holder(ended)
     reason = Reason.REFUSED if ended in farm.tasks.refusals else farm.tasks.finals.get(holder, "")
     tasks = farm.tasks.unfinished
@@ -88,7 +91,9 @@ def _tell_dependents(farm: SchedulerState, ended: int, dependents: list[int], no
             wait_for(farm, task, [i for i in needs.after if ended < i <= ended + items])
             left = task.waits_for or set()
         if not items and reason and needs is not None and needs.if_failed != RUN and ended in needs.after:
-            finish(farm, task, _with_its_need(task, ended, reason, needs, now), out)
+            if cause is not None and task.id in farm.graph.dependents:
+                farm.graph.causes[task.id] = cause
+            finish(farm, task, _with_its_need(task, ended, reason, needs, cause, now), out)
         elif not left and type(task.place) is Queued:
             if needs is not None and needs.join:
                 farm.graph.ready_joins.append(task_id)
@@ -96,12 +101,17 @@ def _tell_dependents(farm: SchedulerState, ended: int, dependents: list[int], no
                 rejoin(farm, task)
 
 
-def _with_its_need(task: TaskEntry, ended: int, reason: str, needs: Needs, now: Now) -> Final:
+def _with_its_need(
+    task: TaskEntry, ended: int, reason: str, needs: Needs, cause: FirstFailure | None, now: Now
+) -> Final:
+    """Return the end of a task that waited for a failed one.  cause: None if it had failed in an earlier turn."""
+    why = f"failed ({reason}){cause.because(ended) if cause is not None else ''}"
+    place = cause.failure.place if cause is not None else ""
     if needs.if_failed == SKIP:
-        text = f"task {task.id} was skipped: task {ended}, which it waits for, failed ({reason})"
-        return final_without_answer(task, None, Reason.SKIPPED, FailureSummary("TaskSkipped", text), now)
-    text = f"task {ended}, which task {task.id} waits for, failed ({reason})"
-    return final_without_answer(task, None, Reason.NEEDED, FailureSummary("DependencyFailed", text), now)
+        text = f"task {task.id} was skipped: task {ended}, which it waits for, {why}"
+        return final_without_answer(task, None, Reason.SKIPPED, FailureSummary("TaskSkipped", text, place), now)
+    text = f"task {ended}, which task {task.id} waits for, {why}"
+    return final_without_answer(task, None, Reason.NEEDED, FailureSummary("DependencyFailed", text, place), now)
 
 
 # -- repetition

@@ -553,7 +553,7 @@ def finish(farm: SchedulerState, task: TaskEntry, final: Final, out: Decision) -
         if task.dependencies.keep:
             tasks.kept.add(task.id)
     if farm.graph.dependents and task.id in farm.graph.dependents:
-        farm.graph.ended.append(task.id)
+        farm.graph.note_end(final)
     if task.rules is not None and task.rules.idempotent:
         farm.second_copies.end(task.id, None if final.reason or not final.attempts else final.run_s)
         farm.second_copies.stop_other(task.id)
