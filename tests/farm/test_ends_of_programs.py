@@ -8,6 +8,9 @@ from pathlib import Path
 
 import pytest
 
+import ipytaskfarm.ipyparallel as ipp
+from ipytaskfarm import Farm
+from tests.support.farms import Gate, until_engines
 from tests.support.polling import DEADLINE_S
 
 pytestmark = pytest.mark.farm
@@ -102,9 +105,13 @@ def test_a_callback_ends_the_pool_that_calls_it(tmp_path: Path) -> None:
 
 
 VIEW = """
-import time
+import os, time
 from ipytaskfarm import Farm
 from ipytaskfarm.ipyparallel import Client
+
+def hold(begun):
+    open(begun, "w").close()
+    time.sleep(600)
 
 if __name__ == "__main__":
     with Farm(n=1) as farm:
@@ -112,8 +119,10 @@ if __name__ == "__main__":
         view = client[:] if {direct} else client.load_balanced_view()
         try:
             with view.executor as calls:
-                running, waiting = [calls.submit(time.sleep, 600) for _ in range(2)]
+                running, waiting = [calls.submit(hold, {begun!r}) for _ in range(2)]
                 client.tasks.flush()
+                while not os.path.exists({begun!r}):
+                    time.sleep(0.01)
                 raise KeyboardInterrupt
         finally:
             print(type(waiting.exception(30)).__name__, running.done())
@@ -122,6 +131,19 @@ if __name__ == "__main__":
 
 @pytest.mark.parametrize("direct", [False, True])
 def test_a_ctrl_c_in_the_block_of_a_views_executor_ends_the_block(direct: bool, tmp_path: Path) -> None:
-    status, out, err = ends_with(tmp_path / "script.py", VIEW.format(direct=direct))
+    status, out, err = ends_with(tmp_path / "script.py", VIEW.format(direct=direct, begun=str(tmp_path / "begun")))
     assert (status != 0, out) == (True, "TaskAborted False\n")
     assert err.rstrip().endswith("KeyboardInterrupt")
+
+
+def test_the_calls_that_wait_in_a_views_executor_are_dropped_together(farm: Farm, gate: Gate) -> None:
+    """Otherwise the engine, which becomes free in the meantime, would begin those that are not dropped yet."""
+    until_engines(farm, 2)
+    client = ipp.Client(farm.connection_file)
+    client[0].execute(gate.code, block=False)
+    calls = client[0].executor
+    waiting = [calls.submit(abs, number) for number in range(200)]
+    for each in waiting:
+        each.add_done_callback(lambda _: gate.open())
+    calls.shutdown(cancel_futures=True)
+    assert all(isinstance(each.exception(DEADLINE_S), ipp.TaskAborted) for each in waiting)
