@@ -75,9 +75,10 @@ class DescriptorTap:
     def is_there(self) -> bool:
         """Return whether the descriptor still refers to the file."""
         try:
-            return os.path.samestat(os.fstat(self.number), os.fstat(self.fd))
+            here, ours = os.fstat(self.number), os.fstat(self.fd)
         except OSError:
             return False
+        return os.path.samestat(here, ours)
 
     def put_back(self) -> bool:
         """Make the descriptor refer to the file again. Return whether it had been redirected."""

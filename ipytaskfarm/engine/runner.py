@@ -125,6 +125,7 @@ class Runner:
         )
         interrupts.protected |= {Runner._guarded.__code__, Runner._guarded_await.__code__}
         parts.profiling.sampler.mark(*interrupts.protected)
+        interrupts.protected |= parts.capture.catching()
 
     def run(self, job: QueuedRun) -> Step:
         """Run an attempt to its end, or to the first await of an attempt that needs the event loop."""

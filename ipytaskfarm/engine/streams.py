@@ -183,9 +183,10 @@ def _stdout_writer(tap: DescriptorTap, slowly: Write, words: LastWords) -> Write
         now = clock()
         if now - tap.written_s > quick_s:
             try:
-                if lseek(fd, 0, 2) != tap.mark:
-                    return slowly(string)
+                moved = lseek(fd, 0, 2) != tap.mark
             except OSError:  # a pipe, or closed
+                moved = True
+            if moved:
                 return slowly(string)
             now = clock()
         tap.written_s = now
@@ -219,9 +220,10 @@ def _stderr_writer(tap: DescriptorTap, slowly: Write, words: LastWords) -> Write
         now = clock()
         if now - tap.written_s > quick_s:
             try:
-                if lseek(fd, 0, 2) != tap.mark:
-                    return slowly(string)
+                moved = lseek(fd, 0, 2) != tap.mark
             except OSError:  # a pipe, or closed
+                moved = True
+            if moved:
                 return slowly(string)
             now = clock()
         tap.written_s = now

@@ -396,6 +396,15 @@ def test_an_interrupt_ends_the_task_and_not_the_next(engine: FakeEngine, code: s
     assert Outcome(engine.ended(second)).value == {"after": 1}
 
 
+@pytest.mark.parametrize("code", ["sys.stdout.write('x')", "os.write(1, b'x'); sys.stderr.write('x')"])
+def test_a_time_limit_is_not_lost_in_the_streams(engine: FakeEngine, code: str) -> None:
+    """The streams catch OSError, which the error of a time limit is too."""
+    for _ in range(30):
+        (key,) = engine.hand(StringWork(f"import os, sys\nwhile True:\n    {code}\n    for _ in range(100): pass"))
+        engine.wait_running(key)
+        assert engine.interrupt(key, TIME_LIMIT, timeout_s=10).outcome == "time limit"
+
+
 def test_an_interrupt_amid_the_loop_finds_what_goes_on_next(engine: FakeEngine) -> None:
     """The interrupt comes during a callback of the loop, and then the task blocks the loop before it can
     be cancelled.
