@@ -228,10 +228,13 @@ class Capture:
         task's.
         """
         self._has_children = False
-        for tap, _ in self._taps:
-            former = tap.part_from_children()
-            if former is not None:
-                self._former.add(former)
+        try:
+            for tap, _ in self._taps:
+                former = tap.part_from_children()
+                if former is not None:
+                    self._former.add(former)
+        except OSError:  # a task keeps all the descriptors that a process may have, or the disk is full
+            self._has_children = True
 
     def shrink(self) -> None:
         """Keep the files small. Called by the lane's thread while something runs."""

@@ -155,7 +155,11 @@ class DescriptorTap:
             if _locked(again):
                 return None
             former = os.dup(again)
-            fresh = _moved_log(self.path, former) if self._is_log else _fresh_file(self.path)
+            try:
+                fresh = _moved_log(self.path, former) if self._is_log else _fresh_file(self.path)
+            except OSError:
+                os.close(former)
+                raise
             self._stand_on(fresh)
             _locked(fresh)
             self._set_mark(os.lseek(fresh, 0, os.SEEK_END))

@@ -292,13 +292,12 @@ def looked_at() -> list[Surrounding]:
         (warnings, "_showwarnmsg_impl"),
         (threading, "excepthook"),
         (tempfile, "tempdir"),
-    ]
-    names += [
         (logging, "lastResort"),
         (logging, "raiseExceptions"),
         (logging, "_warnings_showwarning"),
         (socket, "socket"),
         (os, "environ"),
+        (sys.modules["__main__"], "__builtins__"),
     ]
     return [
         ModuleValues(*values),

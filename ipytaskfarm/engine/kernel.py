@@ -197,6 +197,16 @@ class EngineShell(ZMQInteractiveShell):
         take_names(tell=True)
         return bool(failed)
 
+    clear_names: Callable[[], None] = staticmethod(lambda: None)
+    """Empties the namespace, and gives it what belongs to the farm."""
+
+    def reset(self, new_session: bool = True, aggressive: bool = False) -> None:
+        """Do what ``%reset`` asks for; names of the farm, and sticky ones, are there afterwards."""
+        super().reset(new_session, aggressive)
+        number = self.execution_count
+        self.clear_names()
+        self.execution_count = number
+
     def ask_exit(self) -> None:
         """End the task on ``exit``, never the engine, which belongs to the farm."""
         if SINK.get() is not None:

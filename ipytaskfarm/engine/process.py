@@ -5,7 +5,6 @@ from __future__ import annotations
 import asyncio
 import atexit
 import builtins
-import faulthandler
 import functools
 import getpass
 import os
@@ -46,7 +45,7 @@ from .capture import Capture
 from .cells import Cells
 from .child_processes import Starts
 from .commands import Commands
-from .descriptors import STDERR_FD, catch_descriptors
+from .descriptors import catch_descriptors
 from .edited_modules import EDITED
 from .environments import Environments
 from .fetching import BlobRequests, NodeBlobs
@@ -65,8 +64,7 @@ from .runner import Runner
 from .shared_parts import Parts
 from .sinks import SINK
 from .streams import follow_threads, forget_parent
-
-STACK_SIGNAL = signal.SIGRTMIN + 6
+from .surroundings import Faults
 
 
 class EngineSettings(msgspec.Struct, frozen=True):
@@ -135,10 +133,8 @@ def _leave(status: int) -> NoReturn:
 
 def _watch_for_faults(stack_file: str) -> None:
     """Write fatal errors into the output, and the main thread's stack into its file on request."""
-    faulthandler.enable(STDERR_FD, all_threads=True)
     flags = os.O_WRONLY | os.O_CREAT | os.O_APPEND | os.O_NOFOLLOW | os.O_CLOEXEC
-    stack_fd = os.open(stack_file, flags, 0o600)  # stays open as long as the process lives
-    faulthandler.register(STACK_SIGNAL, file=stack_fd, all_threads=False, chain=False)
+    Faults.begin(os.open(stack_file, flags, 0o600))  # stays open as long as the process lives
 
 
 def _blobs(folder: str) -> Blobs | None:

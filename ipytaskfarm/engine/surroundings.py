@@ -7,6 +7,7 @@ users is ``docs/surroundings.md``; its rows are tested (``tests/unit/test_surrou
 
 from __future__ import annotations
 
+import _signal  # type: ignore[import-not-found]
 import fcntl
 import locale
 import os
@@ -27,6 +28,7 @@ from .change_hooks import (
     LOCALE,
     MASK,
     PRIORITY,
+    STACK_SIGNAL,
     TIMERS,
     UMASK,
     ZONE,
@@ -137,33 +139,48 @@ class Mask:
 
 
 class Handlers:
-    """The signal handlers."""
+    """The handlers of all signals, also those of the farm's own."""
+
+    _NUMBERS = sorted(signal.valid_signals() - {signal.SIGKILL, signal.SIGSTOP})
 
     def take(self) -> None:
-        self._handlers = [signal.getsignal(number) for number in SIGNALS]
+        self._handlers = [*map(_signal.getsignal, self._NUMBERS)]
         self._wakeup_fd = usual["set_wakeup_fd"](-1)
         usual["set_wakeup_fd"](self._wakeup_fd)
 
     def restore(self) -> bool:
-        for number, handler in zip(SIGNALS, self._handlers, strict=True):
-            if handler is not None and signal.getsignal(number) != handler:
+        for number, handler in zip(self._NUMBERS, self._handlers, strict=True):
+            if handler is not None and _signal.getsignal(number) != handler:
                 usual["signal"](number, handler)
         usual["set_wakeup_fd"](self._wakeup_fd)
         return True
 
 
 class Faults:
-    """faulthandler: it writes fatal errors to the engine's log, and no delayed dump is pending."""
+    """faulthandler: fatal errors go to the engine's log, stacks to their file, and no delayed dump is pending."""
+
+    stack_fd = -1
+    """Where the stack is written to on `STACK_SIGNAL`."""
 
     def take(self) -> None:
-        """Record nothing: the state is always the one that `process` has set."""
+        """Record nothing: the state is always the one that `begin` has set."""
+
+    @classmethod
+    def begin(cls, stack_fd: int) -> None:
+        """Let faulthandler write fatal errors to the log, and the main thread's stack to this file."""
+        cls.stack_fd = stack_fd
+        usual["enable"](STDERR_FD, all_threads=True)
+        usual["register"](STACK_SIGNAL, file=stack_fd, all_threads=False, chain=False)
 
     def restore(self) -> bool:
         usual["cancel_dump_traceback_later"]()
         for number in CHANGES.signals:
             if number < _OUR_SIGNALS_FROM:
                 usual["unregister"](number)
-        usual["enable"](STDERR_FD, all_threads=True)
+        # It installs handlers only if it believes that it has none.
+        usual["disable"]()
+        usual["unregister"](STACK_SIGNAL)
+        self.begin(self.stack_fd)
         return True
 
 

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import errno
 import os
 import signal
 from collections.abc import Iterator
@@ -358,6 +359,51 @@ signal.signal(signal.SIGUSR1, lambda *a: None); sys.stdout = open(os.devnull, "w
     assert engine.run(look, "seen").value == before
     assert before["seen"][0] == str(engine.agent.folder)
     assert before["seen"][3] == str(engine.agent.folder)
+
+
+RESET_ALL = """
+import signal
+for number in signal.valid_signals() - {signal.SIGKILL, signal.SIGSTOP}:
+    signal.signal(number, signal.SIG_DFL)
+"""
+
+
+def test_the_farms_own_signals_work_after_a_task_that_has_reset_all_handlers(engine: FakeEngine) -> None:
+    engine.run(RESET_ALL)
+    (key,) = engine.hand(StringWork("import time; time.sleep(60)"))
+    engine.wait_running(key)
+    before = engine.stack.stat().st_size
+    os.kill(engine.pid, signal.SIGRTMIN + 6)
+    eventually(lambda: engine.stack.stat().st_size > before)
+    assert engine.interrupt(key, ABORT).outcome == "aborted"
+
+
+def test_a_task_that_keeps_all_descriptors_is_recorded(engine: FakeEngine) -> None:
+    code = """
+import resource, subprocess
+subprocess.run(["true"])
+resource.setrlimit(resource.RLIMIT_NOFILE, (64, resource.getrlimit(resource.RLIMIT_NOFILE)[1]))
+kept = []
+try:
+    while True:
+        kept.append(open("/dev/null"))
+except OSError as error:
+    why = error.errno
+"""
+    assert engine.run(code, "why").value == {"why": errno.EMFILE}
+    assert engine.run("import os; os.system('echo later')").body.stdout == "later\n"
+
+
+def test_python_s_own_names_come_back(engine: FakeEngine) -> None:
+    engine.run("__builtins__ = {}")
+    assert engine.run("found = len([1])", "found").value == {"found": 1}
+    engine.run("__name__ = 'other'")
+    assert engine.run("found = __name__", "found", clear_before=True).value == {"found": "__main__"}
+
+
+def test_reset_leaves_the_names_of_the_farm(engine: FakeEngine) -> None:
+    engine.run("left = 1\n%reset -f")
+    assert engine.run("found = str(id), 'left' in globals()", "found").value == {"found": ("3", False)}
 
 
 def test_children_can_be_interrupted(engine: FakeEngine) -> None:
