@@ -20,7 +20,6 @@ import os
 import sys
 import threading
 from functools import partial
-from types import CodeType
 from typing import Any
 
 import msgspec
@@ -64,11 +63,6 @@ class Capture:
             for stream in TaskStream.all:
                 if stream.name == name:
                     stream.attach(tap, partial(self._drain, tap, name), words)
-
-    def catching(self) -> set[CodeType]:
-        """Return the functions that run amid the user's code and catch OSError, which a time limit's error is too."""
-        own = Capture._moved, DescriptorTap.moved, DescriptorTap.is_there
-        return {each.__code__ for each in (*own, *(stream.write for stream in TaskStream.all))}
 
     def log(self, text: str) -> None:
         """Append text to the engine's log."""

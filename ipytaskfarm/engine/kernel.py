@@ -33,7 +33,7 @@ from tornado import ioloop
 from traitlets import Type
 from traitlets.config import Config
 
-from ..core.errors import TaskCancelled, TimeLimitExceeded
+from ..core.errors import TaskCancelled
 from ..core.messages.payload import CellPlace
 from ..core.text import text_of
 from ..serialization.module_names import take_names
@@ -166,7 +166,7 @@ class EngineEvents(EventManager):
         for function in self.callbacks[event][:]:
             try:
                 function(*args, **kwargs)
-            except (TaskCancelled, TimeLimitExceeded):
+            except TaskCancelled:
                 raise
             except (Exception, KeyboardInterrupt):
                 print(f"Error in callback {function} (for {event}):")

@@ -41,7 +41,7 @@ from .baseline import LONG_S
 from .begun_marks import BegunMarks
 from .callables import Callables
 from .capture import nothing_new
-from .child_processes import Brought, ChildProcesses, leave_fork, prepare_older, take_came
+from .child_processes import Brought, ChildProcesses, TaskMain, leave_fork, prepare_older, take_came
 from .code_templates import Plain
 from .coroutines import Coroutines, attempt_here
 from .current import CurrentTask, Deferred, Interruptible
@@ -51,7 +51,7 @@ from .freezer import Freezer
 from .garbage import Garbage
 from .helper_processes import LOKY_WORKERS
 from .inputs import giver
-from .interrupt import Interrupts, cancelled, deadline_ns
+from .interrupt import Interrupts, cancelled, deadline_ns, told
 from .item_waits import ItemWatch
 from .lane import QueuedRun, Step
 from .map_chunks import ChunkCalls, ItemNames, Known, call_each, pack_values
@@ -125,7 +125,8 @@ class Runner:
         )
         interrupts.protected |= {Runner._guarded.__code__, Runner._guarded_await.__code__}
         parts.profiling.sampler.mark(*interrupts.protected)
-        interrupts.protected |= parts.capture.catching()
+        # Python's import and pickle ask for ``__spec__`` and the like, and drop all errors of that.
+        interrupts.protected.add(TaskMain.__getattribute__.__code__)
 
     def run(self, job: QueuedRun) -> Step:
         """Run an attempt to its end, or to the first await of an attempt that needs the event loop."""
@@ -510,15 +511,17 @@ class Runner:
         if self._cpu_profiler.running:
             self._cpu_profiler.end()
         run, work, sink = attempt.run, attempt.work, attempt.sink
-        self._attempt = None
         # Before the result is made, which leaves the exception without its frames.
         package = half_imported(self._interrupts.raised) if self._interrupts.raised is not None else ""
         self._capture.end(sink)
         if attempt.current is not None:
-            attempt.current.end(error is not None)
+            attempt.current.end(error is not None, self._interrupts.raised is not None)
+        self._attempt = None  # only now, because replies to the run are delivered to it
         if run.special is not None:
             give_inputs(None)
-        attempt.raised = self._interrupts.raised
+        attempt.raised = told(self._interrupts.raised)
+        if error is self._interrupts.raised:
+            error = attempt.raised
         if error is not None and attempt.chunk is None and run.special is not None and run.special.freeze:
             self._freeze(attempt, error)
         record = self._records.record(attempt, run_s, value, error)

@@ -440,13 +440,25 @@ def test_an_interrupt_ends_the_task_and_not_the_next(engine: FakeEngine, code: s
     assert Outcome(engine.ended(second)).value == {"after": 1}
 
 
-@pytest.mark.parametrize("code", ["sys.stdout.write('x')", "os.write(1, b'x'); sys.stderr.write('x')"])
-def test_a_time_limit_is_not_lost_in_the_streams(engine: FakeEngine, code: str) -> None:
-    """The streams catch OSError, which the error of a time limit is too."""
-    for _ in range(30):
-        (key,) = engine.hand(StringWork(f"import os, sys\nwhile True:\n    {code}\n    for _ in range(100): pass"))
+@pytest.mark.parametrize(
+    "code",
+    [
+        "print('x'); [0 for _ in range(100)]",
+        "display([1] * 50)",
+        "logging.warning('x')",
+        "pickle.dumps(Own)",
+        "p = multiprocessing.get_context('fork').Process(target=print); p.start(); p.join()",
+    ],
+)
+def test_a_time_limit_is_not_lost_in_functions_that_catch_errors(engine: FakeEngine, code: str) -> None:
+    """They catch OSError or Exception, and `TimeLimitExceeded` is both."""
+    beginning = "import logging, multiprocessing, pickle\nclass Own: pass\nwhile True:\n    "
+    for _ in range(20):
+        (key,) = engine.hand(StringWork(beginning + code))
         engine.wait_running(key)
-        assert engine.interrupt(key, TIME_LIMIT, timeout_s=10).outcome == "time limit"
+        outcome = Outcome(engine.interrupt(key, TIME_LIMIT, timeout_s=10))
+        assert outcome.ended.outcome == "time limit"
+        assert outcome.failure.etype.endswith("TimeLimitExceeded")
 
 
 def test_an_interrupt_amid_the_loop_finds_what_goes_on_next(engine: FakeEngine) -> None:
