@@ -110,13 +110,18 @@ class Builtins:
         self._names = dict(vars(builtins))
 
     def restore(self) -> bool:
-        here = vars(builtins)
-        if here == self._names:
+        if vars(builtins) == self._names:
             return False
-        here.update(self._names)
-        for name in here.keys() - self._names.keys():
-            del here[name]
+        self.put(self._names)
         return True
+
+    @staticmethod
+    def put(names: dict[str, Any]) -> None:
+        """Let these be the names."""
+        here = vars(builtins)
+        here.update(names)
+        for name in here.keys() - names.keys():
+            del here[name]
 
 
 class Decimals:

@@ -167,7 +167,6 @@ class EngineProcess:
         _no_keyboard()
         bars_as_text()
         self._facts = gather_facts(settings)
-        self._property_reports = PropertyReports(self._say_properties, self._watch_soon)
         properties = Properties(self._facts, self._tell_properties)
         self._interrupts = Interrupts(recorder)
         self._prepare_for_children()
@@ -178,6 +177,7 @@ class EngineProcess:
         self._baseline = Baseline(self._loops, self._capture)
         kernel.after_cell = self._after_cell
         self._lane = EngineLane(f"{settings.folder}/lane.sock", settings.engine, self._loop, self._lock, self)
+        self._property_reports = PropertyReports(self._lane.send, self._lane.watch_soon)
         namespace = self._namespace = Namespace(shell, settings.id)
         package._here, package._names = package.Engine(settings.id, properties, self._facts), namespace.names
         kernel.before_cell = self._before_cell
@@ -357,12 +357,6 @@ class EngineProcess:
 
     def _tell_properties(self, version: int, packed: bytes, plain: dict[str, str | float | bool]) -> None:
         self._property_reports.changed(PropertiesMessage(self._settings.engine, version, packed, plain))
-
-    def _say_properties(self, report: PropertiesMessage) -> None:
-        self._lane.send(report)
-
-    def _watch_soon(self) -> None:
-        self._lane.watch_soon()
 
     def _send(self, message: FromEngine) -> None:
         """Send a message of a run or a command. A command's end follows the properties that it has set."""

@@ -131,17 +131,17 @@ class Runner:
     def run(self, job: QueuedRun) -> Step:
         """Run an attempt to its end, or to the first await of an attempt that needs the event loop."""
         run = job.run
+        why = ""
         if self.freezer.run is not None:
-            self._send(Returned(self._engine, [(run.task, run.attempt)], "frozen"))
-            return None
-        if run.properties_version is not None and run.properties_version != self._properties.version:
-            self._send(Returned(self._engine, [(run.task, run.attempt)], "properties changed"))
-            return None
-        if run.environment is not None and self._environments.failed:
-            self._send(Returned(self._engine, [(run.task, run.attempt)], "environment"))
-            return None
-        if self._baseline.spoiled or (self.edits.is_due and self._must_leave(job.newest_s)):
-            self._send(Returned(self._engine, [(run.task, run.attempt)], "surroundings"))
+            why = "frozen"
+        elif run.properties_version is not None and run.properties_version != self._properties.version:
+            why = "properties changed"
+        elif run.environment is not None and self._environments.failed:
+            why = "environment"
+        elif self._baseline.spoiled or (self.edits.is_due and self._must_leave(job.newest_s)):
+            why = "surroundings"
+        if why:
+            self._send(Returned(self._engine, [(run.task, run.attempt)], why))
             return None
         attempt = self._attempt = RunningAttempt(run)
         if run.environment is not None and run.environment != self._environments.ready:

@@ -187,7 +187,7 @@ class ItemText(BoundedText):
 
 
 class WrittenByItem(NamedTuple):
-    """The output of an item of a map's chunk."""
+    """The output of a run, or of an item of a map's chunk."""
 
     stdout: str
     stderr: str
@@ -257,6 +257,11 @@ class Sink:
             self.write(name, text)
         finally:
             stream.item[0] = None
+
+    def written(self) -> WrittenByItem:
+        """Return all that the run has written and displayed."""
+        out, err = (text.text() if text is not None else "" for text in (self.stdout, self.stderr))
+        return WrittenByItem(out, err, self.outputs or [])
 
     def is_half_full(self) -> bool:
         """Return whether so much was written that more may not be kept whole."""

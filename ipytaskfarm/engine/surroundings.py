@@ -55,6 +55,14 @@ class CannotRestore(Exception):
     """Raised if this process cannot undo a change."""
 
 
+def folder_now() -> str:
+    """Return the working folder; "" if it was removed."""
+    try:
+        return os.getcwd()
+    except OSError:
+        return ""
+
+
 class Surrounding(Protocol):
     """One part of the surroundings."""
 
