@@ -52,7 +52,7 @@ class Capture:
         """A child was started since the descriptors got their files."""
         # The lane's thread reads the descriptors while a run is in progress. The end of the run must not come in
         # between.
-        self._lock = threading.Lock()
+        self._lock = threading.RLock()
         self._streams = sys.stdout, sys.stderr
         self._wrappers: dict[int, object] = {}
         send_late_output_to(self.log)
@@ -185,7 +185,8 @@ class Capture:
 
     def _drain(self, tap: DescriptorTap, name: str, sink: Sink) -> bool:
         """Take the text of a descriptor into the sink before Python writes more to the stream; see `streams.Drain`."""
-        if not tap.moved():
+        # If the lock is ours already, a finalizer or a signal's handler prints amid the reading of a descriptor.
+        if not tap.moved() or self._lock._is_owned():  # type: ignore[attr-defined]
             return True
         if not tap.is_there():
             return False

@@ -70,7 +70,8 @@ class DescriptorTap:
         self.quick_s = _quickest_write_s()
         """… within this time nothing else can have been written to it."""
         self._decoder = codecs.getincrementaldecoder("utf-8")(ERRORS)
-        self._lock = threading.Lock()
+        self._lock = threading.RLock()
+        """A finalizer that prints may run in the thread that holds it."""
 
     def is_there(self) -> bool:
         """Return whether the descriptor still refers to the file."""

@@ -18,7 +18,7 @@ DISPLAYS_BYTES_MAX = 16 * 1024 * 1024
 
 SINK: ContextVar[Sink | None] = ContextVar("ipytaskfarm_sink", default=None)
 """The sink for output of this context; None for a console's cell, and for a thread that belongs to no run."""
-_tail_lock = threading.Lock()
+_tail_lock = threading.RLock()
 
 
 class BoundedText:

@@ -361,6 +361,24 @@ signal.signal(signal.SIGUSR1, lambda *a: None); sys.stdout = open(os.devnull, "w
     assert before["seen"][3] == str(engine.agent.folder)
 
 
+def test_a_signals_handler_prints_amid_a_print(engine: FakeEngine) -> None:
+    code = """
+import os, signal
+def handler(*args):
+    os.write(1, b"h")
+    print("in the handler")
+signal.signal(signal.SIGALRM, handler)
+signal.setitimer(signal.ITIMER_REAL, 0.002, 0.002)
+for i in range(20_000):
+    os.write(1, b"x")
+    print(i)
+signal.setitimer(signal.ITIMER_REAL, 0)
+"""
+    outcome = engine.run(code, "i")
+    assert outcome.value == {"i": 19_999}
+    assert "19999\n" in outcome.body.stdout
+
+
 RESET_ALL = """
 import signal
 for number in signal.valid_signals() - {signal.SIGKILL, signal.SIGSTOP}:
