@@ -97,6 +97,7 @@ class Changes:
             self.signals.add(args[0])
         elif kind is HANDLERS and args and args[0] in _FAULT_SIGNALS:
             self.kinds.add(FAULTS)
+            self.signals |= {STACK_SIGNAL} & {args[0]}
         self.kinds.add(kind)
         if self.told is not None:
             self.told()

@@ -24,6 +24,7 @@ from typing import Any, Final, Protocol
 from ..core.errors import TaskCancelled, TimeLimitExceeded
 from ..core.messages.task_types import RunKey
 from ..system.flight_recorder import TIME_LIMIT, Recorder
+from .surroundings import Handlers
 
 SIGNAL: Final = signal.SIGRTMIN + 5
 
@@ -68,7 +69,7 @@ class Interrupts:
 
     def install(self) -> None:
         """Install the handler. Called once, in the main thread."""
-        signal.signal(SIGNAL, self._handle)
+        Handlers.hold(SIGNAL, self._handle)
         # The hooks that Python calls around a fork swallow exceptions and stop half-way with their locks held. These
         # are registered last, so that they are called first before a fork and last after it.
         os.register_at_fork(before=self._pause, after_in_parent=self._resume, after_in_child=self._leave)

@@ -151,6 +151,8 @@ class Runner:
                 return None
         if setup_globals.active or run.environment is not None:
             setup_globals.activate(run.environment is not None)
+        if run.environment is not None:
+            self._namespace.names["env"] = self._environments.instance  # an earlier task may have bound the name
         if run.special is not None and run.special.concurrent:
             self._attempt = None
             self._let_begin(job.place, alone=False)

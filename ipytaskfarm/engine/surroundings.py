@@ -14,7 +14,8 @@ import os
 import resource
 import signal
 from collections.abc import Callable
-from typing import Any, Protocol
+from types import FrameType
+from typing import Any, ClassVar, Protocol
 
 from ..serialization.import_variables import IMPORT_VARIABLES
 from .change_hooks import (
@@ -150,8 +151,18 @@ class Handlers:
     """The handlers of all signals, also those of the farm's own."""
 
     _NUMBERS = sorted(signal.valid_signals() - {signal.SIGKILL, signal.SIGSTOP})
+    _own: ClassVar[dict[int, Any]] = {}
+
+    @classmethod
+    def hold(cls, number: int, handler: Callable[[int, FrameType | None], None]) -> None:
+        """Install the handler of a signal of the farm, which nobody can replace for long."""
+        cls._own[number] = handler
+        usual["signal"](number, handler)
 
     def take(self) -> None:
+        for number, handler in self._own.items():
+            if _signal.getsignal(number) != handler:
+                usual["signal"](number, handler)
         self._handlers = [*map(_signal.getsignal, self._NUMBERS)]
         self._wakeup_fd = usual["set_wakeup_fd"](-1)
         usual["set_wakeup_fd"](self._wakeup_fd)
@@ -171,13 +182,16 @@ class Faults:
     """Where the stack is written to on `STACK_SIGNAL`."""
 
     def take(self) -> None:
-        """Record nothing: the state is always the one that `begin` has set."""
+        """Record nothing: the state is always the one that `begin` has set; but let stacks be written."""
+        if STACK_SIGNAL in CHANGES.signals:
+            self.begin(self.stack_fd)
 
     @classmethod
     def begin(cls, stack_fd: int) -> None:
         """Let faulthandler write fatal errors to the log, and the main thread's stack to this file."""
         cls.stack_fd = stack_fd
         usual["enable"](STDERR_FD, all_threads=True)
+        usual["unregister"](STACK_SIGNAL)
         usual["register"](STACK_SIGNAL, file=stack_fd, all_threads=False, chain=False)
 
     def restore(self) -> bool:
@@ -187,7 +201,6 @@ class Faults:
                 usual["unregister"](number)
         # It installs handlers only if it believes that it has none.
         usual["disable"]()
-        usual["unregister"](STACK_SIGNAL)
         self.begin(self.stack_fd)
         return True
 

@@ -13,6 +13,7 @@ import psutil
 import pytest
 
 from ipytaskfarm.core.messages import Returned, SetUp
+from ipytaskfarm.core.messages.engine_commands import ExecuteBody
 from ipytaskfarm.core.messages.payload import CallWork, CellPlace, StringWork
 from ipytaskfarm.serialization.pack import pack, pack_function, unpack_error
 from ipytaskfarm.system.flight_recorder import ABORT, TIME_LIMIT
@@ -386,8 +387,12 @@ for number in signal.valid_signals() - {signal.SIGKILL, signal.SIGSTOP}:
 """
 
 
-def test_the_farms_own_signals_work_after_a_task_that_has_reset_all_handlers(engine: FakeEngine) -> None:
-    engine.run(RESET_ALL)
+@pytest.mark.parametrize("by_hand", [False, True])
+def test_the_farms_own_signals_work_after_all_handlers_were_reset(engine: FakeEngine, by_hand: bool) -> None:
+    if by_hand:
+        engine.command("execute", msgspec.msgpack.encode(ExecuteBody(RESET_ALL)))
+    else:
+        engine.run(RESET_ALL)
     (key,) = engine.hand(StringWork("import time; time.sleep(60)"))
     engine.wait_running(key)
     before = engine.stack.stat().st_size
