@@ -254,7 +254,7 @@ class Runner:
     def watch(self) -> None:
         """Send progress that was not sent yet. Called by the lane's thread 20 times a second."""
         attempt = self._attempt
-        if attempt is not None and attempt.chunk is not None:
+        if attempt is not None and attempt.chunk is not None and not attempt.sink.ended:
             self._items.look(attempt, attempt.chunk)
         for each in self.coroutines.attempts() if attempt is None else (attempt,):
             if each.current is not None:
