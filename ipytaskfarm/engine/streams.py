@@ -183,10 +183,9 @@ def _stdout_writer(tap: DescriptorTap, slowly: Write, words: LastWords) -> Write
         now = clock()
         if now - tap.written_s > quick_s:
             try:
-                moved = lseek(fd, 0, 2) != tap.mark
+                if lseek(fd, 0, 2) != tap.mark:
+                    return slowly(string)
             except OSError:  # a pipe, or closed
-                moved = True
-            if moved:
                 return slowly(string)
             now = clock()
         tap.written_s = now
@@ -220,10 +219,9 @@ def _stderr_writer(tap: DescriptorTap, slowly: Write, words: LastWords) -> Write
         now = clock()
         if now - tap.written_s > quick_s:
             try:
-                moved = lseek(fd, 0, 2) != tap.mark
+                if lseek(fd, 0, 2) != tap.mark:
+                    return slowly(string)
             except OSError:  # a pipe, or closed
-                moved = True
-            if moved:
                 return slowly(string)
             now = clock()
         tap.written_s = now
