@@ -93,7 +93,11 @@ class Baseline:
         IMPORT_SETTINGS.renewed()
         self._cwd = folder_now()
         for part in (*self._watched.values(), *self._looked_at):
-            part.take()
+            try:
+                part.take()
+            except Exception:  # a command has put there what cannot be used, as in ``os.environ = os.environ.copy()``
+                with contextlib.suppress(Exception):
+                    part.restore()
         self._path, self._argv = list(sys.path), list(sys.argv)
         self._objects = sys.stdin, sys.stdout, sys.stderr, os.environ
         self._decimal = next((each.copy() for each in self._hands.values() if isinstance(each, decimal.Context)), None)

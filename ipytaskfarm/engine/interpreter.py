@@ -89,8 +89,8 @@ class Lists:
         self._lists = lists
 
     def take(self) -> None:
-        self._found = [getattr(module, name) for module, name, _ in self._lists]
-        self._items = [list(found) for found in self._found]
+        found = [getattr(module, name) for module, name, _ in self._lists]
+        self._found, self._items = found, [*map(list, found)]
 
     def restore(self) -> bool:
         changed = False
@@ -158,8 +158,8 @@ class Finders:
     """
 
     def take(self) -> None:
-        self._lists: tuple[list[Any], list[Any]] = sys.meta_path, sys.path_hooks
-        self._items = [list(found) for found in self._lists]
+        lists: tuple[list[Any], list[Any]] = sys.meta_path, sys.path_hooks
+        self._lists, self._items = lists, [*map(list, lists)]
 
     def restore(self) -> bool:
         if [sys.meta_path, sys.path_hooks] == self._items:

@@ -76,8 +76,8 @@ class EnvironmentVariables:
 
     def take(self) -> None:
         # The bytes inside os.environ are compared: comparing the mapping itself would decode every entry.
-        self._environ = os.environ
-        self._data: dict[bytes, bytes] = IMPORT_VARIABLES.without(os.environ._data)  # type: ignore[attr-defined]
+        data: dict[bytes, bytes] = IMPORT_VARIABLES.without(os.environ._data)  # type: ignore[attr-defined]
+        self._environ, self._data = os.environ, data
 
     def restore(self) -> bool:
         os.environ = self._environ  # noqa: B003  # the same object as before; its variables follow
@@ -289,6 +289,8 @@ class Descriptors:
         self._put_back_output = put_back_output
 
     def take(self) -> None:
+        if not self._look():  # a command has closed one, and the next file would get its number
+            self._put_back()
         for copy in self._copies:
             os.close(copy)
         # Copies get numbers from 3 on, above those that programs with few descriptors close by number.
@@ -298,9 +300,12 @@ class Descriptors:
     def restore(self) -> bool:
         changed = self._look() != self._files
         if changed:
-            for copy, number in zip(self._copies, self._NUMBERS, strict=True):
-                usual["dup2"](copy, number)
+            self._put_back()
         return self._put_back_output() or changed
+
+    def _put_back(self) -> None:
+        for copy, number in zip(self._copies, self._NUMBERS, strict=True):
+            usual["dup2"](copy, number)
 
     def _look(self) -> list[tuple[int, int]]:
         try:
