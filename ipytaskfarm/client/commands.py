@@ -364,13 +364,7 @@ class PendingResult(OldNames):
 
         Engines that run it go on.  Returns when the engines have dropped it.
         """
-        parts = [
-            CommandPart(engines, msgspec.msgpack.encode([asked.message.n]))
-            for engines, asked in self._parts
-            if not asked.event.is_set()
-        ]
-        if parts:
-            PendingResult(self._session, "clear_queue", parts, nothing, at_once=True)._wait(None)
+        cancel_together([self])
 
     def invalidate(self) -> None:
         """Discard the result, for ``mec.flush()``: `get_result` raises InvalidDeferredID, also in threads that wait
@@ -486,6 +480,25 @@ class PendingResult(OldNames):
         everyone = any(engines is None for engines, _ in self._parts)
         on = "all engines" if everyone else f"engines {self.engines}"
         return f"<PendingResult of {self._verb} on {on}: {'done' if self.done() else 'not done'}>"
+
+
+def cancel_together(commands: Sequence[PendingResult]) -> None:
+    """Do what `PendingResult.cancel` does for several commands of one session.
+
+    An engine drops all of them at once.  Otherwise it would begin the next one as soon as the first is dropped.
+    """
+    numbers: dict[int | None, list[int]] = {}
+    for command in commands:
+        for engines, asked in command._parts:
+            if not asked.event.is_set():
+                for engine in (None,) if engines is None else engines:
+                    numbers.setdefault(engine, []).append(asked.message.n)
+    parts = [
+        CommandPart(None if engine is None else [engine], msgspec.msgpack.encode(found))
+        for engine, found in numbers.items()
+    ]
+    if parts:
+        PendingResult(commands[0]._session, "clear_queue", parts, nothing, at_once=True)._wait(None)
 
 
 def _engines_of(engines: list[int] | None, asked: PendingQuestion) -> list[int]:

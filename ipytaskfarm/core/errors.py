@@ -39,10 +39,10 @@
     ├── FarmExists                      a farm of this name runs already
     └── LauncherError                   the system that is to place agents refused, or is not there
 
-    TaskCancelled(KeyboardInterrupt)    raised inside a running task that is aborted; outside the tree so
-                                        that a task's ``except Exception`` does not swallow it
+    TaskCancelled(KeyboardInterrupt)    raised inside a task that is aborted or over its time limit; outside the
+                                        tree so that a task's ``except Exception`` does not swallow it
 
-Clients see `TaskAborted` where the task saw `TaskCancelled`.
+Clients see `TaskAborted` or `TimeLimitExceeded` where the task saw `TaskCancelled`.
 Names from IPython 0.10's ``IPython.kernel.error`` are kept.
 """
 
@@ -299,6 +299,6 @@ class LauncherError(TaskFarmError):
 
 
 class TaskCancelled(KeyboardInterrupt):
-    """Raised inside a running task that is aborted.
+    """Raised inside a running task that is aborted, or is over its time limit.
 
     It is a KeyboardInterrupt, so that ``except Exception`` does not swallow it."""

@@ -57,7 +57,7 @@ def escaped(text: str) -> str:
 
 def text_of(value: object) -> str:
     """Return ``str(value)``, escaped.  If the value's class raises, the text says so."""
-    return _asked(str, value, BaseException)
+    return escaped(value) if type(value) is str else _asked(str, value, BaseException)
 
 
 def shown(value: object, length: int = SHOWN_CHARS) -> str:

@@ -16,6 +16,7 @@ private to each run, which runs in a copy of the context of the user's commands.
 
 from __future__ import annotations
 
+import contextlib
 import contextvars
 import decimal
 import os
@@ -30,7 +31,7 @@ from .change_hooks import CHANGES, DESCRIPTORS, FOLDER, HANDLERS, LIMITS, LOCALE
 from .helper_processes import LOKY_WORKERS
 from .import_effects import settings_of_imports
 from .interpreter import looked_at
-from .surroundings import CannotRestore, watched_parts
+from .surroundings import CannotRestore, folder_now, watched_parts
 
 if TYPE_CHECKING:
     from .capture import Capture
@@ -90,9 +91,13 @@ class Baseline:
     def renew(self) -> None:
         """Make the present surroundings the baseline."""
         IMPORT_SETTINGS.renewed()
-        self._take_folder()
+        self._cwd = folder_now()
         for part in (*self._watched.values(), *self._looked_at):
-            part.take()
+            try:
+                part.take()
+            except Exception:  # a command has put there what cannot be used, as in ``os.environ = os.environ.copy()``
+                with contextlib.suppress(Exception):
+                    part.restore()
         self._path, self._argv = list(sys.path), list(sys.argv)
         self._objects = sys.stdin, sys.stdout, sys.stderr, os.environ
         self._decimal = next((each.copy() for each in self._hands.values() if isinstance(each, decimal.Context)), None)
@@ -101,12 +106,6 @@ class Baseline:
         _show_warnings_again()
         CHANGES.clear()
         self._stale = False
-
-    def _take_folder(self) -> None:
-        try:
-            self._cwd = os.getcwd()
-        except FileNotFoundError:  # the folder was removed: there is nothing to return to
-            self._cwd = ""
 
     def invalidate(self) -> None:
         """Record that the user changes the surroundings by hand: `refresh` runs before the next task."""
@@ -148,7 +147,7 @@ class Baseline:
         IMPORT_SETTINGS.adopt()
         for part in (*(self._watched[kind] for kind in (UMASK, HANDLERS, LOCALE, LIMITS)), *self._looked_at):
             part.take()
-        self._take_folder()
+        self._cwd = folder_now()
         self._path = list(sys.path)
         CHANGES.clear()
 
@@ -194,12 +193,6 @@ class Baseline:
         return changed
 
     def _restore_folder(self) -> None:
-        try:
-            if os.getcwd() == self._cwd:
-                return
-        except OSError:
-            pass
-        try:
-            usual["chdir"](self._cwd)
-        except OSError:
-            pass  # the folder does not exist any more
+        if folder_now() != self._cwd:
+            with contextlib.suppress(OSError):  # the folder does not exist any more
+                usual["chdir"](self._cwd)

@@ -52,7 +52,7 @@ class Capture:
         """A child was started since the descriptors got their files."""
         # The lane's thread reads the descriptors while a run is in progress. The end of the run must not come in
         # between.
-        self._lock = threading.Lock()
+        self._lock = threading.RLock()
         self._streams = sys.stdout, sys.stderr
         self._wrappers: dict[int, object] = {}
         send_late_output_to(self.log)
@@ -185,7 +185,8 @@ class Capture:
 
     def _drain(self, tap: DescriptorTap, name: str, sink: Sink) -> bool:
         """Take the text of a descriptor into the sink before Python writes more to the stream; see `streams.Drain`."""
-        if not tap.moved():
+        # If the lock is ours already, a finalizer or a signal's handler prints amid the reading of a descriptor.
+        if not tap.moved() or self._lock._is_owned():  # type: ignore[attr-defined]
             return True
         if not tap.is_there():
             return False
@@ -222,10 +223,13 @@ class Capture:
         task's.
         """
         self._has_children = False
-        for tap, _ in self._taps:
-            former = tap.part_from_children()
-            if former is not None:
-                self._former.add(former)
+        try:
+            for tap, _ in self._taps:
+                former = tap.part_from_children()
+                if former is not None:
+                    self._former.add(former)
+        except OSError:  # a task keeps all the descriptors that a process may have, or the disk is full
+            self._has_children = True
 
     def shrink(self) -> None:
         """Keep the files small. Called by the lane's thread while something runs."""

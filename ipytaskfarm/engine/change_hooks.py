@@ -34,6 +34,13 @@ HANDLERS, TIMERS, MASK, LOCALE, ZONE, FAULTS, IDENTITY, DESCRIPTORS = (
     "handlers", "timers", "mask", "locale", "zone", "faults", "identity", "descriptors",
 )  # fmt: skip
 
+STACK_SIGNAL = signal.SIGRTMIN + 6
+"""Lets faulthandler write the main thread's stack into a file."""
+_FAULT_SIGNALS = frozenset({
+    STACK_SIGNAL, signal.SIGSEGV, signal.SIGFPE, signal.SIGABRT, signal.SIGBUS, signal.SIGILL,
+})  # fmt: skip
+"""The signals that faulthandler handles, beside the handlers that Python knows."""
+
 _FUNCTIONS: tuple[tuple[str, tuple[Any, ...], tuple[str, ...]], ...] = (
     (FOLDER, (os, posix), ("chdir", "fchdir")),
     (ENVIRONMENT, (os, posix), ("putenv", "unsetenv")),
@@ -88,6 +95,9 @@ class Changes:
             IMPORT_VARIABLES.note(name, value[0] if value else None)
         elif kind is FAULTS and args and isinstance(args[0], int):
             self.signals.add(args[0])
+        elif kind is HANDLERS and args and args[0] in _FAULT_SIGNALS:
+            self.kinds.add(FAULTS)
+            self.signals |= {STACK_SIGNAL} & {args[0]}
         self.kinds.add(kind)
         if self.told is not None:
             self.told()

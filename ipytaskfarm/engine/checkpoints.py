@@ -15,6 +15,7 @@ from ..serialization.pack import pack, unpack
 from ..storage.blobs import BlobStore, BlobWriter
 from .namespace import Namespace
 from .properties import Properties
+from .surroundings import folder_now
 
 
 class Checkpoints:
@@ -28,7 +29,7 @@ class Checkpoints:
         self._namespace = namespace
         self._properties = properties
         self._blobs = blobs
-        self._folder = _folder()
+        self._folder = folder_now()
         self._variables = dict(os.environb)
         self._path = list(sys.path)
 
@@ -72,7 +73,7 @@ class Checkpoints:
         return left_out
 
     def _surroundings(self, names: list[str]) -> SessionSurroundings:
-        folder, variables = _folder(), dict(os.environb)
+        folder, variables = folder_now(), dict(os.environb)
         changed: dict[bytes, bytes | None] = {n: v for n, v in variables.items() if self._variables.get(n) != v}
         changed |= dict.fromkeys(self._variables.keys() - variables.keys())
         path = [each for each in sys.path if isinstance(each, str)]
@@ -86,10 +87,3 @@ class Checkpoints:
             [each for each in path[first:] if each not in at_start],
             pack(dict(self._properties)),
         )
-
-
-def _folder() -> str:
-    try:
-        return os.getcwd()
-    except OSError:
-        return ""  # it was removed

@@ -14,6 +14,8 @@ from collections.abc import Iterator
 from types import FrameType
 from typing import Any, Final
 
+from .surroundings import Handlers
+
 SIGNAL: Final = signal.SIGRTMIN + 7
 
 
@@ -27,7 +29,7 @@ class CommandInterrupts:
         """The command that is to be interrupted."""
         self._awaiting: asyncio.Task[Any] | None = None
         """The current command, if it is a coroutine in the kernel's loop."""
-        signal.signal(SIGNAL, self._handle)
+        Handlers.hold(SIGNAL, self._handle)
 
     @contextlib.contextmanager
     def during(self, command: object) -> Iterator[None]:

@@ -305,18 +305,8 @@ class Commands:
 
     def _executed(self, plan: CellPlan, number: int) -> Finish:
         def finish(sink: Sink) -> bytes:
-            reply = encoded(
-                msgspec.msgpack.encode,
-                ExecuteReply(
-                    self._engine_id,
-                    number,
-                    plan.code,
-                    plan.transformed,
-                    sink.stdout.text() if sink.stdout is not None else "",
-                    sink.stderr.text() if sink.stderr is not None else "",
-                    sink.outputs or [],
-                ),
-            )
+            shown = ExecuteReply(self._engine_id, number, plan.code, plan.transformed, *sink.written())
+            reply = encoded(msgspec.msgpack.encode, shown)
             self._replies[number] = reply
             self._replies.move_to_end(number)
             if len(self._replies) > REPLIES_KEPT:
@@ -412,10 +402,7 @@ class Commands:
         packed = self._packed(value)
 
         def finish(sink: Sink) -> bytes:
-            stdout = sink.stdout.text() if sink.stdout is not None else ""
-            stderr = sink.stderr.text() if sink.stderr is not None else ""
-            reply = ApplyReply(packed, list(notices), stdout, stderr, sink.outputs or [])
-            return encoded(msgspec.msgpack.encode, reply)
+            return encoded(msgspec.msgpack.encode, ApplyReply(packed, list(notices), *sink.written()))
 
         return finish
 
@@ -512,12 +499,7 @@ def _encode_failure(error: BaseException, sink: Sink | None = None) -> bytes:
     body = described(error)[1]
     if sink is None:
         return encoded(msgspec.msgpack.encode, body)
-    shown = msgspec.structs.replace(
-        body,
-        stdout=sink.stdout.text() if sink.stdout is not None else "",
-        stderr=sink.stderr.text() if sink.stderr is not None else "",
-        outputs=sink.outputs or [],
-    )
+    shown = msgspec.structs.replace(body, **sink.written()._asdict())
     try:
         return encoded(msgspec.msgpack.encode, shown)
     except Exception:  # a display that cannot be sent must not hide the error

@@ -30,7 +30,7 @@ from .attempts import RunningAttempt
 from .child_processes import leave_fork
 from .current import Deferred
 from .helper_processes import LOKY_WORKERS
-from .interrupt import Interrupts, cancelled, deadline_ns, error_of
+from .interrupt import Interrupts, cancelled, deadline_ns, error_of, told
 from .lane import QueuedRun
 from .run_records import RunRecords
 from .shared_parts import Parts
@@ -156,7 +156,8 @@ class Coroutines:
         if attempt.current is not None:
             if type(error) is Deferred:
                 attempt.current.calls.flush()
-            attempt.current.end(error is not None)
+            attempt.current.end(error is not None, attempt.raised is not None)
+        attempt.raised = told(attempt.raised)
         record = self._records.record(attempt, run_s, value, error)
         self._recorder.end_with(record, *attempt.key)
         self._recorder.concurrent.end(attempt.row)

@@ -34,6 +34,8 @@ SPAWNED_AT_ONCE, SPAWNED_BYTES = 5000, 64 << 20
 """The number of children, and the bytes of their payloads, that are submitted with one question."""
 FLUSH_S = 5.0
 """How long a failed run waits until its messages are on disk. A run that ends well waits as long as it takes."""
+FLUSH_INTERRUPTED_S = 0.5
+"""How long an interrupted run waits: its engine is killed if it does not end within ``grace``."""
 
 _NOTHING_SPECIAL = Special()
 _encode = msgspec.msgpack.Encoder().encode
@@ -132,7 +134,7 @@ class CurrentTask:
 
     @property
     def is_aborting(self) -> bool:
-        """Return whether the task was asked to stop: `TaskCancelled` or its time limit was raised in it."""
+        """Return whether the task was asked to stop: `TaskCancelled` was raised in it."""
         return self._interrupted.raised is not None
 
     @property
@@ -223,7 +225,7 @@ class CurrentTask:
         """Send a message to the readers of ``tc.messages(id)``. Messages stay in order, and are kept with the result.
 
         A run that succeeds or is deferred ends only when its messages are on the farm's disk. A run that fails waits at
-        most 5 s for that.
+        most 5 s for that, and one that is interrupted 0.5 s.
 
         Raises:
             UnpickleableException: the object cannot travel.
@@ -403,10 +405,10 @@ class CurrentTask:
         """Take the reply to a question. Called by the lane's thread."""
         self.calls.answered(reply)
 
-    def end(self, failed: bool) -> None:
+    def end(self, failed: bool, interrupted: bool) -> None:
         """Finish when the run has ended: a failed run flushes its messages, and the resources are closed."""
         if failed:
-            self.calls.flush(FLUSH_S)
+            self.calls.flush(FLUSH_INTERRUPTED_S if interrupted else FLUSH_S)
         self._holding.end()
 
 

@@ -70,14 +70,16 @@ class DescriptorTap:
         self.quick_s = _quickest_write_s()
         """… within this time nothing else can have been written to it."""
         self._decoder = codecs.getincrementaldecoder("utf-8")(ERRORS)
-        self._lock = threading.Lock()
+        self._lock = threading.RLock()
+        """A finalizer that prints may run in the thread that holds it."""
 
     def is_there(self) -> bool:
         """Return whether the descriptor still refers to the file."""
         try:
-            return os.path.samestat(os.fstat(self.number), os.fstat(self.fd))
+            here, ours = os.fstat(self.number), os.fstat(self.fd)
         except OSError:
             return False
+        return os.path.samestat(here, ours)
 
     def put_back(self) -> bool:
         """Make the descriptor refer to the file again. Return whether it had been redirected."""
@@ -154,7 +156,11 @@ class DescriptorTap:
             if _locked(again):
                 return None
             former = os.dup(again)
-            fresh = _moved_log(self.path, former) if self._is_log else _fresh_file(self.path)
+            try:
+                fresh = _moved_log(self.path, former) if self._is_log else _fresh_file(self.path)
+            except OSError:
+                os.close(former)
+                raise
             self._stand_on(fresh)
             _locked(fresh)
             self._set_mark(os.lseek(fresh, 0, os.SEEK_END))

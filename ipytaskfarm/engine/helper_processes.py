@@ -19,6 +19,7 @@ from typing import Any
 
 from .change_hooks import usual
 from .descriptors import STDERR_FD, STDOUT_FD
+from .surroundings import folder_now
 
 _LOKY = ("joblib.externals.loky.reusable_executor", "loky.reusable_executor")
 _WORKER = "loky.backend.popen_loky_posix"
@@ -119,16 +120,12 @@ def _end(module: Any, executor: Any) -> None:
 def _surroundings() -> tuple[Any, ...]:
     """Return the surroundings of a process that starts now: variables, folder, and the files of its output."""
     try:
-        folder = os.getcwd()
-    except FileNotFoundError:
-        folder = ""
-    try:
         files = [(status.st_dev, status.st_ino) for status in map(os.fstat, (STDOUT_FD, STDERR_FD))]
     except OSError:  # a task has closed a descriptor
         files = []
     variables = dict(os.environ._data)  # type: ignore[attr-defined]
     variables.pop(_SET_BY_JOBLIB, None)
-    return variables, folder, files
+    return variables, folder_now(), files
 
 
 def _loky_pools() -> list[tuple[Any, Any]]:

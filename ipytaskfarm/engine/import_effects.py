@@ -24,8 +24,8 @@ from typing import Any
 
 from ..serialization.import_settings import ProcessSetting, merge_lists, merge_names
 from .change_hooks import usual
-from .interpreter import Decimals, StartMethod
-from .surroundings import RESOURCES, SIGNALS
+from .interpreter import Builtins, Decimals, StartMethod
+from .surroundings import RESOURCES, SIGNALS, folder_now
 
 _ABSENT = object()
 _ATTRIBUTES = (
@@ -45,7 +45,7 @@ def settings_of_imports() -> dict[str, ProcessSetting]:
     """
     chosen, decimals = StartMethod(), Decimals()
     found = {
-        "working folder": ProcessSetting(_folder, os.chdir),
+        "working folder": ProcessSetting(folder_now, os.chdir),
         "umask": ProcessSetting(_umask, os.umask),
         "locale": ProcessSetting(
             lambda: usual["setlocale"](locale.LC_ALL, None), partial(locale.setlocale, locale.LC_ALL)
@@ -59,7 +59,7 @@ def settings_of_imports() -> dict[str, ProcessSetting]:
         "log disabled": ProcessSetting(lambda: logging.root.manager.disable, logging.disable),
         "start method": ProcessSetting(chosen.look, chosen.put),
         "decimal default": ProcessSetting(decimals.look, decimals.put),
-        "builtins": ProcessSetting(lambda: dict(vars(builtins)), _put_builtins, merge_names),
+        "builtins": ProcessSetting(lambda: dict(vars(builtins)), Builtins.put, merge_names),
         "sys.path": _listed(lambda: sys.path),
         "warnings filters": _listed(lambda: warnings.filters, vars(warnings)["_filters_mutated"]),
         "log handlers": _listed(lambda: logging.root.handlers),
@@ -81,24 +81,10 @@ def settings_of_imports() -> dict[str, ProcessSetting]:
     return found
 
 
-def _folder() -> str:
-    try:
-        return os.getcwd()
-    except OSError:
-        return ""
-
-
 def _umask() -> int:
     present: int = usual["umask"](0o077)
     usual["umask"](present)
     return present
-
-
-def _put_builtins(names: dict[str, Any]) -> None:
-    here = vars(builtins)
-    here.update(names)
-    for name in here.keys() - names.keys():
-        del here[name]
 
 
 def _listed(find: Callable[[], Any], tell: Callable[[], None] = lambda: None) -> ProcessSetting:

@@ -89,8 +89,8 @@ class Lists:
         self._lists = lists
 
     def take(self) -> None:
-        self._found = [getattr(module, name) for module, name, _ in self._lists]
-        self._items = [list(found) for found in self._found]
+        found = [getattr(module, name) for module, name, _ in self._lists]
+        self._found, self._items = found, [*map(list, found)]
 
     def restore(self) -> bool:
         changed = False
@@ -110,13 +110,18 @@ class Builtins:
         self._names = dict(vars(builtins))
 
     def restore(self) -> bool:
-        here = vars(builtins)
-        if here == self._names:
+        if vars(builtins) == self._names:
             return False
-        here.update(self._names)
-        for name in here.keys() - self._names.keys():
-            del here[name]
+        self.put(self._names)
         return True
+
+    @staticmethod
+    def put(names: dict[str, Any]) -> None:
+        """Let these be the names."""
+        here = vars(builtins)
+        here.update(names)
+        for name in here.keys() - names.keys():
+            del here[name]
 
 
 class Decimals:
@@ -153,8 +158,8 @@ class Finders:
     """
 
     def take(self) -> None:
-        self._lists: tuple[list[Any], list[Any]] = sys.meta_path, sys.path_hooks
-        self._items = [list(found) for found in self._lists]
+        lists: tuple[list[Any], list[Any]] = sys.meta_path, sys.path_hooks
+        self._lists, self._items = lists, [*map(list, lists)]
 
     def restore(self) -> bool:
         if [sys.meta_path, sys.path_hooks] == self._items:
@@ -292,13 +297,12 @@ def looked_at() -> list[Surrounding]:
         (warnings, "_showwarnmsg_impl"),
         (threading, "excepthook"),
         (tempfile, "tempdir"),
-    ]
-    names += [
         (logging, "lastResort"),
         (logging, "raiseExceptions"),
         (logging, "_warnings_showwarning"),
         (socket, "socket"),
         (os, "environ"),
+        (sys.modules["__main__"], "__builtins__"),
     ]
     return [
         ModuleValues(*values),

@@ -24,12 +24,20 @@ from typing import Any, Final, Protocol
 from ..core.errors import TaskCancelled, TimeLimitExceeded
 from ..core.messages.task_types import RunKey
 from ..system.flight_recorder import TIME_LIMIT, Recorder
+from .surroundings import Handlers
 
 SIGNAL: Final = signal.SIGRTMIN + 5
 
 
 LIMIT_MAX_S = 1e9
 """The longest time limit: the recorder has 64 bits for nanoseconds."""
+
+
+class TimeLimitReached(TaskCancelled):
+    """Raised inside a task that is over its time limit.  Whoever waits for the task gets `TimeLimitExceeded`.
+
+    That is an OSError, which ``Process.join``, the code of loggers and formatters, and programs that try again swallow.
+    """
 
 
 class Company(Protocol):
@@ -61,7 +69,7 @@ class Interrupts:
 
     def install(self) -> None:
         """Install the handler. Called once, in the main thread."""
-        signal.signal(SIGNAL, self._handle)
+        Handlers.hold(SIGNAL, self._handle)
         signal.signal(signal.SIGINT, self._sigint)
         # The hooks that Python calls around a fork swallow exceptions and stop half-way with their locks held. These
         # are registered last, so that they are called first before a fork and last after it.
@@ -164,8 +172,20 @@ def deadline_ns(limit_s: float | None) -> int:
 def error_of(cause: int, limit_s: float | None) -> BaseException:
     """Return the exception to raise in a run that is interrupted for this cause."""
     if cause == TIME_LIMIT:
-        return TimeLimitExceeded(f"the task ran longer than its time_limit of {limit_s} s" if limit_s else "time limit")
+        return TimeLimitReached(f"the task ran longer than its time_limit of {limit_s} s" if limit_s else "time limit")
     return TaskCancelled("the task was aborted")
+
+
+def told(raised: BaseException | None) -> BaseException | None:
+    """Return the error of a run in which this was raised, as those get it who wait for the run."""
+    if not isinstance(raised, TimeLimitReached):
+        return raised
+    error = TimeLimitExceeded(*raised.args).with_traceback(raised.__traceback__)
+    error.__cause__, error.__context__ = raised.__cause__, raised.__context__
+    error.__suppress_context__ = raised.__suppress_context__
+    for note in getattr(raised, "__notes__", ()):
+        error.add_note(note)
+    return error
 
 
 def cancelled() -> asyncio.CancelledError:

@@ -33,7 +33,7 @@ from tornado import ioloop
 from traitlets import Type
 from traitlets.config import Config
 
-from ..core.errors import TaskCancelled, TimeLimitExceeded
+from ..core.errors import TaskCancelled
 from ..core.messages.payload import CellPlace
 from ..core.text import text_of
 from ..serialization.module_names import take_names
@@ -166,7 +166,7 @@ class EngineEvents(EventManager):
         for function in self.callbacks[event][:]:
             try:
                 function(*args, **kwargs)
-            except (TaskCancelled, TimeLimitExceeded):
+            except TaskCancelled:
                 raise
             except (Exception, KeyboardInterrupt):
                 print(f"Error in callback {function} (for {event}):")
@@ -196,6 +196,16 @@ class EngineShell(ZMQInteractiveShell):
         written_globals.take()
         take_names(tell=True)
         return bool(failed)
+
+    clear_names: Callable[[], None] = staticmethod(lambda: None)
+    """Empties the namespace, and gives it what belongs to the farm."""
+
+    def reset(self, new_session: bool = True, aggressive: bool = False) -> None:
+        """Do what ``%reset`` asks for; names of the farm, and sticky ones, are there afterwards."""
+        super().reset(new_session, aggressive)
+        number = self.execution_count
+        self.clear_names()
+        self.execution_count = number
 
     def ask_exit(self) -> None:
         """End the task on ``exit``, never the engine, which belongs to the farm."""

@@ -52,6 +52,7 @@ class Namespace:
         self.children: ChildProcesses | None = None
         self._before_cell: dict[str, Any] = {}
         self.notices = NameNotices()
+        shell.clear_names = self.clear
         placed.namespace = self.names
         placed.tell = self.notices.tell
 
@@ -72,10 +73,8 @@ class Namespace:
         hook = shell.displayhook
         hook._, hook.__, hook.___ = "", "", ""
         names = self.names
-        kept = {name: names[name] for name in _MODULE_NAMES if name in names}
         names.clear()
         names.update(self._own)
-        names.update(kept)
         names.update(self.sticky)
         placed.keep_only(self.sticky)
         take_names(tell=False)

@@ -5,7 +5,6 @@ from __future__ import annotations
 import asyncio
 import atexit
 import builtins
-import faulthandler
 import functools
 import getpass
 import os
@@ -49,7 +48,7 @@ from .capture import Capture
 from .cells import Cells
 from .child_processes import Starts
 from .commands import Commands
-from .descriptors import STDERR_FD, catch_descriptors
+from .descriptors import catch_descriptors
 from .edited_modules import EDITED
 from .environments import Environments
 from .fetching import BlobRequests, NodeBlobs
@@ -68,8 +67,7 @@ from .runner import Runner
 from .shared_parts import Parts
 from .sinks import SINK
 from .streams import follow_threads, forget_parent
-
-STACK_SIGNAL = signal.SIGRTMIN + 6
+from .surroundings import Faults
 
 
 class EngineSettings(msgspec.Struct, frozen=True):
@@ -138,10 +136,8 @@ def _leave(status: int) -> NoReturn:
 
 def _watch_for_faults(stack_file: str) -> None:
     """Write fatal errors into the output, and the main thread's stack into its file on request."""
-    faulthandler.enable(STDERR_FD, all_threads=True)
     flags = os.O_WRONLY | os.O_CREAT | os.O_APPEND | os.O_NOFOLLOW | os.O_CLOEXEC
-    stack_fd = os.open(stack_file, flags, 0o600)  # stays open as long as the process lives
-    faulthandler.register(STACK_SIGNAL, file=stack_fd, all_threads=False, chain=False)
+    Faults.begin(os.open(stack_file, flags, 0o600))  # stays open as long as the process lives
 
 
 def _blobs(folder: str) -> Blobs | None:
@@ -174,7 +170,6 @@ class EngineProcess:
         _no_keyboard()
         bars_as_text()
         self._facts = gather_facts(settings)
-        self._property_reports = PropertyReports(self._say_properties, self._watch_soon)
         properties = Properties(self._facts, self._tell_properties)
         self._interrupts = Interrupts(recorder)
         self._prepare_for_children()
@@ -185,6 +180,7 @@ class EngineProcess:
         self._baseline = Baseline(self._loops, self._capture)
         kernel.after_cell = self._after_cell
         self._lane = EngineLane(f"{settings.folder}/lane.sock", settings.engine, self._loop, self._lock, self)
+        self._property_reports = PropertyReports(self._lane.send, self._lane.watch_soon)
         namespace = self._namespace = Namespace(shell, settings.id)
         package._here, package._names = package.Engine(settings.id, properties, self._facts), namespace.names
         kernel.before_cell = self._before_cell
@@ -373,12 +369,6 @@ class EngineProcess:
 
     def _tell_properties(self, version: int, packed: bytes, plain: dict[str, str | float | bool]) -> None:
         self._property_reports.changed(PropertiesMessage(self._settings.engine, version, packed, plain))
-
-    def _say_properties(self, report: PropertiesMessage) -> None:
-        self._lane.send(report)
-
-    def _watch_soon(self) -> None:
-        self._lane.watch_soon()
 
     def _send(self, message: FromEngine) -> None:
         """Send a message of a run or a command. A command's end follows the properties that it has set."""

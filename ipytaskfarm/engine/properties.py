@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Iterable, Mapping
-from threading import Lock
+from threading import RLock
 from typing import Any, TypeAlias
 
 from ..core.arguments import INT_MAX, INT_MIN
@@ -41,7 +41,7 @@ class Properties(dict[str, Any]):
         super().__init__()
         self._reserved = frozenset(reserved)
         self._changed = changed
-        self._lock = Lock()
+        self._lock = RLock()
         self.version = 0
         """The number of changes. Answers of depend functions refer to it. 0: empty, and never reported."""
 

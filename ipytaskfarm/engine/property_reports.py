@@ -36,7 +36,7 @@ class PropertyReports:
         self._send = send
         self._wait = wait
         self._clock = clock
-        self._lock = threading.Lock()
+        self._lock = threading.RLock()
         self._waiting: PropertiesChanged | None = None
         self._due_s = 0.0
 

@@ -41,7 +41,7 @@ from .baseline import LONG_S
 from .begun_marks import BegunMarks
 from .callables import Callables
 from .capture import nothing_new
-from .child_processes import Brought, ChildProcesses, leave_fork, prepare_older, take_came
+from .child_processes import Brought, ChildProcesses, TaskMain, leave_fork, prepare_older, take_came
 from .code_templates import Plain
 from .coroutines import Coroutines, attempt_here
 from .current import CurrentTask, Deferred, Interruptible
@@ -51,7 +51,7 @@ from .freezer import Freezer
 from .garbage import Garbage
 from .helper_processes import LOKY_WORKERS
 from .inputs import giver
-from .interrupt import Interrupts, cancelled, deadline_ns
+from .interrupt import Interrupts, cancelled, deadline_ns, told
 from .item_waits import ItemWatch
 from .lane import QueuedRun, Step
 from .map_chunks import ChunkCalls, ItemNames, Known, call_each, pack_values
@@ -125,21 +125,23 @@ class Runner:
         )
         interrupts.protected |= {Runner._guarded.__code__, Runner._guarded_await.__code__}
         parts.profiling.sampler.mark(*interrupts.protected)
+        # Python's import and pickle ask for ``__spec__`` and the like, and drop all errors of that.
+        interrupts.protected.add(TaskMain.__getattribute__.__code__)
 
     def run(self, job: QueuedRun) -> Step:
         """Run an attempt to its end, or to the first await of an attempt that needs the event loop."""
         run = job.run
+        why = ""
         if self.freezer.run is not None:
-            self._send(Returned(self._engine, [(run.task, run.attempt)], "frozen"))
-            return None
-        if run.properties_version is not None and run.properties_version != self._properties.version:
-            self._send(Returned(self._engine, [(run.task, run.attempt)], "properties changed"))
-            return None
-        if run.environment is not None and self._environments.failed:
-            self._send(Returned(self._engine, [(run.task, run.attempt)], "environment"))
-            return None
-        if self._baseline.spoiled or (self.edits.is_due and self._must_leave(job.newest_s)):
-            self._send(Returned(self._engine, [(run.task, run.attempt)], "surroundings"))
+            why = "frozen"
+        elif run.properties_version is not None and run.properties_version != self._properties.version:
+            why = "properties changed"
+        elif run.environment is not None and self._environments.failed:
+            why = "environment"
+        elif self._baseline.spoiled or (self.edits.is_due and self._must_leave(job.newest_s)):
+            why = "surroundings"
+        if why:
+            self._send(Returned(self._engine, [(run.task, run.attempt)], why))
             return None
         attempt = self._attempt = RunningAttempt(run)
         if run.environment is not None and run.environment != self._environments.ready:
@@ -149,6 +151,8 @@ class Runner:
                 return None
         if setup_globals.active or run.environment is not None:
             setup_globals.activate(run.environment is not None)
+        if run.environment is not None:
+            self._namespace.names["env"] = self._environments.instance  # an earlier task may have bound the name
         if run.special is not None and run.special.concurrent:
             self._attempt = None
             self._let_begin(job.place, alone=False)
@@ -250,7 +254,7 @@ class Runner:
     def watch(self) -> None:
         """Send progress that was not sent yet. Called by the lane's thread 20 times a second."""
         attempt = self._attempt
-        if attempt is not None and attempt.chunk is not None:
+        if attempt is not None and attempt.chunk is not None and not attempt.sink.ended:
             self._items.look(attempt, attempt.chunk)
         for each in self.coroutines.attempts() if attempt is None else (attempt,):
             if each.current is not None:
@@ -513,15 +517,17 @@ class Runner:
         if self._cpu_profiler.running:
             self._cpu_profiler.end()
         run, work, sink = attempt.run, attempt.work, attempt.sink
-        self._attempt = None
         # Before the result is made, which leaves the exception without its frames.
         package = half_imported(self._interrupts.raised) if self._interrupts.raised is not None else ""
         self._capture.end(sink)
         if attempt.current is not None:
-            attempt.current.end(error is not None)
+            attempt.current.end(error is not None, self._interrupts.raised is not None)
+        self._attempt = None  # only now, because replies to the run are delivered to it
         if run.special is not None:
             give_inputs(None)
-        attempt.raised = self._interrupts.raised
+        attempt.raised = told(self._interrupts.raised)
+        if error is self._interrupts.raised:
+            error = attempt.raised
         if error is not None and attempt.chunk is None and run.special is not None and run.special.freeze:
             self._freeze(attempt, error)
         record = self._records.record(attempt, run_s, value, error)

@@ -18,7 +18,7 @@ DISPLAYS_BYTES_MAX = 16 * 1024 * 1024
 
 SINK: ContextVar[Sink | None] = ContextVar("ipytaskfarm_sink", default=None)
 """The sink for output of this context; None for a console's cell, and for a thread that belongs to no run."""
-_tail_lock = threading.Lock()
+_tail_lock = threading.RLock()
 
 
 class BoundedText:
@@ -189,7 +189,7 @@ class ItemText(BoundedText):
 
 
 class WrittenByItem(NamedTuple):
-    """The output of an item of a map's chunk."""
+    """The output of a run, or of an item of a map's chunk."""
 
     stdout: str
     stderr: str
@@ -267,6 +267,11 @@ class Sink:
             stream.skip(text.dropped)
         if text.tail:
             self.write(name, "".join(text.tail))
+
+    def written(self) -> WrittenByItem:
+        """Return all that the run has written and displayed."""
+        out, err = (text.text() if text is not None else "" for text in (self.stdout, self.stderr))
+        return WrittenByItem(out, err, self.outputs or [])
 
     def is_half_full(self) -> bool:
         """Return whether so much was written that more may not be kept whole."""

@@ -7,13 +7,15 @@ users is ``docs/surroundings.md``; its rows are tested (``tests/unit/test_surrou
 
 from __future__ import annotations
 
+import _signal  # type: ignore[import-not-found]
 import fcntl
 import locale
 import os
 import resource
 import signal
 from collections.abc import Callable
-from typing import Any, Protocol
+from types import FrameType
+from typing import Any, ClassVar, Protocol
 
 from ..serialization.import_variables import IMPORT_VARIABLES
 from .change_hooks import (
@@ -27,6 +29,7 @@ from .change_hooks import (
     LOCALE,
     MASK,
     PRIORITY,
+    STACK_SIGNAL,
     TIMERS,
     UMASK,
     ZONE,
@@ -53,6 +56,14 @@ class CannotRestore(Exception):
     """Raised if this process cannot undo a change."""
 
 
+def folder_now() -> str:
+    """Return the working folder; "" if it was removed."""
+    try:
+        return os.getcwd()
+    except OSError:
+        return ""
+
+
 class Surrounding(Protocol):
     """One part of the surroundings."""
 
@@ -65,8 +76,8 @@ class EnvironmentVariables:
 
     def take(self) -> None:
         # The bytes inside os.environ are compared: comparing the mapping itself would decode every entry.
-        self._environ = os.environ
-        self._data: dict[bytes, bytes] = IMPORT_VARIABLES.without(os.environ._data)  # type: ignore[attr-defined]
+        data: dict[bytes, bytes] = IMPORT_VARIABLES.without(os.environ._data)  # type: ignore[attr-defined]
+        self._environ, self._data = os.environ, data
 
     def restore(self) -> bool:
         os.environ = self._environ  # noqa: B003  # the same object as before; its variables follow
@@ -137,33 +148,60 @@ class Mask:
 
 
 class Handlers:
-    """The signal handlers."""
+    """The handlers of all signals, also those of the farm's own."""
+
+    _NUMBERS = sorted(signal.valid_signals() - {signal.SIGKILL, signal.SIGSTOP})
+    _own: ClassVar[dict[int, Any]] = {}
+
+    @classmethod
+    def hold(cls, number: int, handler: Callable[[int, FrameType | None], None]) -> None:
+        """Install the handler of a signal of the farm, which nobody can replace for long."""
+        cls._own[number] = handler
+        usual["signal"](number, handler)
 
     def take(self) -> None:
-        self._handlers = [signal.getsignal(number) for number in SIGNALS]
+        for number, handler in self._own.items():
+            if _signal.getsignal(number) != handler:
+                usual["signal"](number, handler)
+        self._handlers = [*map(_signal.getsignal, self._NUMBERS)]
         self._wakeup_fd = usual["set_wakeup_fd"](-1)
         usual["set_wakeup_fd"](self._wakeup_fd)
 
     def restore(self) -> bool:
-        for number, handler in zip(SIGNALS, self._handlers, strict=True):
-            if handler is not None and signal.getsignal(number) != handler:
+        for number, handler in zip(self._NUMBERS, self._handlers, strict=True):
+            if handler is not None and _signal.getsignal(number) != handler:
                 usual["signal"](number, handler)
         usual["set_wakeup_fd"](self._wakeup_fd)
         return True
 
 
 class Faults:
-    """faulthandler: it writes fatal errors to the engine's log, and no delayed dump is pending."""
+    """faulthandler: fatal errors go to the engine's log, stacks to their file, and no delayed dump is pending."""
+
+    stack_fd = -1
+    """Where the stack is written to on `STACK_SIGNAL`."""
 
     def take(self) -> None:
-        """Record nothing: the state is always the one that `process` has set."""
+        """Record nothing: the state is always the one that `begin` has set; but let stacks be written."""
+        if STACK_SIGNAL in CHANGES.signals:
+            self.begin(self.stack_fd)
+
+    @classmethod
+    def begin(cls, stack_fd: int) -> None:
+        """Let faulthandler write fatal errors to the log, and the main thread's stack to this file."""
+        cls.stack_fd = stack_fd
+        usual["enable"](STDERR_FD, all_threads=True)
+        usual["unregister"](STACK_SIGNAL)
+        usual["register"](STACK_SIGNAL, file=stack_fd, all_threads=False, chain=False)
 
     def restore(self) -> bool:
         usual["cancel_dump_traceback_later"]()
         for number in CHANGES.signals:
             if number < _OUR_SIGNALS_FROM:
                 usual["unregister"](number)
-        usual["enable"](STDERR_FD, all_threads=True)
+        # It installs handlers only if it believes that it has none.
+        usual["disable"]()
+        self.begin(self.stack_fd)
         return True
 
 
@@ -251,6 +289,8 @@ class Descriptors:
         self._put_back_output = put_back_output
 
     def take(self) -> None:
+        if not self._look():  # a command has closed one, and the next file would get its number
+            self._put_back()
         for copy in self._copies:
             os.close(copy)
         # Copies get numbers from 3 on, above those that programs with few descriptors close by number.
@@ -260,9 +300,12 @@ class Descriptors:
     def restore(self) -> bool:
         changed = self._look() != self._files
         if changed:
-            for copy, number in zip(self._copies, self._NUMBERS, strict=True):
-                usual["dup2"](copy, number)
+            self._put_back()
         return self._put_back_output() or changed
+
+    def _put_back(self) -> None:
+        for copy, number in zip(self._copies, self._NUMBERS, strict=True):
+            usual["dup2"](copy, number)
 
     def _look(self) -> list[tuple[int, int]]:
         try:

@@ -5,16 +5,15 @@ from __future__ import annotations
 import signal
 import subprocess
 import sys
-import time
 from pathlib import Path
 
 import psutil
 import pytest
 
+import ipytaskfarm.ipyparallel as ipp
 from ipytaskfarm import Farm, TaskClient
-from ipytaskfarm.client import PendingResult
-from ipytaskfarm.ipyparallel import Client
 from tests.conftest import Dirs
+from tests.support.farms import Gate, until_engines
 from tests.support.polling import DEADLINE_S
 
 pytestmark = pytest.mark.farm
@@ -111,14 +110,12 @@ def test_a_callback_ends_the_pool_that_calls_it(tmp_path: Path) -> None:
 
 
 VIEW = """
-import os, sys, time
+import os, time
 from ipytaskfarm import Farm
 from ipytaskfarm.ipyparallel import Client
 
-STARTED = f"{{sys.argv[0]}}.started"
-
-def begin(path):
-    open(path, "w").close()
+def hold(begun):
+    open(begun, "w").close()
     time.sleep(600)
 
 if __name__ == "__main__":
@@ -127,9 +124,9 @@ if __name__ == "__main__":
         view = client[:] if {direct} else client.load_balanced_view()
         try:
             with view.executor as calls:
-                running, waiting = calls.submit(begin, STARTED), calls.submit(time.sleep, 600)
+                running, waiting = [calls.submit(hold, {begun!r}) for _ in range(2)]
                 client.tasks.flush()
-                while not os.path.exists(STARTED):
+                while not os.path.exists({begun!r}):
                     time.sleep(0.01)
                 raise KeyboardInterrupt
         finally:
@@ -139,27 +136,22 @@ if __name__ == "__main__":
 
 @pytest.mark.parametrize("direct", [False, True])
 def test_a_ctrl_c_in_the_block_of_a_views_executor_ends_the_block(direct: bool, tmp_path: Path) -> None:
-    status, out, err = ends_with(tmp_path / "script.py", VIEW.format(direct=direct))
+    status, out, err = ends_with(tmp_path / "script.py", VIEW.format(direct=direct, begun=str(tmp_path / "begun")))
     assert (status != 0, out) == (True, "TaskAborted False\n")
     assert err.rstrip().endswith("KeyboardInterrupt")
 
 
-def test_the_latest_calls_are_dropped_first(farm: Farm, monkeypatch: pytest.MonkeyPatch) -> None:
-    """Where an earlier one is dropped before it has begun, the next one would begin at once."""
-    dropped: list[int] = []
-    cancel = PendingResult.cancel
-
-    def note(self: PendingResult) -> None:
-        dropped.append(self.result_id)
-        cancel(self)
-
-    monkeypatch.setattr(PendingResult, "cancel", note)
-    client = Client(farm.name)
-    calls = [client[:].apply_async(time.sleep, 0.1) for _ in range(8)]
-    client.abort(calls)
-    assert dropped
-    assert dropped == sorted(dropped, reverse=True)
-    client.wait(timeout=DEADLINE_S)
+def test_the_calls_that_wait_in_a_views_executor_are_dropped_together(farm: Farm, gate: Gate) -> None:
+    """Otherwise the engine, which becomes free in the meantime, would begin those that are not dropped yet."""
+    until_engines(farm, 2)
+    client = ipp.Client(farm.connection_file)
+    client[0].execute(gate.code, block=False)
+    calls = client[0].executor
+    waiting = [calls.submit(abs, number) for number in range(200)]
+    for each in waiting:
+        each.add_done_callback(lambda _: gate.open())
+    calls.shutdown(cancel_futures=True)
+    assert all(isinstance(each.exception(DEADLINE_S), ipp.TaskAborted) for each in waiting)
 
 
 def ignores(process: psutil.Process, number: int) -> bool:

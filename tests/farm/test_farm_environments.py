@@ -131,6 +131,12 @@ def test_another_additional_id_has_engines_of_its_own(two: TaskClient, log: Path
     assert len(setups(log)) == 2
 
 
+def test_each_task_finds_its_environment_though_an_earlier_one_has_bound_the_name(one: TaskClient, log: Path) -> None:
+    environment = Logged(log)
+    one.run(Task("env = 5", environment=environment), block=True)
+    assert one.run(Task("found = env.label", pull="found", environment=environment), block=True)["found"] == "A"
+
+
 def test_with_a_unique_id_the_first_attributes_win_and_one_is_told(one: TaskClient, log: Path) -> None:
     first, second = Logged(log, "first"), Logged(log, "second")
     first.unique_id = second.unique_id = "db"

@@ -55,6 +55,18 @@ def test_the_latest_progress_is_seen_soon_and_the_last_one_always(tc: TaskClient
     assert tc.progress_of(task)[task].fraction == 1.0
 
 
+def test_a_run_that_fails_has_sent_its_messages(tc: TaskClient) -> None:
+    def fail() -> None:
+        for number in range(10):
+            current_task().send(number)
+        raise ValueError("after its messages")
+
+    task = tc.run(Task(fail))
+    failed = tc.get_task_result(task, block=True, timeout=DEADLINE_S, raw=False)
+    assert failed.reason == "error"
+    assert [message.value for message in tc.messages(task)] == list(range(10))
+
+
 def test_ten_thousand_messages_each_way(tc: TaskClient) -> None:
     def echo() -> int:
         me = current_task()

@@ -236,21 +236,12 @@ class FakeEngine:
         (key,) = self.hand(StringWork(code, pull, packed, **more))
         return Outcome(self.ended(key))
 
-    def interrupt(
-        self, key: tuple[int, int], cause: int, timeout_s: float = 60.0, again_s: float | None = None
-    ) -> Ended:
-        """Interrupt like an agent: request it, and send a signal every 20 ms until it was delivered.
-
-        `again_s` is for code that may swallow an interruption: after each such time the request is made again.
-        """
+    def interrupt(self, key: tuple[int, int], cause: int, timeout_s: float = 60.0) -> Ended:
+        """Interrupt like an agent: request it, and send a signal every 20 ms until it was delivered."""
         deadline = time.monotonic() + timeout_s
-        asked = float("-inf")
+        self.recorder.want(key, cause)
         while key not in self.results:
-            now = time.monotonic()
-            assert now < deadline, f"not interrupted: {self.output.read_text()}"
-            if now - asked > (again_s or timeout_s):
-                self.recorder.want(key, cause)
-                asked = now
+            assert time.monotonic() < deadline, f"not interrupted: {self.output.read_text()}"
             if not self.recorder.was_delivered():
                 os.kill(self.pid, signal.SIGRTMIN + 5)
             select.select([self.agent.bell.fileno()], [], [], 0.02)

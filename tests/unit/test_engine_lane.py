@@ -59,6 +59,20 @@ def pull(engine: FakeEngine, *names: str) -> list[Any]:
     return values
 
 
+@pytest.mark.parametrize(
+    "lines",
+    [
+        "import os; os.environ = os.environ.copy()",
+        "import os; os.close(0)",
+        "import logging; logging.root.handlers = 5",
+    ],
+)
+def test_a_command_leaves_what_cannot_be_kept(engine: FakeEngine, lines: str) -> None:
+    execute(engine, f"kept = 1; {lines}")
+    code = "import os, subprocess, sys; r = kept, type(os.environ).__name__, subprocess.call('true'), sys.stdin.read()"
+    assert engine.run(code, "r").value == {"r": (1, "_Environ", 0, "")}
+
+
 def properties(engine: FakeEngine, op: str, **fields: Any) -> CommandDone:
     return engine.command("properties", msgspec.msgpack.encode(PropertiesBody(op, **fields)))
 

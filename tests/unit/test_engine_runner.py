@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import errno
 import os
 import signal
 from collections.abc import Iterator
@@ -12,6 +13,7 @@ import psutil
 import pytest
 
 from ipytaskfarm.core.messages import Returned, SetUp
+from ipytaskfarm.core.messages.engine_commands import ExecuteBody
 from ipytaskfarm.core.messages.payload import CallWork, CellPlace, StringWork
 from ipytaskfarm.serialization.pack import pack, pack_function, unpack_error
 from ipytaskfarm.system.flight_recorder import ABORT, TIME_LIMIT
@@ -360,6 +362,73 @@ signal.signal(signal.SIGUSR1, lambda *a: None); sys.stdout = open(os.devnull, "w
     assert before["seen"][3] == str(engine.agent.folder)
 
 
+def test_a_signals_handler_prints_amid_a_print(engine: FakeEngine) -> None:
+    code = """
+import os, signal
+def handler(*args):
+    os.write(1, b"h")
+    print("in the handler")
+signal.signal(signal.SIGALRM, handler)
+signal.setitimer(signal.ITIMER_REAL, 0.002, 0.002)
+for i in range(20_000):
+    os.write(1, b"x")
+    print(i)
+signal.setitimer(signal.ITIMER_REAL, 0)
+"""
+    outcome = engine.run(code, "i")
+    assert outcome.value == {"i": 19_999}
+    assert "19999\n" in outcome.body.stdout
+
+
+RESET_ALL = """
+import signal
+for number in signal.valid_signals() - {signal.SIGKILL, signal.SIGSTOP}:
+    signal.signal(number, signal.SIG_DFL)
+"""
+
+
+@pytest.mark.parametrize("by_hand", [False, True])
+def test_the_farms_own_signals_work_after_all_handlers_were_reset(engine: FakeEngine, by_hand: bool) -> None:
+    if by_hand:
+        engine.command("execute", msgspec.msgpack.encode(ExecuteBody(RESET_ALL)))
+    else:
+        engine.run(RESET_ALL)
+    (key,) = engine.hand(StringWork("import time; time.sleep(60)"))
+    engine.wait_running(key)
+    before = engine.stack.stat().st_size
+    os.kill(engine.pid, signal.SIGRTMIN + 6)
+    eventually(lambda: engine.stack.stat().st_size > before)
+    assert engine.interrupt(key, ABORT).outcome == "aborted"
+
+
+def test_a_task_that_keeps_all_descriptors_is_recorded(engine: FakeEngine) -> None:
+    code = """
+import resource, subprocess
+subprocess.run(["true"])
+resource.setrlimit(resource.RLIMIT_NOFILE, (64, resource.getrlimit(resource.RLIMIT_NOFILE)[1]))
+kept = []
+try:
+    while True:
+        kept.append(open("/dev/null"))
+except OSError as error:
+    why = error.errno
+"""
+    assert engine.run(code, "why").value == {"why": errno.EMFILE}
+    assert engine.run("import os; os.system('echo later')").body.stdout == "later\n"
+
+
+def test_python_s_own_names_come_back(engine: FakeEngine) -> None:
+    engine.run("__builtins__ = {}")
+    assert engine.run("found = len([1])", "found").value == {"found": 1}
+    engine.run("__name__ = 'other'")
+    assert engine.run("found = __name__", "found", clear_before=True).value == {"found": "__main__"}
+
+
+def test_reset_leaves_the_names_of_the_farm(engine: FakeEngine) -> None:
+    engine.run("left = 1\n%reset -f")
+    assert engine.run("found = str(id), 'left' in globals()", "found").value == {"found": ("3", False)}
+
+
 def test_children_can_be_interrupted(engine: FakeEngine) -> None:
     code = "import subprocess\np = subprocess.Popen(['sleep', '60']); p.send_signal(2); r = p.wait(5)"
     assert engine.run(code, "r").value == {"r": -2}
@@ -377,7 +446,7 @@ def test_children_can_be_interrupted(engine: FakeEngine) -> None:
         "import subprocess; subprocess.run(['sleep', '60'])",
         "import asyncio; await asyncio.sleep(60)",
         "import asyncio\nawait asyncio.sleep(0)\nwhile True: pass",
-        "!sleep 60",
+        "!echo begun; sleep 60",
         "%time import time; time.sleep(60)",
     ],
 )
@@ -386,14 +455,33 @@ def test_an_interrupt_ends_the_task_and_not_the_next(engine: FakeEngine, code: s
     first, second = engine.hand(StringWork(code), StringWork("after = 1", ("after",)))
     engine.wait_running(first)
     if code.startswith("!"):
-        eventually(
-            lambda: any(child.name() == "sleep" for child in psutil.Process(engine.pid).children(recursive=True))
-        )
-    # An interruption that reaches pexpect while it starts its child may be swallowed. An agent would go on to SIGTERM.
-    outcome = Outcome(engine.interrupt(first, cause, again_s=2.0 if code.startswith("!") else None))
+        # While pexpect starts the child, its functions catch the errors. An agent would go on to SIGTERM.
+        eventually(lambda: "begun" in engine.recorder.words.read(first))
+    outcome = Outcome(engine.interrupt(first, cause))
     assert outcome.ended.outcome == ("aborted" if cause == ABORT else "time limit")
     assert outcome.failure.etype.endswith("TaskCancelled" if cause == ABORT else "TimeLimitExceeded")
     assert Outcome(engine.ended(second)).value == {"after": 1}
+
+
+@pytest.mark.parametrize(
+    "code",
+    [
+        "print('x'); [0 for _ in range(100)]",
+        "display([1] * 50)",
+        "logging.warning('x')",
+        "pickle.dumps(Own)",
+        "p = multiprocessing.get_context('fork').Process(target=print); p.start(); p.join()",
+    ],
+)
+def test_a_time_limit_is_not_lost_in_functions_that_catch_errors(engine: FakeEngine, code: str) -> None:
+    """They catch OSError or Exception, and `TimeLimitExceeded` is both."""
+    beginning = "import logging, multiprocessing, pickle\nclass Own: pass\nwhile True:\n    "
+    for _ in range(20):
+        (key,) = engine.hand(StringWork(beginning + code))
+        engine.wait_running(key)
+        outcome = Outcome(engine.interrupt(key, TIME_LIMIT, timeout_s=10))
+        assert outcome.ended.outcome == "time limit"
+        assert outcome.failure.etype.endswith("TimeLimitExceeded")
 
 
 def test_an_interrupt_amid_the_loop_finds_what_goes_on_next(engine: FakeEngine) -> None:

@@ -29,6 +29,7 @@ from ipytaskfarm.adapters.ipyparallel.messages import (
 from ipytaskfarm.adapters.ipyparallel.records import matching, records_of, status_of_engines
 from ipytaskfarm.adapters.ipyparallel.views import BroadcastView, DirectView
 from ipytaskfarm.client import MultiEngineClient, TaskClient
+from ipytaskfarm.client.commands import cancel_together
 from ipytaskfarm.client.futures import Settler
 from ipytaskfarm.client.session import Session
 from ipytaskfarm.core import errors
@@ -392,9 +393,7 @@ class Client:
 
     def _abort(self, tasks: list[int], commands: list[CommandMessage]) -> None:
         self.tasks.abort(tasks)
-        # The latest first: else one would begin where the one before it was dropped.
-        for command in sorted({each.pending for each in commands if each.pending is not None}, reverse=True):
-            command.cancel()
+        cancel_together(list({id(found): found for each in commands if (found := each.pending) is not None}.values()))
 
     # -- engines and their names
 

@@ -102,8 +102,7 @@ class Clear(msgspec.Struct, frozen=True, tag=True):
 class RetryTasks(msgspec.Struct, frozen=True, tag="Retry"):
     """Question: submit these failed tasks again, as new ones linked to them. Answer: `Retried`.
 
-    failed_only=False: also those that succeeded.  Those that were submitted again before: once=True: leave them out;
-    latest=True: take their latest retries, if these have failed."""
+    failed_only=False: also those that succeeded. Of a task with retries, once: nothing; latest: its latest, if failed."""
 
     ids: list[int]
     failed_only: bool = True
