@@ -102,7 +102,7 @@ class Clear(msgspec.Struct, frozen=True, tag=True):
 class RetryTasks(msgspec.Struct, frozen=True, tag="Retry"):
     """Question: submit these failed tasks again, as new ones linked to them. Answer: `Retried`.
 
-    failed_only=False: also those that succeeded. Of a task with retries, once: nothing; latest: its latest, if failed."""
+    failed_only=False: also those that succeeded. Of those with retries, once: none; latest: their latest, if failed."""
 
     ids: list[int]
     failed_only: bool = True
