@@ -128,8 +128,13 @@ def _is_too_deep(error: Exception, path: str = "") -> bool:
 
 
 def _first(error: Exception) -> Exception:
-    """Return the error without those that came before it: what was tried on the way says nothing to the user."""
+    """Return the error without those that came before it: what was tried on the way says nothing to the user.
+
+    Since Python 3.14 it has a note for each level, which names the pickler's parts; the path in the message says more.
+    """
     error.__context__ = None
+    if notes := getattr(error, "__notes__", None):
+        error.__notes__ = [each for each in notes if not each.startswith("when serializing ")]
     return error
 
 

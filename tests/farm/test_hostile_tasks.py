@@ -41,7 +41,7 @@ def end(record):
 UNREADABLE = {
     "no msgpack": "end(b'\\xc1')",
     "another type": "end(msgspec.msgpack.encode({'a': 1}))",
-    "deep": "end(b'\\x9d' + msgspec.msgpack.encode(Ended(me.id, 1, '', 1.0, 1.0))[1:] + b'\\x91' * 90_000 + b'\\x90')",
+    "deep": "end(b'\\x9d' + msgspec.msgpack.encode(Ended(me.id, 1, '', 1.0, 1.0))[1:] + b'\\x91' * 900_000 + b'\\x90')",
     "of another task": "end(msgspec.msgpack.encode(Ended(me.id + 1, 1, '', 1.0, 1.0)))",
     "text for numbers": (
         "end(msgspec.msgpack.encode([me.id, 1, 'inputs lost', 1.0, 1.0, None, b'', [], 0, "
