@@ -13,13 +13,15 @@ has no methods yet. Therefore a definition is written in three stages:
 The first definition that a pickle meets opens the stages. Each other definition that is reached from its stages 1 and 2
 joins them. A definition that is first met in stage 3 opens stages of its own, and is complete before its instance.
 
-The steps are items of one list that grows while the C pickler writes it. The pickler takes them from a generator,
-because since Python 3.14 it refuses an exact list that grows.
+The steps are items of one list that grows while the C pickler writes it: for an exact list, the pickler reads the
+length again after each item. Since Python 3.14 it refuses such a list, and takes the items from a generator instead,
+which costs some microseconds for each definition.
 """
 
 from __future__ import annotations
 
 import gc
+import sys
 import types
 from collections import OrderedDict, defaultdict, deque
 from collections.abc import Callable, Iterable, Iterator
@@ -128,7 +130,7 @@ class Stages:
         self._by_value = by_value
         self._parent = parent
         self._kinds: dict[type, bool] = {} if parent is None else parent._kinds
-        self.steps: list[Any] = [_Turn(self)]
+        self.steps: list[Any] = [None, _Turn(self)]
         self._late: list[tuple[DefinitionStep, set[type]]] = []
         self.classes: list[type] = []
 
@@ -293,7 +295,8 @@ def reduced(create: Callable[..., Any], arguments: tuple[Any, ...], steps: list[
     """Return the reduction of a definition that has joined the stages; `steps` is not None if it opened them."""
     if steps is None:
         return create, arguments
-    return create, arguments, _Growing(steps), None, None, build_classes.finish
+    growing = _Growing(steps) if sys.version_info >= (3, 14) else steps
+    return create, arguments, growing, None, None, build_classes.finish
 
 
 _BATCH = 1000

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import types
-from collections.abc import Iterator
+from collections.abc import Sequence
 from typing import Any
 
 ABSENT = object()
@@ -24,19 +24,23 @@ def cell_state(cell: types.CellType) -> tuple[Any, ...]:
     return () if value is ABSENT else (value,)
 
 
-def closure_of(function: types.FunctionType) -> Iterator[tuple[str, Any]]:
-    """Yield name and value of each closure variable that has a value."""
-    for name, cell in zip(function.__code__.co_freevars, function.__closure__ or (), strict=False):
-        value = cell_content(cell)
-        if value is not ABSENT:
-            yield name, value
+def closure_of(function: types.FunctionType) -> Sequence[tuple[str, Any]]:
+    """Return name and value of each closure variable that has a value."""
+    cells = function.__closure__
+    if cells is None:
+        return ()
+    named = zip(function.__code__.co_freevars, map(cell_content, cells), strict=False)
+    return [(name, value) for name, value in named if value is not ABSENT]
 
 
-def defaults_of(function: types.FunctionType) -> Iterator[tuple[str, Any]]:
-    """Yield name and default of each parameter that has one."""
-    code, values = function.__code__, function.__defaults__ or ()
-    yield from zip(code.co_varnames[code.co_argcount - len(values) : code.co_argcount], values, strict=True)
-    yield from (function.__kwdefaults__ or {}).items()
+def defaults_of(function: types.FunctionType) -> Sequence[tuple[str, Any]]:
+    """Return name and default of each parameter that has one."""
+    values, by_keyword = function.__defaults__ or (), function.__kwdefaults__ or {}
+    if not (values or by_keyword):
+        return ()
+    code = function.__code__
+    names = code.co_varnames[code.co_argcount - len(values) : code.co_argcount]
+    return [*zip(names, values, strict=True), *by_keyword.items()]
 
 
 def function_of(member: Any) -> Any:
