@@ -248,12 +248,12 @@ def test_readers_look_and_change_nothing(keyed: Farm, farm_dirs: Dirs) -> None:
     file = farm_dirs.work / "colleagues.json"
     assert main(["keys", "add", "--reader", "--output", str(file), "--farm", "keyed"]) == 0
     with keyed.task_client() as tc:
-        value(tc, "a = 1", "a")
+        tc.map(abs, [-1], name="squares")
         code = (
             "import sys\n"
             "from ipytaskfarm import TaskClient, Task, errors\n"
             "tc = TaskClient(sys.argv[1])\n"
-            "print(len(tc.tasks().rows), tc.queue_status()['succeeded'])\n"
+            "print(len(tc.tasks().rows), tc.queue_status()['succeeded'], len(tc.jobs()), tc.job('squares').results())\n"
             "for forbidden in (lambda: tc.run(Task('a = 1')), lambda: tc.clear(), lambda: tc.abort(0)):\n"
             "    try:\n"
             "        forbidden()\n"
@@ -261,8 +261,10 @@ def test_readers_look_and_change_nothing(keyed: Farm, farm_dirs: Dirs) -> None:
             "        print('refused:', error)\n"
         )
         lines = python(code, str(file)).splitlines()
-        assert lines[0] == "1 1"
+        assert lines[0] == "1 1 1 [1]"
         assert [line[:8] for line in lines[1:]] == ["refused:"] * 3
+        for command in (["jobs", "squares"], ["tasks", "--job", "squares"], ["failures", "--job", "squares"], ["top"]):
+            assert main([*command, "--farm", str(file)]) == 0, command
         assert len(tc.tasks().rows) == 1
     copy = farm_dirs.work / "clients.json"
     assert main(["keys", "add", "--client", "--output", str(copy), "--farm", "keyed"]) == 0
