@@ -5,6 +5,7 @@ message, and the way back to TCP.
 from __future__ import annotations
 
 import os
+import resource
 import signal
 import subprocess
 import sys
@@ -65,6 +66,20 @@ def test_client_and_agent_of_this_machine_use_the_socket(farm: Farm, tc: TaskCli
     ]
     assert agents
     assert not [one for pid in agents for one in established(pid)]
+
+
+def test_a_process_with_many_open_files_asks_a_farm(farm: Farm) -> None:
+    soft, hard = resource.getrlimit(resource.RLIMIT_NOFILE)
+    resource.setrlimit(resource.RLIMIT_NOFILE, (min(hard, max(soft, 2048)), hard))
+    opened = [os.open(os.devnull, os.O_RDONLY) for _ in range(1100)]
+    try:
+        with connect(str(farm.connection_file)) as questioner:
+            assert min(questioner.fds()) > 1023, "which `select` does not take"
+            assert questioner.answer(FarmStatus())
+    finally:
+        for file in opened:
+            os.close(file)
+        resource.setrlimit(resource.RLIMIT_NOFILE, (soft, hard))
 
 
 def test_a_client_without_the_socket_uses_tcp_beside_it(farm: Farm, tc: TaskClient, tmp_path: Path) -> None:
