@@ -438,7 +438,7 @@ class Supervisor:
             self._ask_status(now)
         if now >= self._trim_at:
             self._trim_at = now + TRIM_S
-            for kind in ("controller", "agent-0"):
+            for kind in ("controller", "agent-0", SUPERVISOR):
                 trim(self.home.output(kind))
         if self.phase is FarmPhase.LEAVING and not any(agent.lives for agent in self._agents):
             self._groups.end()

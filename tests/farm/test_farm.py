@@ -56,6 +56,15 @@ def status(farm: str = "default") -> dict[str, Any]:
     return state
 
 
+def test_no_output_of_the_farms_processes_grows_without_end(farm_dirs: Dirs) -> None:
+    with Farm(n=0, name="long") as farm:
+        outputs = [farm._home.output(kind) for kind in ("controller", "agent-0", "supervisor")]
+        for output in outputs:
+            output.write_bytes(b"line\n" * (3 << 20))
+        farm._supervisor._trim_at = 0.0
+        eventually(lambda: all(output.stat().st_size < 1000 for output in outputs), what="the outputs are cut")
+
+
 def ready_engines(farm: str = "default") -> list[int]:
     return [row["pid"] for row in status(farm)["engines"] if row["state"] in ("idle", "busy")]
 

@@ -2,7 +2,10 @@
 
 from __future__ import annotations
 
+import contextlib
 import io
+import json
+import os
 import subprocess
 import sys
 from pathlib import Path
@@ -12,7 +15,7 @@ import pytest
 from ipytaskfarm.cli import COMMANDS, main
 from ipytaskfarm.cli.application import STORE, JsonCommand, UsageError, _command, exit_code
 from ipytaskfarm.cli.printing import confirm, print_any_text, safe, span, table
-from ipytaskfarm.cli.start import Start
+from ipytaskfarm.cli.start import Reporter, Start
 from ipytaskfarm.core import errors
 from ipytaskfarm.system.process import usable_cores
 from tests.conftest import Dirs
@@ -237,3 +240,17 @@ def test_durations_have_the_unit_that_suits_them() -> None:
         *("20 µs", "250 ms", "12.3 s"),
         *("2 min 10 s", "2 h 5 min", "2 d 2 h"),
     ]
+
+
+def test_a_detached_farm_goes_on_while_the_disk_of_its_log_is_full(monkeypatch: pytest.MonkeyPatch) -> None:
+    read_end, write_end = os.pipe()
+    reporter = Reporter(os.fdopen(write_end, "w", buffering=1), "x")
+    full = open("/dev/full", "w")  # noqa: SIM115 - closing it fails
+    monkeypatch.setattr(sys, "stdout", full)
+    reporter.say("engine 1 is ready")
+    reporter.failed(errors.StoreError("its disk is full"))
+    reporter.say("engine 1 is gone")
+    with contextlib.suppress(OSError):
+        full.close()
+    with os.fdopen(read_end) as reports:
+        assert [json.loads(line)["what"] for line in reports] == ["say", "failed"]
