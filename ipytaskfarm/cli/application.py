@@ -289,6 +289,11 @@ def run(arguments: list[str]) -> int:
         return exit_code(error)
 
 
+def no_such_farm(name: str) -> errors.FarmNotRunning:
+    """Return the error for a farm that has no files here."""
+    return errors.FarmNotRunning(f"there is no farm {name!r}: `ipytaskfarm list` lists all farms")
+
+
 def exit_code(error: BaseException) -> int:
     """Return the exit code that an error means."""
     if isinstance(error, UsageError):

@@ -9,9 +9,8 @@ from typing import Any
 from traitlets import Bool, Unicode
 
 from ipytaskfarm.cli import printing
-from ipytaskfarm.cli.application import JSON, OK, JsonCommand, UsageError, complete, switches, values
+from ipytaskfarm.cli.application import JSON, OK, JsonCommand, UsageError, complete, no_such_farm, switches, values
 from ipytaskfarm.cli.json_output import moment, print_json
-from ipytaskfarm.core import errors
 from ipytaskfarm.core.messages import ListConnections
 from ipytaskfarm.core.messages.tables import ConnectionTable
 from ipytaskfarm.deployment import enrolment
@@ -61,7 +60,7 @@ the change at once.
             raise UsageError(f"{what!r} is not one of {complete(list(actions))}")
         home = self.home()
         if load_keys(home.folder) is None:
-            raise errors.FarmNotRunning(f"there is no farm {home.name!r}: `ipytaskfarm list` lists all farms")
+            raise no_such_farm(home.name)
         return actions[what](home, words)
 
     # ------------------------------------------------------------------------------------ list

@@ -95,6 +95,9 @@ def test_an_agent_with_a_copied_file_works_and_is_shut_out(
         theirs = two_nodes(keyed)
         assert theirs.engine.startswith("node7:")
         assert connected(keyed)["agent:node7"] == 1
+        # Each agent counts its own engines, so the files of this machine's first engine have the same name.
+        assert main(["logs", "engine", str(theirs.id), "--farm", "keyed"]) == 1
+        assert "is one of agent node7 on node node7, whose files are there" in capsys.readouterr().err
         repeated = tc.run(Task(gate.code + "a = 1", pull="a", targets=[theirs.id], retries=1))
         once = tc.run(Task("a = 2", pull="a", targets=[theirs.id]))
         until_running(tc, repeated)
