@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import os
 import sys
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterable, Iterator, Sequence
 from importlib import import_module
 from textwrap import fill, wrap
 from typing import Any, ClassVar
@@ -116,11 +116,14 @@ class Command(Application):
         return {cls.__name__: cls.class_traits(config=True) for cls in self._classes_inc_parents()}
 
     def _read_config_files(self) -> None:
+        for file in self.config_files:
+            suffix = os.path.splitext(file)[1]
+            if suffix not in (".py", ".json") or not os.path.isfile(file):
+                raise UsageError(f"there is no config file {file}: a file was expected whose name ends in .py or .json")
+            kind = self.python_config_loader_class if suffix == ".py" else self.json_config_loader_class
+            folder, name = os.path.split(os.path.abspath(file))
+            self._load(((loader.load_config(), file) for loader in [kind(name, path=folder)]), [file])
         if self.config_files:
-            for file in self.config_files:
-                if not os.path.exists(file):
-                    raise UsageError(f"there is no config file {file}")
-                self._load(os.path.abspath(file), None)
             return
         from jupyter_core.paths import jupyter_config_path
 
@@ -128,17 +131,16 @@ class Command(Application):
             folders = jupyter_config_path()
         except RuntimeError:
             return  # a user without a home has no config files
-        self._load("ipytaskfarm_config", folders)
+        name = "ipytaskfarm_config"
+        files = [os.path.join(folder, name + suffix) for folder in folders for suffix in (".py", ".json")]
+        self._load(self._load_config_files(name, folders, raise_config_file_errors=True), files)
 
-    def _load(self, name: str, path: list[str] | None) -> None:
-        stem = name.removesuffix(".py").removesuffix(".json")
-        folders = path or [os.path.dirname(stem)]
+    def _load(self, read: Iterable[tuple[Config, str]], files: Iterable[str]) -> None:
+        """Take settings with the names of their files, which are some of these, and are read here."""
         try:
-            loaded = list(self._load_config_files(os.path.basename(stem), folders, raise_config_file_errors=True))
+            loaded = list(read)
         except Exception as error:  # a config file is Python code and may raise anything
-            places = [os.path.join(folder, os.path.basename(stem)) for folder in folders]
-            files = [place + kind for place in places for kind in (".py", ".json")]
-            which = " or ".join(filter(os.path.exists, files)) or f"{stem}.py"
+            which = " or ".join(filter(os.path.exists, files))
             raise UsageError(f"the config file {which} raised {type(error).__name__}: {error}") from error
         for config, file in loaded:
             self._check_config(config, f"the config file {file}")

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import os
 import select
+import signal
 import sys
 import termios
 import time
@@ -279,13 +280,15 @@ class Live:
 
 @contextmanager
 def _keys_at_once() -> Iterator[None]:
-    """Make the terminal deliver each key at once, without echo."""
+    """Make the terminal deliver each key at once, without echo; also SIGTERM leaves the terminal as it was."""
     before = termios.tcgetattr(sys.stdin)
+    handler = signal.signal(signal.SIGTERM, lambda number, frame: sys.exit(128 + number))
     try:
         tty.setcbreak(sys.stdin)
         yield
     finally:
         termios.tcsetattr(sys.stdin, termios.TCSADRAIN, before)
+        signal.signal(signal.SIGTERM, handler)
 
 
 def _key(timeout_s: float) -> str:

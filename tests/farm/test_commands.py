@@ -5,6 +5,7 @@ from __future__ import annotations
 import json
 import os
 import shutil
+import signal
 import subprocess
 import sys
 from collections.abc import Iterator
@@ -202,6 +203,24 @@ def test_top_in_a_terminal_aborts_and_retries(ids: dict[str, int], farm: Farm) -
         finally:
             child.close()
         assert child.exitstatus == 0
+
+
+def test_top_that_is_told_to_end_leaves_the_terminal_as_it_was(farm: Farm) -> None:
+    with pexpect.spawn(sys.executable, ["-m", "ipytaskfarm", "top"], encoding="utf-8", timeout=60) as child:
+        child.expect("q quit")
+        child.kill(signal.SIGTERM)
+        child.expect_exact("\x1b[?1049l")  # the other screen is gone
+        child.expect(pexpect.EOF)
+    assert child.exitstatus == 128 + signal.SIGTERM
+
+
+def test_commands_work_without_standard_input(farm: Farm, ids: dict[str, int]) -> None:
+    for words, code in ((["top"], 0), (["clean"], 0)):
+        line = f'exec "{sys.executable}" -m ipytaskfarm {" ".join(words)} <&-'
+        done = subprocess.run(["sh", "-c", line], capture_output=True, text=True, timeout=DEADLINE_S, check=False)
+        assert done.returncode == code, done.stderr
+        assert "Traceback" not in done.stderr
+    assert "Nobody is here to answer: use --yes" in done.stderr
 
 
 def go_up_to(child: Any, task: int) -> None:

@@ -89,6 +89,8 @@ def test_without_arguments_it_explains_itself(capsys: pytest.CaptureFixture[str]
         (["start", "--queue-policy", "nonsense"], "mine:Policy"),
         (["start", "--policy-path", "/nowhere"], "not a folder"),
         (["start", "--config", "/nowhere/config.py"], "no config file"),
+        (["start", "--config", "/"], "no config file /: a file was expected whose name ends in .py or .json"),
+        (["start", "--config", "/etc/passwd"], "no config file /etc/passwd: a file was expected"),
         (["stop", "--farm", "../x"], "cannot be a farm's name"),
         (["tasks", "--state", "lost"], "state"),
         (["abort"], "Give one or more ids"),
@@ -127,7 +129,7 @@ def test_no_farms_is_no_error(farm_dirs: Dirs, capsys: pytest.CaptureFixture[str
     assert main(["list"]) == 0
     assert main(["list", "--json"]) == 0
     assert capsys.readouterr().out.endswith("[]\n")
-    assert main(["logs"]) == 1
+    assert main(["logs"]) == 4
 
 
 def test_errors_have_their_exit_codes() -> None:
@@ -176,6 +178,17 @@ def test_a_wrong_config_file_is_named(text: str, farm_dirs: Dirs) -> None:
     (farm_dirs.config / "ipytaskfarm_config.py").write_text(text)
     with pytest.raises(UsageError):
         settings_of()
+
+
+def test_a_named_config_file_is_read_and_none_beside_it(tmp_path: Path) -> None:
+    (tmp_path / "own.json").write_text('{"Start": {"n": 5}}')
+    (tmp_path / "own.py").write_text("c.Command.farm = 'nightly'\nload_subconfig('other.py')\n")
+    (tmp_path / "other.py").write_text("c.Start.n = 3\n")
+    read = [settings_of("--config", str(tmp_path / f"own.{kind}")).settings() for kind in ("json", "py")]
+    assert [(settings.engines, settings.name) for settings in read] == [(5, "default"), (3, "nightly")]
+    (tmp_path / "own.json").write_text("{")
+    with pytest.raises(UsageError, match=r"own\.json raised"):
+        settings_of("--config", str(tmp_path / "own.json"))
 
 
 def test_the_first_flag_means_start(farm_dirs: Dirs, capsys: pytest.CaptureFixture[str]) -> None:
