@@ -15,6 +15,7 @@ from ipytaskfarm.system.farm_paths import connection_reader
 from ipytaskfarm.system.host import runtime_folder
 from ipytaskfarm.web import questions
 from ipytaskfarm.web.feed import FarmFeed
+from ipytaskfarm.web.server import own_hosts
 from tests.support.polling import DEADLINE_S
 
 pytestmark = pytest.mark.farm
@@ -52,6 +53,37 @@ def test_urls_of_servers_that_were_killed_do_not_stay(farm: Farm, tmp_path: Path
         assert said[0] == f"farm {farm.name!r} is shown on the socket {tmp_path / 's'}, at\n"
     assert [len(files) for files in found] == [1, 1]
     assert found[0] != found[1]
+
+
+def test_a_server_keeps_its_socket(farm: Farm, tmp_path: Path) -> None:
+    """A second one is refused; one that comes when the file was removed keeps its own when the first one ends."""
+    path = tmp_path / "s"
+    command = [sys.executable, "-m", "ipytaskfarm", "web", "--farm", farm.name, "--socket", str(path)]
+    with subprocess.Popen(command, stdout=subprocess.PIPE) as first:
+        try:
+            assert first.stdout is not None
+            first.stdout.readline()
+            assert "(another process listens there)" in refusal(farm, "--socket", str(path))
+            path.unlink()
+            with subprocess.Popen(command, stdout=subprocess.PIPE) as second:
+                try:
+                    assert second.stdout is not None
+                    second.stdout.readline()
+                    first.terminate()
+                    assert first.wait(DEADLINE_S) == 0
+                    assert path.is_socket()
+                    second.terminate()
+                    assert second.wait(DEADLINE_S) == 0
+                    assert not path.exists()
+                finally:
+                    second.kill()
+        finally:
+            first.kill()
+
+
+def test_browsers_leave_the_port_of_http_out() -> None:
+    assert {"127.0.0.1", "localhost:80"} <= {*own_hosts(80)}
+    assert own_hosts(8790) == ["127.0.0.1:8790", "localhost:8790"]
 
 
 def test_a_page_shows_no_logs_of_another_farm_of_its_name(farm: Farm) -> None:
