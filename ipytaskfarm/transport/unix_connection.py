@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import contextlib
 import hmac
 import os
 import socket
@@ -48,9 +49,10 @@ class UnixConnection:
 
     def receive(self) -> Frame | None:
         """See `PeerConnection`."""
-        try:
-            if self._stream.has_output:
+        if self._stream.has_output:
+            with contextlib.suppress(StreamBroken):  # what arrived before can still be read, and the end behind it
                 self._stream.flush()
+        try:
             while (frame := self._stream.receive()) is not None:
                 if self._proven:
                     return frame
