@@ -14,8 +14,10 @@ from ipytaskfarm import Farm
 from ipytaskfarm.system.farm_paths import connection_reader
 from ipytaskfarm.system.host import runtime_folder
 from ipytaskfarm.web import questions
+from ipytaskfarm.web.extension import FarmFeeds
 from ipytaskfarm.web.feed import FarmFeed
 from ipytaskfarm.web.server import own_hosts
+from tests.conftest import Dirs
 from tests.support.polling import DEADLINE_S
 
 pytestmark = pytest.mark.farm
@@ -79,6 +81,24 @@ def test_a_server_keeps_its_socket(farm: Farm, tmp_path: Path) -> None:
                     second.kill()
         finally:
             first.kill()
+
+
+def test_jupyters_server_forgets_farms_that_are_gone(farm_dirs: Dirs) -> None:
+    async def names() -> list[str]:
+        feeds = FarmFeeds()
+        with Farm(n=0) as first:
+            feed = feeds.find(first.name)
+            await feed.first_picture()
+        assert list(feeds._feeds) == [first.name]
+        await feed.stop()  # as by itself, a minute after its last page
+        with Farm(n=0) as second:
+            feeds.find(second.name)
+            await feeds.stop()
+        assert first.name != second.name
+        return [*feeds._feeds, second.name]
+
+    known, second = asyncio.run(names())
+    assert known == second
 
 
 def test_browsers_leave_the_port_of_http_out() -> None:
