@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import errno
 import json
 import os
 import signal
@@ -16,6 +17,7 @@ import psutil
 import pytest
 
 from ipytaskfarm import Agents, Farm, Task, TaskClient, errors
+from ipytaskfarm.deployment import agent_groups
 from ipytaskfarm.deployment.agent_groups import read_groups
 from ipytaskfarm.deployment.home import Home
 from ipytaskfarm.transport.keys import load_keys
@@ -79,6 +81,26 @@ def test_agents_bring_engines_and_leave_nothing(queue: Path) -> None:
         assert keys is not None
         assert set(keys.agents) == {"hands-1.0", "hands-1.1"}
     assert not folder.exists()
+
+
+def test_agents_that_cannot_be_recorded_are_ended(
+    queue: Path, farm_dirs: Dirs, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Nobody would find them again: neither `remove_agents` nor the farm's end."""
+
+    def full(home: Home, groups: object) -> None:
+        raise OSError(errno.ENOSPC, "No space left on device")
+
+    with Farm(n=0, name="full") as farm:
+        monkeypatch.setattr(agent_groups, "_write_groups", full)
+        with pytest.raises(OSError, match="No space left"):
+            farm.add_agents(hands(queue, 1))
+        monkeypatch.undo()
+        names = [path.stem for path in queue.glob("*.pid")]
+        eventually(lambda: not any(Hands({"folder": str(queue)}).pid(each) for each in names), DEADLINE_S)
+        keys = load_keys(farm._home.folder)
+        assert keys is not None
+        assert not keys.agents
 
 
 def test_more_are_added_and_sent_away(queue: Path, tmp_path: Path) -> None:
