@@ -12,7 +12,7 @@ from enum import Enum
 from pathlib import Path
 from typing import Any
 
-from ..core.formatting import last_line
+from ..core.formatting import last_line, signal_text
 from ..core.limits import properties_bytes
 from ..core.messages import (
     Crash,
@@ -529,7 +529,7 @@ class EngineProcesses:
 
 def _how(how: Exit) -> str:
     if how.signal is not None:
-        return f"signal {how.signal} ({signal.Signals(how.signal).name})"
+        return signal_text(how.signal)
     return "it is not known how" if how.exit_code is None else f"exit code {how.exit_code}"
 
 

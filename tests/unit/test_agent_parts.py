@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import os
+import signal
 import subprocess
 import sys
 from collections.abc import Iterator
@@ -13,11 +14,13 @@ import msgspec
 import pytest
 
 from ipytaskfarm.agent import __main__ as agent_main, relay as relay_module, watch
+from ipytaskfarm.agent.engines import _how
 from ipytaskfarm.agent.limits import Backoff, EndedRunWatch, Ladder, Step
 from ipytaskfarm.agent.reaping import COOKIE, Marks, is_marked, reap
 from ipytaskfarm.agent.relay import Account, Relay
 from ipytaskfarm.agent.sweep import counters, remember_farm, succeed
 from ipytaskfarm.agent.user_stacks import users_stack
+from ipytaskfarm.agent.zygote import Exit
 from ipytaskfarm.core.errors import ResultTooLarge
 from ipytaskfarm.core.messages import (
     AgentState,
@@ -93,6 +96,11 @@ def test_a_run_that_has_ended_is_given_ten_seconds() -> None:
     assert not watch.too_long(OTHER, 10.0)
     assert not watch.too_long(None, 12.0)
     assert [watch.too_long(OTHER, now_s) for now_s in (15.0, 20.0, 25.0)] == [False, False, True]
+
+
+def test_an_engine_that_any_signal_has_ended_at_its_start_is_described() -> None:
+    assert _how(Exit(signal.SIGKILL)) == "signal 9 (SIGKILL)"
+    assert _how(Exit(signal.SIGRTMIN + 3)) == "signal 37 (unknown)"
 
 
 def test_failed_starts_are_delayed_more_and_more() -> None:
