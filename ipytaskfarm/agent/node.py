@@ -34,7 +34,7 @@ _FOLLOW_OPENMP = frozenset({
 def resources(declared: Mapping[str, float]) -> tuple[dict[str, float], tuple[str, ...]]:
     """Return (resource -> amount, names of the GPUs): what is found on the node, replaced by what was declared."""
     gpus = _gpus(declared.get(GPU))
-    found = {CORES: float(len(os.sched_getaffinity(0))), MEMORY: float(min(room.total for room in node_memory()))}
+    found = {CORES: float(usable_cores()), MEMORY: float(min(room.total for room in node_memory()))}
     if gpus:
         found[GPU] = float(len(gpus))
     return {**found, **declared}, gpus

@@ -44,6 +44,7 @@ from ..storage.blobs import Blobs
 from ..system.bell import Bell
 from ..system.farm_paths import ConnectionInfo, read_connection_file
 from ..system.machine import own_process
+from ..system.process import usable_cores
 from ..transport.lane import AgentLane
 from ..transport.peer import Acked, Link, Lost, NewEpoch, ReceivedMessage, Refused, Resumed
 from .engine_messages import EngineMessages
@@ -374,7 +375,7 @@ class Agent:
         return AgentState(
             self._settings.node,
             os.getpid(),
-            len(os.sched_getaffinity(0)),
+            usable_cores(),
             int(self._resources["memory"]),
             platform.platform(),
             platform.python_version(),
