@@ -13,6 +13,7 @@ from ipytaskfarm.cli import printing
 from ipytaskfarm.cli.application import JSON, OK, JsonCommand, UsageError, switches, values
 from ipytaskfarm.cli.json_output import print_json
 from ipytaskfarm.cli.start import option_pairs
+from ipytaskfarm.core.agent_names import goes_by
 from ipytaskfarm.core.arguments import check_seconds
 from ipytaskfarm.core.messages import FarmStatus, tables
 from ipytaskfarm.deployment import agent_groups as grouped
@@ -176,13 +177,13 @@ def _rows(state: tables.FarmState, statuses: dict[str, Any]) -> list[tuple[objec
     seen: set[str] = set()
     for row in state.agents:
         name = row["name"]
-        word = statuses.get(name) or next((s for each, s in statuses.items() if name.startswith(f"{each}.")), None)
+        word = next((status for each, status in statuses.items() if goes_by(name, [each])), None)
         seen.add(name)
         says = "" if word is None else " ".join(filter(None, (word.state, word.where, word.why)))
         idle = printing.span(row["idle"] and round(row["idle"]))
         left = printing.span(row["time_left"] and round(row["time_left"]))
         rows.append((name or "(this machine's own)", row["node"], row["state"], row["engines"], idle, left, says))
     for name, status in statuses.items():
-        if name not in seen and not any(each.startswith(f"{name}.") for each in seen):
+        if not any(goes_by(each, [name]) for each in seen):
             rows.append((name, status.where, status.state, "", "", "", status.why))
     return rows

@@ -14,7 +14,7 @@ import pytest
 
 from ipytaskfarm.cli import COMMANDS, main
 from ipytaskfarm.cli.application import STORE, JsonCommand, UsageError, _command, exit_code
-from ipytaskfarm.cli.printing import confirm, print_any_text, safe, span, table
+from ipytaskfarm.cli.printing import confirm, print_any_text, safe, size, span, table
 from ipytaskfarm.cli.start import Reporter, Start
 from ipytaskfarm.core import errors
 from ipytaskfarm.system.process import usable_cores
@@ -191,6 +191,12 @@ def test_a_named_config_file_is_read_and_none_beside_it(tmp_path: Path) -> None:
         settings_of("--config", str(tmp_path / "own.json"))
 
 
+def test_a_start_up_file_in_another_encoding_is_named(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    (tmp_path / "latin.py").write_bytes(b"# caf\xe9\n")
+    assert main(["start", "--startup", str(tmp_path / "latin.py")]) == 2
+    assert f"the start-up file {tmp_path / 'latin.py'} is not UTF-8" in capsys.readouterr().err
+
+
 def test_the_first_flag_means_start(farm_dirs: Dirs, capsys: pytest.CaptureFixture[str]) -> None:
     assert main(["-n", "many"]) == 2
     assert capsys.readouterr().err.startswith("ipytaskfarm start: ")
@@ -253,6 +259,8 @@ def test_durations_have_the_unit_that_suits_them() -> None:
         *("20 µs", "250 ms", "12.3 s"),
         *("2 min 10 s", "2 h 5 min", "2 d 2 h"),
     ]
+    assert [span(s) for s in (0.0009994, 0.0009996, 0.9994, 0.9996)] == ["999 µs", "1 ms", "999 ms", "1 s"]
+    assert [size(n) for n in (1023, 1024, 2**20 - 1, 2**40)] == ["1023 B", "1.0 KiB", "1.0 MiB", "1.0 TiB"]
 
 
 def test_a_detached_farm_goes_on_while_the_disk_of_its_log_is_full(monkeypatch: pytest.MonkeyPatch) -> None:
