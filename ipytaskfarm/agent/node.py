@@ -98,10 +98,11 @@ class NodeWatch:
         if now_s < self._next_s:
             return None
         self._next_s = now_s + LOOK_S
-        rooms = node_memory()
+        try:
+            rooms, disk, load = node_memory(), shutil.disk_usage(self._folder), min(1.0, self._load())
+        except OSError:
+            return None  # no descriptor is left for the look, or a task has removed the folder
         free, total = min(room.available for room in rooms), min(room.total for room in rooms)
-        disk = shutil.disk_usage(self._folder)
-        load = min(1.0, self._load())
         state = NodeState(
             load,
             free,

@@ -53,6 +53,19 @@ def resident_bytes(pid: int) -> int:
         os.close(file)
 
 
+def require_files(count: int) -> None:
+    """Raise OSError unless this process can open so many further files."""
+    opened: list[int] = []
+    try:
+        for _ in range(count):
+            opened.append(os.open(os.devnull, os.O_RDONLY | os.O_CLOEXEC))
+    except OSError as error:
+        raise OSError(error.errno, error.strerror) from None  # it is not about /dev/null
+    finally:
+        for file in opened:
+            os.close(file)
+
+
 def name_process(title: str) -> None:
     """Set the process's title for ``ps``, and its first word as the short name for ``top`` and the kernel.
 

@@ -104,7 +104,10 @@ def connect_by_unix(info: ConnectionInfo) -> UnixConnection | None:
             return None
     except (OSError, ValueError):
         return None
-    sock = socket.socket(socket.AF_UNIX, socket.SOCK_STREAM)
+    try:
+        sock = socket.socket(socket.AF_UNIX, socket.SOCK_STREAM)
+    except OSError:
+        return None  # no descriptor is left
     try:
         sock.setblocking(False)
         sock.connect(str(path))
