@@ -53,10 +53,9 @@ from .kernel_streams import KernelStreams
 from .memory import EngineMemory, MemoryWatch
 from .node import NodeWatch, resources
 from .own_files import OwnFiles
-from .relay import Relay
+from .relay import Relay, UnrungResults
 from .settings import EXIT_REFUSED, LOCK, AgentSettings
 from .sweep import counters, remember_farm, remove_dead, remove_own, succeed, sweep
-from .unrung_results import UnrungResults
 from .uploading import BlobTransfers
 from .watch import CHECK_S, EngineWatch
 from .zygote_process import ZygoteProcess

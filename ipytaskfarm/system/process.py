@@ -1,7 +1,8 @@
-"""Cores that a process may use, memory that it uses, its name in lists, variables that it inherits."""
+"""What a process may use and uses: cores, memory, files; its garbage collection, its title, variables it inherits."""
 
 from __future__ import annotations
 
+import gc
 import os
 from pathlib import Path
 from typing import Final
@@ -77,3 +78,15 @@ def name_process(title: str) -> None:
 
     setproctitle.setproctitle(title)
     setproctitle.setthreadtitle(title.split()[0])
+
+
+def spare_the_collector() -> None:
+    """Limit garbage collection in a process that holds the scheduler's state.
+
+    The state consists of long-lived containers without cycles: full collections would only examine a million tasks
+    again and again.
+    """
+    gc.collect()
+    gc.freeze()
+    gc.set_threshold(50_000, 50, 100)
+    gc.enable()
