@@ -65,6 +65,20 @@ def test_no_output_of_the_farms_processes_grows_without_end(farm_dirs: Dirs) -> 
         eventually(lambda: all(output.stat().st_size < 1000 for output in outputs), what="the outputs are cut")
 
 
+def test_the_end_of_waiting_for_a_stop_is_not_the_end_of_the_stop(farm_dirs: Dirs) -> None:
+    with Farm(n=1, name="slow") as farm, farm.task_client() as tc:
+        task = tc.run(Task("import time; time.sleep(300)"))
+        eventually(lambda: tc.status(task).state == "running", what="the task runs")
+        words = ["-m", "ipytaskfarm", "stop", "--farm", "slow", "--drain"]
+        with pexpect.spawn(sys.executable, words, encoding="utf-8", timeout=60, dimensions=(24, 200)) as child:
+            child.expect("stopping: 1 task running")
+            child.sendintr()
+            child.expect_exact("goes on stopping; `ipytaskfarm stop --farm slow --wait 0` does not wait")
+            child.expect(pexpect.EOF)
+        assert child.exitstatus == 130
+        assert command("stop", "--farm", "slow", "--wait", "0").returncode == 0
+
+
 def ready_engines(farm: str = "default") -> list[int]:
     return [row["pid"] for row in status(farm)["engines"] if row["state"] in ("idle", "busy")]
 
