@@ -247,6 +247,21 @@ def test_a_reader_beside_a_client_of_the_same_process_changes_nothing(keyed: Far
         assert tc.map(abs, [-1]) == [1]
 
 
+def test_no_other_file_is_lost_to_a_connection_file(
+    keyed: Farm, farm_dirs: Dirs, capsys: pytest.CaptureFixture[str]
+) -> None:
+    file = farm_dirs.work / "notes"
+    words = ["keys", "add", "--reader", "--output", str(file), "--farm", "keyed"]
+    file.write_text("precious")
+    assert main(words) == 1
+    assert f"{file} is there, and is no connection file: choose another name" in capsys.readouterr().err
+    assert file.read_text() == "precious"
+    file.write_text("")
+    for _ in range(2):
+        assert main(words) == 0
+    assert farm_paths.read_connection_file(file).role == "reader"
+
+
 def test_readers_look_and_change_nothing(keyed: Farm, farm_dirs: Dirs) -> None:
     file = farm_dirs.work / "colleagues.json"
     assert main(["keys", "add", "--reader", "--output", str(file), "--farm", "keyed"]) == 0
