@@ -22,6 +22,7 @@ from ipytaskfarm.deployment.daemon import fork_detached, start_detached
 from ipytaskfarm.deployment.home import Home
 from ipytaskfarm.deployment.settings import FarmSettings, farm_settings
 from ipytaskfarm.deployment.supervisor import Audience, Supervisor
+from ipytaskfarm.display.tables import redraws
 from ipytaskfarm.launchers.local import may_fork
 from ipytaskfarm.settings.checks import Agents, check_agents
 from ipytaskfarm.settings.declarations import SETTINGS
@@ -193,7 +194,7 @@ class Terminal:
     def __init__(self, farm: str, *, stop_with: str = "Ctrl-C") -> None:
         self._farm = farm
         self._stop_with = stop_with
-        self._rewrites = sys.stderr.isatty()
+        self._rewrites = redraws(sys.stderr)
         self._shown = ""
 
     def progress(self, text: str) -> None:

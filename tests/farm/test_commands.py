@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import io
 import json
 import os
 import shutil
@@ -18,6 +19,7 @@ import pytest
 from ipytaskfarm import Farm, Task
 from ipytaskfarm.cli import main
 from ipytaskfarm.cli.completion import entries
+from ipytaskfarm.cli.start import Terminal
 from tests.support.farms import DEADLINE_S, module_farm
 from tests.support.polling import eventually
 
@@ -203,6 +205,31 @@ def test_top_in_a_terminal_aborts_and_retries(ids: dict[str, int], farm: Farm) -
         finally:
             child.close()
         assert child.exitstatus == 0
+
+
+def test_json_has_no_number_that_json_does_not_know(farm: Farm, capsys: pytest.CaptureFixture[str]) -> None:
+    def unknown(name: str) -> None:
+        raise AssertionError(f"{name} is no JSON")
+
+    with farm.task_client() as tc:
+        task = tc.run(Task("a = [float('nan'), 1.5, float('-inf')]", pull="a", priority=9))
+        tc.barrier(task, timeout=60)
+    out = command(capsys, "result", str(task), "--json")[1]
+    assert json.loads(out, parse_constant=unknown)["result"]["a"] == ["nan", 1.5, "-inf"]
+
+
+def test_a_terminal_that_cannot_redraw_gets_lines(monkeypatch: pytest.MonkeyPatch) -> None:
+    class Screen(io.StringIO):
+        def isatty(self) -> bool:
+            return True
+
+    for term, shown in (("xterm", "\r\033[Kstarting …\r\033[K"), ("dumb", "starting …\n")):
+        monkeypatch.setenv("TERM", term)
+        monkeypatch.setattr(sys, "stderr", screen := Screen())
+        terminal = Terminal("x")
+        terminal.progress("starting")
+        terminal.wipe()
+        assert screen.getvalue() == shown
 
 
 def test_top_that_is_told_to_end_leaves_the_terminal_as_it_was(farm: Farm) -> None:
