@@ -137,8 +137,18 @@ def _take_in(
     fault: str,
 ) -> None:
     """Accept a new task, or refuse it. `fault`: why its rules or edges cannot be stored, see `why_not_storable`."""
-    if submission.function is None and rules is None and needs is None and submission.cache is None:
-        accept(farm, submission, client.session, rules, out)
+    refers = rules is not None and (
+        rules.depend is not None
+        or rules.asks is not None
+        or rules.recovery is not None
+        or rules.job is not None
+        or rules.unique is not None
+    )
+    if not (fault or refers or submission.function is not None or needs is not None or submission.cache is not None):
+        # Nothing is missing to which the task does not refer: no question is asked.
+        task = accept(farm, submission, client.session, rules, out)
+        if rules is not None and farm.settings.unmet_timeout_s is not None:
+            apply_rules(farm, task, now, out)
         return
     refusal = why_refused(farm, submission, rules, fault)
     if refusal is not None:

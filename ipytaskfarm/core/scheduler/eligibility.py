@@ -194,5 +194,5 @@ def _announce_head(
         return
     if head is not None:
         engine.heads.push_head(head, task_class)
-    if engine in readiness.idle or engine in readiness.with_room or engine in readiness.blocked:
+    if engine.waits_in is not None:
         readiness.wake(engine)

@@ -257,7 +257,7 @@ def accept(
         if submission.part is not None:
             task.part = submission.part
             tasks.chunks.add_part(task.part[0])
-    if rules is not None:
+    if rules is not None and (rules.asks or job is not None or rules.unique is not None or rules.idempotent):
         _note_rules(farm, task, rules)
     needs = needs or submission.needs
     out.saves.append(
@@ -415,8 +415,8 @@ def assign(farm: SchedulerState, task: TaskEntry, engine: EngineEntry, running: 
     if running:
         task.place = Assigned(engine.name, task.attempt, now.mono_s, now.wall_s)
         _count(farm, task.id, _SCHEDULED, _PENDING)
-        if task.rules is not None:
-            _watch(farm, task, now)
+        if task.rules is not None and task.rules.warn_after_s is not None:
+            _watch(farm, task, task.rules.warn_after_s, now)
     else:
         task.place = Assigned(engine.name, task.attempt)  # scheduled before and after: nothing to count
     farm.queues.last_key = task.key
@@ -441,13 +441,13 @@ def begin(farm: SchedulerState, task: TaskEntry, now: Now) -> None:
         raise IllegalMove(f"task {task.id} begins without an engine")
     if place.since_s is None:
         _place(farm, task, Assigned(place.engine, place.attempt, now.mono_s, now.wall_s))
-        _watch(farm, task, now)
+        if task.rules is not None and task.rules.warn_after_s is not None:
+            _watch(farm, task, task.rules.warn_after_s, now)
 
 
-def _watch(farm: SchedulerState, task: TaskEntry, now: Now) -> None:
+def _watch(farm: SchedulerState, task: TaskEntry, warn_after_s: float, now: Now) -> None:
     """Set the timer of `warn_after` for a run that has begun."""
-    if task.rules is not None and task.rules.warn_after_s is not None:
-        farm.timers.set(now.mono_s + task.rules.warn_after_s, "late", (task.id, task.attempt))
+    farm.timers.set(now.mono_s + warn_after_s, "late", (task.id, task.attempt))
 
 
 def unassign(farm: SchedulerState, task: TaskEntry, why: Queued) -> None:
