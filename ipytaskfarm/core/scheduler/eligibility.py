@@ -44,7 +44,7 @@ def _drop_empty_classes(farm: SchedulerState, kept: int) -> None:
     empty = [key for key, c in farm.queues.classes.items() if c.size == 0 and key != OPEN_CLASS]
     for key in empty[: max(0, len(empty) - kept // 2)]:
         del farm.queues.classes[key]
-    farm.queues.of_rules.clear()
+    farm.queues.forget_classes_of_rules()
 
 
 def may_serve(farm: SchedulerState, engine: EngineEntry, key: ClassKey) -> bool:

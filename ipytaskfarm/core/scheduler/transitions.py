@@ -22,6 +22,7 @@ from .decision import Decision
 from .eligibility import announce, class_for
 from .entries import EngineEntry, TaskClass, TaskEntry
 from .nested_waits import note_task_end
+from .queue import KnownRules
 from .queue_keys import compute_key, compute_keys
 from .state import SchedulerState
 from .task import (
@@ -44,8 +45,6 @@ from .task_ends import tell, tell_watchers
 from .task_messages import close
 from .waits import count_dependencies
 
-_RULES_KNOWN = 16_384
-"""The most rules of which the class of fresh tasks is remembered."""
 _SCHEDULED, _PENDING, _SUCCEEDED, _FAILED = State
 """Access to a member of an enumeration takes long, compared with the code that is run for each task."""
 
@@ -118,9 +117,11 @@ def _note_functions(farm: SchedulerState, rules: Rules, session: str) -> None:
         farm.functions.undecided[rules.asks.locality, True] = session
 
 
-def _join_queue(farm: SchedulerState, task: TaskEntry) -> None:
+def _join_queue(farm: SchedulerState, task: TaskEntry, known: KnownRules | None = None) -> None:
     queues = farm.queues
-    task_class = _class_of(farm, task)
+    task_class = (known.task_class if known is not None else None) or _class_of(farm, task)
+    if known is not None:
+        known.task_class = task_class
     if task_class.push(task):
         announce(farm, task_class)
     queues.size += 1
@@ -139,9 +140,7 @@ def _class_of(farm: SchedulerState, task: TaskEntry) -> TaskClass:
     if known is not None and known[0] is rules:
         return known[1]
     task_class = class_for(farm, class_key_of(task, queues.by_time_limit))
-    if len(queues.of_rules) >= _RULES_KNOWN:
-        queues.of_rules.clear()
-    queues.of_rules[id(rules)] = rules, task_class
+    queues.note_class(rules, task_class)
     return task_class
 
 
@@ -234,14 +233,15 @@ def accept(
     parent: int | None = None,
     spawn: str | None = None,
     needs: Needs | None = None,
+    known: KnownRules | None = None,
 ) -> TaskEntry:
     """Make the move None -> scheduled.
 
-    rules, needs: the submission's, or equal ones; parent, spawn: see `saves.SaveTask`."""
+    rules, needs, known: the submission's, or equal ones; parent, spawn: see `saves.SaveTask`."""
     tasks, seq = farm.tasks, farm.queues.next_seq
     farm.queues.next_seq = seq + 1
     if rules is not None and farm.jobs.priorities:
-        rules = farm.jobs.rules_of(rules)
+        rules, known = farm.jobs.rules_of(rules), None
     job = rules.job if rules is not None else None
     task = TaskEntry(submission.id, seq, submission.submitted_s, session, submission.function, rules, job, NO_PAST)
     compute_key(farm, task)
@@ -273,7 +273,7 @@ def accept(
         farm.cache_uses.add(task.id, submission.cache, needs is not None and bool(needs.inputs))
         _enqueue(farm, task, QUEUED)
     elif needs is None and not farm.jobs.paused:
-        _join_queue(farm, task)
+        _join_queue(farm, task, known)
     elif needs is None or not (needs.join or task.waits_for):
         _enqueue(farm, task, QUEUED)
     else:
