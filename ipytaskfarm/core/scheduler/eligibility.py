@@ -169,14 +169,16 @@ def _refresh_member(farm: SchedulerState, task_class: TaskClass, engine: EngineE
         announce_to(farm, task_class, engine)
 
 
-def announce(farm: SchedulerState, task_class: TaskClass) -> None:
-    """Make a class known to the engines that may serve it, because its head or its set of engines has changed."""
+def announce(farm: SchedulerState, task_class: TaskClass, head: tuple[Any, int] | None = None) -> None:
+    """Make a class known to the engines that may serve it, because its head or its set of engines has changed.
+
+    head: the class's head, if it is known."""
     if not task_class.restricted:
         farm.queues.open_heads.push(task_class)
         return
     if task_class.environment is not None:
         farm.queues.environment_heads.push(task_class)
-    head = task_class.head()
+    head = head or task_class.head()
     for engine in task_class.eligible:
         _announce_head(farm, task_class, head, engine)
 

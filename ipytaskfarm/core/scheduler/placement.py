@@ -188,12 +188,13 @@ def _look_at_candidates(farm: SchedulerState, now: Now, out: Decision) -> None:
     """Give work to the engines for which something has changed, as far as they have room."""
     readiness, queues = farm.readiness, farm.queues
     may_choose = _may_choose(farm)
-    while readiness.candidates:
-        for engine in list(readiness.candidates):
-            if engine not in readiness.candidates:
+    candidates = readiness.candidates
+    while candidates:
+        for engine in list(candidates):
+            if engine not in candidates:
                 continue
-            share = queues.size // len(readiness.candidates) or 1
-            del readiness.candidates[engine]
+            share = queues.size // len(candidates) or 1
+            del candidates[engine]
             agent = _agent_with_room(farm, engine, now)
             if agent is None:
                 continue
@@ -300,7 +301,7 @@ def _fill(
     only: tasks of this class alone.  Returns whether any task was assigned."""
     batch: RecordedBatch | None = None
     tasks: list[ToRun] = []
-    while len(tasks) < MAX_BATCH:
+    while True:
         found = best_class(farm, engine, agent, now) if only is None else (only, None)
         if engine.environment is not None and _recycle_for_other(farm, engine, found, now, out):
             break
@@ -320,7 +321,7 @@ def _fill(
         count = min(room, share, MAX_BATCH - len(tasks)) if share > 1 else 1
         took = _take(farm, engine, task_class, limit, count, batch, tasks, now)
         share -= took
-        if took == 0 or share <= 0 or only is not None:
+        if share <= 0 or took == 0 or only is not None or len(tasks) >= MAX_BATCH:
             break
     if batch is None or not tasks:
         return False
@@ -345,11 +346,12 @@ def _send_batch(
     engine.last_batch = agent.last_batch = number = batch.number
     readiness.next_batch = number + 1
     engine.idle_s = 0.0
-    count, held = len(tasks), len(engine.assigned)
-    latest = reversed(engine.assigned)
+    assigned = engine.assigned
+    count, held = len(tasks), len(assigned)
+    latest = reversed(assigned)
     batch.sent = sent = (next(latest),) if count == 1 else tuple(islice(latest, count))[::-1]
     out.saves.append(SaveHandOut(number, engine.name, engine.id, sent, now.wall_s))
-    claim = engine.assigned[sent[0]].claim
+    claim = assigned[sent[0]].claim
     concurrent = engine.concurrent > 0
     allotment = claim.allotment if claim is not None and not concurrent else None
     recycling = tuple(engine.recycling) if engine.recycling else ()

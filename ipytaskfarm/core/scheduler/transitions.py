@@ -123,7 +123,7 @@ def _join_queue(farm: SchedulerState, task: TaskEntry, known: KnownRules | None 
     if known is not None:
         known.task_class = task_class
     if task_class.push(task):
-        announce(farm, task_class)
+        announce(farm, task_class, (task.key, task.queue_seq))
     queues.size += 1
     if not task_class.restricted:
         queues.open_size += 1
@@ -158,8 +158,7 @@ def leave_queue(farm: SchedulerState, task: TaskEntry) -> None:
     if task_class is not None:
         task_class.leave(task)
         farm.queues.size -= 1
-        if not task_class.restricted:
-            farm.queues.open_size -= 1
+        farm.queues.open_size -= not task_class.restricted
 
 
 def _move_to_the_end(farm: SchedulerState, task: TaskEntry) -> None:
@@ -375,8 +374,7 @@ def restore_line(farm: SchedulerState, tasks: list[TaskEntry]) -> None:
     if task_class.push_line(tasks):
         announce(farm, task_class)
     farm.queues.size += len(tasks)
-    if not task_class.restricted:
-        farm.queues.open_size += len(tasks)
+    farm.queues.open_size += 0 if task_class.restricted else len(tasks)
 
 
 def rejoin(farm: SchedulerState, task: TaskEntry, why: Queued = QUEUED) -> None:
@@ -414,7 +412,12 @@ def assign(farm: SchedulerState, task: TaskEntry, engine: EngineEntry, running: 
     task.attempt += 1
     if running:
         task.place = Assigned(engine.name, task.attempt, now.mono_s, now.wall_s)
-        _count(farm, task.id, _SCHEDULED, _PENDING)
+        if task.items:
+            _count(farm, task.id, _SCHEDULED, _PENDING)
+        else:
+            counts = farm.tasks.counts
+            counts[_SCHEDULED] -= 1
+            counts[_PENDING] += 1
         if task.rules is not None and task.rules.warn_after_s is not None:
             _watch(farm, task, task.rules.warn_after_s, now)
     else:
@@ -522,9 +525,7 @@ def refund(task: TaskEntry, charge: Charge, out: Decision) -> None:
 def note_attempt(farm: SchedulerState, task: TaskEntry, row: AttemptRow, out: Decision) -> None:
     """Add a row to a task's history."""
     past = task.own_past()
-    if past.history is None:
-        past.history = []
-    past.history.append(row)
+    past.history = [*(past.history or ()), row]
     out.saves.append(SaveAttempt(task.id, row))
     farm.followers.note_attempt(row, task, farm.tasks.chunks.size(task.id))
 
