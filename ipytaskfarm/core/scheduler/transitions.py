@@ -213,8 +213,7 @@ def _end_in_job(farm: SchedulerState, task: TaskEntry, final: Final) -> None:
         return
     job.unfinished -= farm.tasks.chunks.size(task.id) if task.items else 1
     farm.followers.note_job(job.spec.id)
-    if job.tasks:
-        job.tasks.pop(task.id, None)
+    job.tasks.pop(task.id, None)
     if job.spec.abort_on_failure and final.reason and not job.failed and final.reason not in CONSEQUENCES:
         why = final.failure.value.partition("\n")[0] if final.failure is not None else ""
         job.failed = f"task {task.id} of its job failed ({final.reason}): {why[:200]}"
@@ -525,7 +524,8 @@ def refund(task: TaskEntry, charge: Charge, out: Decision) -> None:
 def note_attempt(farm: SchedulerState, task: TaskEntry, row: AttemptRow, out: Decision) -> None:
     """Add a row to a task's history."""
     past = task.own_past()
-    past.history = [*(past.history or ()), row]
+    past.history = past.history or []
+    past.history.append(row)
     out.saves.append(SaveAttempt(task.id, row))
     farm.followers.note_attempt(row, task, farm.tasks.chunks.size(task.id))
 
