@@ -67,6 +67,8 @@ class Command(Application):
     examples: Any = ""
     arguments: ClassVar[str] = ""
     """The words that may follow the flags, for the usage line; "" allows none."""
+    of_action: ClassVar[dict[str, tuple[str, ...]]] = {}
+    """For a command of several actions: setting -> the actions that it belongs to. Others have no use for it."""
     raise_config_file_errors = True
 
     farm = Unicode("default", help="the farm's name").tag(config=True, metavar="NAME")
@@ -87,6 +89,7 @@ class Command(Application):
             print("\n".join(self.emit_help(classes="--help-all" in argv)))
             raise HelpShown
         given, self.extra_args = read_words(argv, self._known_flags(), self)
+        self._given = frozenset(given[type(self).__name__]) if type(self).__name__ in given else frozenset()
         self.update_config(given)  # the command line may name config files
         self._read_config_files()
         self.update_config(given)
@@ -158,6 +161,22 @@ class Command(Application):
     def carry_out(self) -> int:
         """Run the command, and return the exit code."""
         raise NotImplementedError
+
+    def check_action(self, action: str) -> None:
+        """Refuse flags of the command line that belong to other actions: nothing would come of them."""
+        for setting in sorted(self._given):
+            actions = self.of_action.get(setting, (action,))
+            if action not in actions:
+                *belongs, this = (f"`{self.name} {each}".rstrip() + "`" for each in (*actions, action))
+                raise UsageError(f"--{self._flag_of(setting)} belongs to {complete(belongs)}, not to {this}")
+
+    def _flag_of(self, setting: str) -> str:
+        """Return the name of the flag, without dashes, for a setting of this very class."""
+        owner = type(self).__name__
+        for keys, target in self.aliases.items():
+            if target == f"{owner}.{setting}":
+                return _names(keys)[-1]
+        return next(_names(keys)[-1] for keys, (sets, _) in self.flags.items() if setting in sets.get(owner, ()))
 
     def home(self) -> Home:
         """Return the files of the farm that ``--farm`` names."""

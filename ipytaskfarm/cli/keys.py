@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import os
 from pathlib import Path
-from typing import Any
+from typing import Any, ClassVar
 
 from traitlets import Bool, Unicode
 
@@ -53,11 +53,19 @@ the change at once.
         JSON,
     )
 
+    of_action: ClassVar[dict[str, tuple[str, ...]]] = {
+        "output": ("add",),
+        "reader": ("add",),
+        "client": ("add",),
+        "everything": ("rotate",),
+    }
+
     def carry_out(self) -> int:
         what, *words = self.extra_args or ["list"]
         actions = {"list": self._list, "add": self._add, "rotate": self._rotate, "revoke": self._revoke}
         if what not in actions:
             raise UsageError(f"{what!r} is not one of {complete(list(actions))}")
+        self.check_action(what)
         home = self.home()
         if load_keys(home.folder) is None:
             raise no_such_farm(home.name)

@@ -294,15 +294,3 @@ def _are_there(questioner: Questioner, names: Sequence[str]) -> bool:
     state = questioner.answer_for(FarmStatus(), FarmState)
     # An unreachable agent keeps its lease: do not wait for it.
     return any(goes_by(row["name"], names) for row in state.agents if row["state"] != "unreachable")
-
-
-def describe(group: AgentGroup) -> dict[str, Any]:
-    """Return a group as a dict for programs."""
-    return {
-        "group": group.name,
-        "launcher": group.agents.launcher,
-        "agents": list(group.names),
-        "engines": group.agents.engines,
-        "options": dict(group.agents.options),
-        "submitted_at": group.submitted_s,
-    }

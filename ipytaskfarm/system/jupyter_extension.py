@@ -136,14 +136,14 @@ def _set_lab(config: dict[str, Any], *, enabled: bool) -> None:
     config["disabledExtensions"] = off
 
 
-class _ServerApp(TypedDict, total=False):
+class _ServerSection(TypedDict, total=False):
     jpserver_extensions: dict[str, bool]
 
 
-class _Known(TypedDict, total=False):
+class _JupyterConfig(TypedDict, total=False):
     """What is read of the files, all of which may have more."""
 
-    ServerApp: _ServerApp
+    ServerApp: _ServerSection
     disabledExtensions: dict[str, bool] | list[str]
 
 
@@ -155,7 +155,7 @@ def _read(path: Path) -> dict[str, Any]:
         return {}
     try:
         config = msgspec.json.decode(content, type=dict[str, Any])
-        msgspec.convert(config, _Known)
+        msgspec.convert(config, _JupyterConfig)
     except (msgspec.MsgspecError, UnicodeDecodeError) as error:
         raise ValueError(f"{path} is not what Jupyter reads: {error}; mend it, or remove it") from None
     return config

@@ -266,9 +266,10 @@ def test_engines_come_and_go(farm_dirs: Dirs) -> None:
         eventually(lambda: len(ready_engines()) == 2)
         shown = command("engines", "list").stdout
         assert shown.splitlines()[0].split()[:2] == ["engine", "state"]
-        assert command("engines", "remove", "1").returncode == 0
+        assert json.loads(command("engines", "remove", "1", "--json").stdout) == {"wanted": 1}
         eventually(lambda: len(ready_engines()) == 1)
         assert command("engines", "remove", "77").returncode == 1
+        assert json.loads(command("engines", "release", "--json").stdout) == {"released": 0}
 
 
 def test_tasks_from_the_command_line(farm_dirs: Dirs) -> None:

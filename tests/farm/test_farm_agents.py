@@ -10,6 +10,7 @@ import subprocess
 import sys
 from collections.abc import Iterator
 from contextlib import contextmanager
+from datetime import datetime
 from pathlib import Path
 from typing import Any
 
@@ -262,6 +263,7 @@ def test_the_next_supervisor_finds_the_agents(queue: Path, dirs: Dirs) -> None:
         assert home.is_supervised()
         listed = json.loads(command("agents", *farm, "list", "--json"))
         assert [group["agents"] for group in listed["groups"]] == [["hands-1.0", "hands-1.1"]]
+        assert datetime.fromisoformat(listed["groups"][0]["submitted_at"]).utcoffset() is not None
         assert {row["name"]: row["state"] for row in listed["agents"] if row["name"]} == {
             "hands-1.0": "up",
             "hands-1.1": "up",
@@ -270,6 +272,10 @@ def test_the_next_supervisor_finds_the_agents(queue: Path, dirs: Dirs) -> None:
         assert "--name hands-2.0" in command(
             "agents", *farm, "add", "hands", "1", "--option", f"folder={queue}", "--dry-run"
         )
+        added = json.loads(command("agents", *farm, "add", "hands", "1", "--option", f"folder={queue}", "--json"))
+        assert added["agents"] == ["hands-2.0"]
+        removed = json.loads(command("agents", *farm, "remove", "hands-2", "--json"))
+        assert removed == {"agents": ["hands-2.0"]}
         assert "2 agents sent away" in command("agents", *farm, "remove", "hands-1")
     finally:
         command("stop", *farm)
