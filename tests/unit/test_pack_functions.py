@@ -9,11 +9,13 @@ import sys
 import textwrap
 import threading
 import types
+import weakref
 from typing import Any
 
 import pytest
 
 from ipytaskfarm.core.errors import VersionMismatch
+from ipytaskfarm.serialization.definition_stages import Stages
 from ipytaskfarm.serialization.pack import (
     for_many,
     pack,
@@ -467,3 +469,15 @@ def test_attributes_of_what_functools_made_of_a_function(peer: Peer, notebook: N
     assert peer.call(notebook["ask"]) == ((6, "inner", True), "int", "str")
     assert peer.call(notebook["cached"], 3) == (9, "inner", True)
     assert peer.call(notebook["kind"], 1.5) == "float"
+
+
+def test_what_an_object_holds_and_does_not_send_may_be_dead(peer: Peer, notebook: Notebook) -> None:
+    """As it is with functions that numba has compiled: they are reduced to their source."""
+    notebook.run("""
+        import logging, weakref
+        log = logging.getLogger("of a library")
+        log.compiled = [weakref.proxy({1, 2})]
+        def ask(): return log.name
+    """)
+    assert peer.call(notebook["ask"]) == "of a library"
+    assert Stages(lambda kind: True, None).instances_in([weakref.proxy({1, 2})]) == set()
