@@ -24,6 +24,7 @@ from itertools import pairwise
 from pathlib import Path
 from typing import Any, NamedTuple
 
+from .assigned_globals import told
 from .function_parts import closure_of
 from .global_names import mentioned, nested_codes
 from .module_origin import Travel, home_module, travel
@@ -31,6 +32,7 @@ from .module_state import parsed
 from .outside_inputs import dotted_names, full_name
 from .process_values import asked
 from .program_arguments import PARSING, program_arguments
+from .program_settings import program_settings
 from .session_patches import patches
 from .session_settings import (
     FILTERS,
@@ -70,6 +72,7 @@ def readings(function: Any) -> Iterator[Reading]:
         yield from _context_variables(each)
         yield from (Reading(*found, is_note=True) for found in computed_variables(each, _program_sources()))
     yield from (Reading(*found) for found in patches(reached))
+    yield from _settings(reached, names)
     if "random" in names or not names.isdisjoint(_own_methods()):
         yield from _draws(reached)
     if not names.isdisjoint(_ARGUMENTS):
@@ -129,6 +132,46 @@ def _functions_of(value: Any) -> Iterator[types.FunctionType]:
 
 def _short(function: types.FunctionType) -> str:
     return function.__qualname__.rpartition("<locals>.")[2]
+
+
+# -- what the program has set
+
+
+def _settings(reached: Iterable[types.FunctionType], names: frozenset[str]) -> Iterator[Reading]:
+    """Yield what the program has set in modules and libraries that the functions use."""
+    found = program_settings()
+    if not found:
+        return
+    used = {owner: _short(each) for each in reached for owner in _owners(each)}
+    for setting in found:
+        first, last = setting.path.partition(".")[0], setting.path.rpartition(".")[2]
+        if setting.owner not in used:
+            continue
+        if travel(setting.owner) is Travel.SOURCE:
+            if not names.isdisjoint((first, last)) and told.add(setting.owner, setting.path):
+                yield Reading(
+                    f"{setting.owner}.{setting.path}",
+                    f"{setting.owner}.{setting.path} was set after the import ({setting.place}: {setting.text}), and "
+                    "tasks run the module's source, without it: pass it as an argument, or keep it in the script",
+                )
+        elif last not in names:
+            yield Reading(
+                f"{setting.owner}: {setting.path}",
+                f"{used[setting.owner]} uses {setting.owner}, which this program has set ({setting.place}: "
+                f"{setting.text}), and tasks have not: set it in the function, in a module of yours that it imports, "
+                "or for all with mec.execute(…)",
+            )
+
+
+def _owners(function: types.FunctionType) -> Iterator[str]:
+    """Yield the modules to which the globals that a function mentions belong; of installed packages the top names."""
+    here = function.__globals__
+    values = [here[name] for name in mentioned(function.__code__) & here.keys()]
+    for value in values:
+        owner = value.__name__ if type(value) is types.ModuleType else asked(value, "__module__")
+        for name in (function.__module__, owner, type(value).__module__):
+            if isinstance(name, str):
+                yield name if travel(name) is Travel.SOURCE else name.partition(".")[0]
 
 
 # -- generators
