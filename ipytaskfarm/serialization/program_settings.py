@@ -17,11 +17,13 @@ import linecache
 import os
 import sys
 import types
-from collections.abc import Iterable, Iterator, Mapping
+import warnings
+from collections.abc import Iterable, Iterator, Mapping, Set
 from pathlib import Path
 from typing import Any, NamedTuple
 
-from .assigned_globals import source_says
+from ..system.user_code import depth_of_user
+from .assigned_globals import source_says, told
 from .kept_changes import CONTAINERS, tree_of
 from .module_origin import Travel, travel
 from .module_state import CHANGING_CALLS, parsed
@@ -84,6 +86,17 @@ class _Scope(NamedTuple):
 
 
 _last: tuple[object, list[ProgramSetting]] = (None, [])
+
+
+def warn_of_settings(modules: Set[str]) -> None:
+    """Warn of what the program has set in these modules, which travel as source, once of each."""
+    for owner, path, text, place in program_settings():
+        if owner in modules and told.add(owner, path):
+            warnings.warn(
+                f"{owner}.{path} was set after the import ({place}: {text}), and tasks run the module's source, "
+                "without it: pass it as an argument, or keep it in the script",
+                stacklevel=depth_of_user(),
+            )
 
 
 def program_settings() -> list[ProgramSetting]:

@@ -24,7 +24,6 @@ from itertools import pairwise
 from pathlib import Path
 from typing import Any, NamedTuple
 
-from .assigned_globals import told
 from .function_parts import closure_of
 from .global_names import mentioned, nested_codes
 from .module_origin import Travel, home_module, travel
@@ -138,23 +137,13 @@ def _short(function: types.FunctionType) -> str:
 
 
 def _settings(reached: Iterable[types.FunctionType], names: frozenset[str]) -> Iterator[Reading]:
-    """Yield what the program has set in modules and libraries that the functions use."""
-    found = program_settings()
+    """Yield what the program has set in installed packages that the functions use."""
+    found = [each for each in program_settings() if travel(each.owner) is Travel.REFERENCE]
     if not found:
         return
-    used = {owner: _short(each) for each in reached for owner in _owners(each)}
+    used = {package: _short(each) for each in reached for package in _packages(each)}
     for setting in found:
-        first, last = setting.path.partition(".")[0], setting.path.rpartition(".")[2]
-        if setting.owner not in used:
-            continue
-        if travel(setting.owner) is Travel.SOURCE:
-            if not names.isdisjoint((first, last)) and told.add(setting.owner, setting.path):
-                yield Reading(
-                    f"{setting.owner}.{setting.path}",
-                    f"{setting.owner}.{setting.path} was set after the import ({setting.place}: {setting.text}), and "
-                    "tasks run the module's source, without it: pass it as an argument, or keep it in the script",
-                )
-        elif last not in names:
+        if setting.owner in used and setting.path.rpartition(".")[2] not in names:
             yield Reading(
                 f"{setting.owner}: {setting.path}",
                 f"{used[setting.owner]} uses {setting.owner}, which this program has set ({setting.place}: "
@@ -163,15 +152,13 @@ def _settings(reached: Iterable[types.FunctionType], names: frozenset[str]) -> I
             )
 
 
-def _owners(function: types.FunctionType) -> Iterator[str]:
-    """Yield the modules to which the globals that a function mentions belong; of installed packages the top names."""
+def _packages(function: types.FunctionType) -> Iterator[str]:
+    """Yield the top names of the packages to which the globals that a function mentions belong."""
     here = function.__globals__
-    values = [here[name] for name in mentioned(function.__code__) & here.keys()]
-    for value in values:
+    for name in mentioned(function.__code__) & here.keys():
+        value = here[name]
         owner = value.__name__ if type(value) is types.ModuleType else asked(value, "__module__")
-        for name in (function.__module__, owner, type(value).__module__):
-            if isinstance(name, str):
-                yield name if travel(name) is Travel.SOURCE else name.partition(".")[0]
+        yield from (each.partition(".")[0] for each in (owner, type(value).__module__) if isinstance(each, str))
 
 
 # -- generators
