@@ -38,13 +38,24 @@ NAMED_IN_TEXTS = {
     "timeit": '__import__("timeit").timeit("g(1)", globals=globals(), number=1) >= 0',
     "inside": '(lambda: globals()["K"])()',
     "a query": '__import__("pandas").DataFrame({"a": range(9)}).query("a > @K + @ONE.real").a.tolist()',
+    "a template": '__import__("string").Template("$K ${ONE}").substitute(globals())',
+    "a library of the caller's names": "evaluate('g(2) + K')",
     "an evaluation": '(lambda df: df.eval("a * @K").tolist())(__import__("pandas").DataFrame({"a": [1, 2]}))',
 }
 
 
 @pytest.mark.parametrize("way", NAMED_IN_TEXTS)
 def test_globals_that_a_function_names_in_texts_are_sent(peer: Peer, notebook: Notebook, way: str) -> None:
-    notebook.run(f"K = 3; ONE = 1 + 0j\ndef g(x): return x * K\ndef f(x):\n    return {NAMED_IN_TEXTS[way]}")
+    notebook.run(f"""
+        import sys
+        K = 3; ONE = 1 + 0j
+        def g(x): return x * K
+        def evaluate(text):
+            caller = sys._getframe(1)
+            return eval(text, caller.f_globals, caller.f_locals)
+        def f(x):
+            return {NAMED_IN_TEXTS[way]}
+    """)
     f: Any = notebook.names["f"]
     assert peer.call(f, 5) == f(5)
 
