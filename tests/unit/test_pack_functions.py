@@ -16,6 +16,7 @@ import pytest
 
 from ipytaskfarm.core.errors import VersionMismatch
 from ipytaskfarm.serialization.definition_stages import Stages
+from ipytaskfarm.serialization.function_globals import Names
 from ipytaskfarm.serialization.pack import (
     for_many,
     pack,
@@ -492,3 +493,20 @@ def test_what_an_object_holds_and_does_not_send_may_be_dead(peer: Peer, notebook
     """)
     assert peer.call(notebook["ask"]) == "of a library"
     assert Stages(lambda kind: True, None).instances_in([weakref.proxy({1, 2})]) == set()
+
+
+def test_bound_methods_and_iterators_are_pickled_in_a_function(peer: Peer, notebook: Notebook) -> None:
+    """C code looks ``getattr``, ``iter`` and ``reversed`` up among the builtins of the function that runs."""
+    notebook.run("""
+        import copy, fractions, pickle
+        def ask():
+            method = pickle.loads(pickle.dumps(fractions.Fraction(1, 2).limit_denominator))
+            parts = [iter([1, 2]), reversed([1, 2]), iter({1: 2}), iter(b"ab"), int.from_bytes]
+            return method() == 0.5, [list(copy.copy(each)) for each in parts[:4]], len(pickle.dumps(parts)) > 0
+    """)
+    assert peer.call(notebook["ask"]) == (True, [[1, 2], [2, 1], [1], [97, 98]], True)
+    names = Names("__main__", {"iter": 3})
+    names.prefer("iter")
+    assert names["iter"] == 3
+    names.hide()
+    assert names["iter"] is iter
