@@ -63,7 +63,7 @@ def may_change(value: Any, how: str, function: str) -> bool:
         return not how.startswith("next(")
     if isinstance(value, Iterator):
         return how.startswith("next(")
-    if kind in _VALUES or kind.__module__.partition(".")[0] in ("numpy", "pandas"):
+    if kind in _VALUES or str(kind.__module__).partition(".")[0] in ("numpy", "pandas"):
         if how.partition("(")[0].rpartition(".")[2] in _FILLING:
             return kind not in _VALUES
         return "=" in how and (kind not in _VALUES or not how.partition("=")[0].rstrip(" +-*/|&^%<>@").endswith("]"))

@@ -138,6 +138,8 @@ class Pickler(pickle.Pickler):
 
 def _reducer_of_kind(kind: type) -> Callable[[Pickler, Any], Reduced] | None:
     """Return the reducer for instances of a type that `REDUCERS` does not list; None leaves them to pickle."""
+    if is_registered_metaclass(kind):
+        return None
     inherited = inherited_reducer(kind)
     if inherited is not None:
         return inherited
@@ -273,7 +275,14 @@ def reduce_function(pickler: Pickler, function: types.FunctionType) -> Reduced:
 
 def by_value(cls: type) -> bool:
     """Return whether instances of the class can be built only where its by-value definition has arrived."""
+    if is_registered_metaclass(type(cls)):
+        return False
     return not is_made_in_c(cls) and cls.__module__ != "_ctypes" and find_named(cls) is None
+
+
+def is_registered_metaclass(kind: type) -> bool:
+    """Return whether a library has told `copyreg` how its classes are made anew, as sympy has for ``Function("f")``."""
+    return kind in copyreg.dispatch_table and issubclass(kind, type) and find_named(kind) is not None
 
 
 def is_made_in_c(cls: type) -> bool:

@@ -117,7 +117,7 @@ def own_value(value: Any, function: types.FunctionType, name: str) -> Any:
         name: under which name it uses it.
     """
     kind = type(value)
-    if kind.__name__ in _CLIENTS and kind.__module__.startswith(_PACKAGE) and _is_method(function):
+    if kind.__name__ in _CLIENTS and str(kind.__module__).startswith(_PACKAGE) and _is_method(function):
         return AbsentClient(kind.__name__, name)
     found = find_process_value(value)
     return value if found is None else found

@@ -313,7 +313,7 @@ class _ProgramWalk:
         last = name.rpartition(".")[2]
         if isinstance(node, ast.Call):
             first = self._value(node.args[0], scope) if node.args else None
-            if not last.startswith(_SETTERS) or type(first).__module__.partition(".")[0] == top:
+            if not last.startswith(_SETTERS) or str(type(first).__module__).partition(".")[0] == top:
                 return
             if f"{top}.{name.partition('.')[2]}" in _OFTEN:
                 return

@@ -25,7 +25,7 @@ def changed_settings(value: Any) -> Iterator[tuple[str, str]]:
     """Yield (library, sentence) if a global belongs to a library with settings that this session has changed."""
     owner = value.__name__ if isinstance(value, types.ModuleType) else getattr(value, "__module__", None)
     if not isinstance(owner, str):
-        owner = type(value).__module__
+        owner = str(type(value).__module__)
     top = owner.partition(".")[0]
     find = _FINDERS.get(top)
     if find is not None and top in sys.modules:

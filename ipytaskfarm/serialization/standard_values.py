@@ -377,7 +377,7 @@ def _of_stateless(kind: type) -> Any:
     named = (kind.__module__, kind.__name__)
     if named == ("random", "SystemRandom"):
         return lambda pickler, found: (kind, ())
-    if kind.__name__ == "finfo" and kind.__module__.partition(".")[0] == "numpy":
+    if kind.__name__ == "finfo" and str(kind.__module__).partition(".")[0] == "numpy":
         return lambda pickler, found: (kind, (found.dtype,))
     return None
 
