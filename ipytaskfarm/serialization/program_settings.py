@@ -38,17 +38,18 @@ _SETTERS = (
 )  # fmt: skip
 """How the names of functions begin by which libraries are set."""
 _TOLD_ELSEWHERE = frozenset((
-    "argparse", "atexit", "builtins", "decimal", "gc", "ipytaskfarm", "IPython", "locale", "logging", "matplotlib",
-    "os", "pandas", "random", "seaborn", "signal", "sklearn", "sys", "threading", "torch", "unittest", "warnings",
+    "argparse", "atexit", "builtins", "concurrent", "contextlib", "dask", "decimal", "distributed", "gc", "ipytaskfarm",
+    "IPython", "joblib", "locale", "logging", "matplotlib", "os", "pandas", "random", "seaborn", "signal", "sklearn",
+    "sys", "threading", "torch", "unittest", "warnings",
 ))  # fmt: skip
 """Libraries that others look at (`session_settings`, `session_reads`), or on whose settings no values depend."""
-_OFTEN = ("numpy.seterr", "numpy.set_printoptions", "numpy.random.seed")
+_OFTEN = ("numpy.errstate", "numpy.printoptions", "numpy.random.seed", "numpy.set_printoptions", "numpy.seterr")
 
 
 _Function = ast.FunctionDef | ast.AsyncFunctionDef
 _Assignment = ast.Assign | ast.AugAssign | ast.AnnAssign
 _Import = ast.Import | ast.ImportFrom
-_Step = ast.Assign | ast.AugAssign | ast.AnnAssign | ast.Call | ast.Expr | ast.Import | ast.ImportFrom
+_Step = ast.Assign | ast.AugAssign | ast.AnnAssign | ast.Call | ast.Expr | ast.Import | ast.ImportFrom | ast.With
 
 
 class ProgramSetting(NamedTuple):
@@ -164,6 +165,11 @@ class _ProgramWalk:
             elif isinstance(node, ast.Expr):
                 if isinstance(node.value, ast.Call):
                     self._library(node.value.func, node.value, scope)
+            elif isinstance(node, ast.With):
+                if scope.until <= (node.end_lineno or 0):  # the program is inside: ``with mpmath.workdps(50):``
+                    for each in node.items:
+                        if isinstance(each.context_expr, ast.Call) and each.optional_vars is None:
+                            self._library(each.context_expr.func, node, scope)
             elif isinstance(node, _Import):
                 if scope.local:  # of a function
                     scope.local.update(_imported(node, scope))
@@ -301,29 +307,29 @@ class _ProgramWalk:
         root = self._value(_first(target), scope)
         if root is _UNKNOWN:
             return
-        if type(root) is types.ModuleType:
-            top = root.__name__.partition(".")[0]
-        else:  # ``mp.dps = 50`` after ``from mpmath import mp``
-            top = str(getattr(root if isinstance(root, type) else type(root), "__module__", "")).partition(".")[0]
-            if top not in sys.modules or not any(root is each for each in vars(sys.modules[top]).values()):
+        home = root.__name__ if type(root) is types.ModuleType else str(asked(root, "__module__"))
+        top = home.partition(".")[0]
+        if type(root) is not types.ModuleType:  # ``mp.dps = 50`` after ``from mpmath import mp``
+            holders = [vars(sys.modules[each]) for each in (home, top) if each in sys.modules]
+            if not any(root is each for holder in holders for each in holder.values()):
                 return
         if top in _TOLD_ELSEWHERE or travel(top) is not Travel.REFERENCE:
             return
         name = ast.unparse(target)
         last = name.rpartition(".")[2]
+        if f"{top}.{name.partition('.')[2]}" in _OFTEN:
+            return
         if isinstance(node, ast.Call):
             first = self._value(node.args[0], scope) if node.args else None
             if not last.startswith(_SETTERS) or str(type(first).__module__).partition(".")[0] == top:
                 return
-            if f"{top}.{name.partition('.')[2]}" in _OFTEN:
-                return
-        elif type(self._value(target, scope)) is types.FunctionType or not isinstance(node, ast.Assign | ast.AugAssign):
+        elif type(self._value(target, scope)) is types.FunctionType or isinstance(node, ast.AnnAssign):
             return
         self._note(top, name, node, scope)
 
     def _note(self, owner: str, path: str, node: ast.AST, scope: _Scope) -> None:
         place = f"{scope.place}:{node.lineno}" if hasattr(node, "lineno") else scope.place
-        text = ast.unparse(node)
+        text = ast.unparse(node).partition("\n")[0]
         self.found.append(
             ProgramSetting(owner, path.removesuffix(".…"), text if len(text) < 60 else text[:57] + "…", place)
         )

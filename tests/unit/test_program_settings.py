@@ -80,6 +80,8 @@ LIBRARIES = {
     "xml.etree.ElementTree.register_namespace('q', 'http://q')": "xml.etree.ElementTree.Element('a')",
     "csv.register_dialect('semi', delimiter=';')": "csv.reader([], 'semi')",
     "json._default_encoder = json.JSONEncoder(indent=2)": "json.dumps([1])",
+    "from calendar import setfirstweekday; setfirstweekday(6)": "calendar.monthcalendar(2024, 1)",
+    "with calendar.different_locale('C'): tell()": "calendar.month_name",
     "parser = calendar.Calendar(); parser.setfirstweekday(6)": "",
     "calendar.weekday(2024, 1, 1)": "",
     "x = json.JSONEncoder(); x.indent = 3": "",
@@ -126,4 +128,4 @@ def test_what_a_program_sets_in_libraries_is_told_where_they_are_used(tmp_path: 
     for number, (statement, use) in enumerate(LIBRARIES.items()):
         found = told[str(number)]
         assert len(found) == bool(use), (statement, found)
-        assert not use or statement in found[0], found
+        assert not use or statement.rpartition("; ")[2].partition(": ")[0] in found[0], found
