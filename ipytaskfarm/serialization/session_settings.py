@@ -163,7 +163,7 @@ def _of_pandas() -> list[str]:
     config: Any = sys.modules["pandas._config.config"]
     found = []
     for name, option in config._registered_options.items():
-        if name.startswith(("compute.", "mode.", "display.date_")) and name not in _DECIDED_LATER:
+        if name.startswith(("compute.", "mode.", "future.", "display.date_")) and name not in _DECIDED_LATER:
             # get_option would warn of each option that is deprecated
             value = functools.reduce(lambda inner, part: inner[part], name.split("."), config._global_config)
             if value != option.defval:
