@@ -510,3 +510,55 @@ def test_bound_methods_and_iterators_are_pickled_in_a_function(peer: Peer, noteb
     assert names["iter"] == 3
     names.hide()
     assert names["iter"] is iter
+
+
+def test_functions_with_decorators_of_wrapt(peer: Peer, notebook: Notebook) -> None:
+    pytest.importorskip("wrapt")
+    notebook.run("""
+        import wrapt
+        K = 2
+        @wrapt.decorator
+        def noted(wrapped, instance, args, kwargs): return type(instance).__name__, wrapped(*args, **kwargs)
+        @noted
+        def f(x): return x * K
+        class C:
+            @noted
+            def m(self, x): return x * K
+            @noted
+            @classmethod
+            def c(cls): return cls.__name__
+        method = C().m
+        def ask(x): return f(x), C().m(x), C.c(), f.__name__
+    """)
+    assert peer.call(notebook["ask"], 3) == (("NoneType", 6), ("C", 6), ("type", "C"), "f")
+    notebook.run("K = 5")
+    assert peer.call(notebook["ask"], 3)[:2] == (("NoneType", 15), ("C", 15))
+    assert (peer.call(notebook["f"], 1), peer.call(notebook["method"], 1)) == (("NoneType", 5), ("C", 5))
+
+
+def test_functions_that_numba_compiles(peer: Peer, notebook: Notebook) -> None:
+    pytest.importorskip("numba")
+    notebook.run("""
+        import numba
+        K = 2
+        @numba.njit
+        def inner(x): return x * K
+        @numba.njit
+        def f(x): return inner(x) + 1
+        @numba.vectorize(["f8(f8)"])
+        def g(x): return x * K
+        def ask(x): return f(x), float(g(x))
+    """)
+    ask: Any = notebook["ask"]
+    assert ask(3) == peer.call(ask, 3) == peer.call(ask, 3) == (7, 6.0)
+
+
+def test_undefined_functions_of_sympy(peer: Peer, notebook: Notebook) -> None:
+    pytest.importorskip("sympy")
+    notebook.run("""
+        import sympy
+        t, F = sympy.Symbol("t"), sympy.Function("f")
+        slope = F(t).diff(t)
+        def ask(): return slope == F(t).diff(t), slope.args[0].func is F, F(2)
+    """)
+    assert peer.call(notebook["ask"]) == (True, True, notebook["F"](2))
