@@ -44,8 +44,8 @@ _QUERIES = frozenset({"query", "eval"})
 """Methods of pandas whose texts name variables of the caller: ``df.query("a > @least")``."""
 _NAME_IN_QUERY = re.compile(r"@(\w+)")
 _BY_CALLERS = frozenset({
-    "dmatrices", "dmatrix", "duckdb", "evaluate", "from_formula", "gee", "glm", "gls", "glsar", "logit", "mixedlm",
-    "mnlogit", "model_matrix", "negativebinomial", "ols", "phreg", "poisson", "probit", "quantreg", "rlm", "sql", "wls",
+    "dmatrices", "dmatrix", "duckdb", "evaluate", "from_formula", "glm", "gls", "glsar", "logit", "mixedlm",
+    "mnlogit", "model_matrix", "negativebinomial", "ols", "phreg", "probit", "quantreg", "rlm", "sql", "wls",
 })  # fmt: skip
 """Functions of libraries that look up names of their texts in the caller: numexpr's ``evaluate("a * 2")``, formulas of
 patsy, statsmodels and formulaic, ``duckdb.sql("from frame")``, ``pl.sql``."""

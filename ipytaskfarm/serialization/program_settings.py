@@ -415,7 +415,7 @@ def _is_so(module: str, path: str, value: ast.expr | None) -> bool:
 def _is_setting(target: ast.expr, node: _Assignment, scope: _Scope) -> bool:
     """Return whether a function of a module takes something over, rather than counts, keeps or remembers it."""
     assert node.value is not None
-    if isinstance(node, ast.AugAssign) or _is_read_before(target, node, scope):
+    if _is_read_before(target, node, scope) or any(_counts(each, scope) for each in ast.walk(scope.code or node)):
         return False
     given = {each for each in scope.local if scope.local[each] is _UNKNOWN}
     named = {each.id for each in ast.walk(node.value) if isinstance(each, ast.Name)}
@@ -431,6 +431,13 @@ def _is_setting(target: ast.expr, node: _Assignment, scope: _Scope) -> bool:
         names = begins.__code__.co_names if type(begins) is types.FunctionType else ()
         return target.attr in names or hasattr(type(owner), target.attr)
     return not ast.unparse(target).startswith("_") or bool(named & given)
+
+
+def _counts(node: ast.AST, scope: _Scope) -> bool:
+    """Return whether a statement counts something outside of its function, which then keeps records."""
+    if not isinstance(node, ast.AugAssign):
+        return False
+    return not isinstance(node.target, ast.Name) or node.target.id in scope.shared
 
 
 def _comes_from_outside(name: str, scope: _Scope) -> bool:

@@ -55,6 +55,7 @@ MODULES = {
     "best": ("b = [0][0]\ndef f(k):\n    global b\n    if k > b: b = k", "m.f(3)", ""),
     "last": ("import time\n_t = [0][0]\ndef f():\n    global _t\n    _t = time.time()", "m.f()", ""),
     "history": ("h = [*()]\ndef f(k): h.append(k)", "m.f(3)", ""),
+    "records": (f"{FILLED}    def note(self, x):\n        self.n += 1\n        self.o = x\ns = S()", "m.s.note(1)", ""),
     "state": (f"{FILLED}    def f(self, x):\n        self.n += 1\n        self.last = x\ns = S()", "m.s.f(1)", ""),
     "branch": ("N = 2 * 3", "if len(sys.argv) > 9: m.N = 7", ""),
     "passed on": ("T = [*range(3)]", "def work(x): m.T[0] = x\nlist(map(work, ()))", ""),
