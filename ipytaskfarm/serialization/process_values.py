@@ -98,11 +98,16 @@ _PACKAGE = __name__.partition(".")[0]
 
 
 def asked(value: Any, name: str, default: Any = None) -> Any:
-    """Return an attribute of any object of the user; the default also if its ``__getattr__`` raises anything else.
+    """Return an attribute of any object of the user; the default if there is none, or anything else is raised.
 
-    A dict whose items are attributes too (``__getattr__ = dict.__getitem__``) raises a KeyError.
+    A ``__getattr__`` of the user is not called: a dict whose items are attributes too may add what it is asked for.
     """
+    kind = type(value)
     try:
+        if hasattr(kind, "__getattr__"):
+            holders = (*kind.__mro__, *(value.__mro__ if isinstance(value, type) else ()))
+            if not any(name in vars(each) for each in holders) and name not in vars(value):
+                return default
         return getattr(value, name, default)
     except Exception:
         return default

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import collections
 import dataclasses
 import functools
 import math
@@ -24,6 +25,7 @@ from ipytaskfarm.serialization.pack import (
     unpack,
     unpack_function,
 )
+from ipytaskfarm.serialization.process_values import asked
 from ipytaskfarm.serialization.recipes import recipe_of
 
 from ..support.pack_peer import Notebook, Peer
@@ -562,3 +564,21 @@ def test_undefined_functions_of_sympy(peer: Peer, notebook: Notebook) -> None:
         def ask(): return slope == F(t).diff(t), slope.args[0].func is F, F(2)
     """)
     assert peer.call(notebook["ask"]) == (True, True, notebook["F"](2))
+
+
+def test_no_attribute_is_made_by_a_look_at_a_value() -> None:
+    class Items(collections.defaultdict[str, Any]):
+        __getattr__ = collections.defaultdict.__getitem__
+
+    class Node:
+        def __init__(self) -> None:
+            self.children: dict[str, Node] = {}
+
+        def __getattr__(self, name: str) -> Node:
+            return self.children.setdefault(name, Node())
+
+    items, node = Items(list, a=1), Node()
+    assert asked(items, "__name__") is asked(node, "__wrapped__") is None
+    assert (dict(items), node.children) == ({"a": 1}, {})
+    assert asked(node, "__module__") == asked(Node, "__module__") == __name__
+    assert asked(node, "children") is node.children
