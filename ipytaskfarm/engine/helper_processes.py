@@ -13,7 +13,6 @@ from __future__ import annotations
 
 import contextlib
 import os
-import subprocess
 import sys
 from collections.abc import Callable, Iterator, Sequence
 from typing import Any, NoReturn
@@ -167,7 +166,7 @@ def executing(execute: Callable[..., NoReturn]) -> Callable[..., NoReturn]:
 
 def note_fork() -> None:
     """Record the surroundings of a process that is about to be forked: loky before 3.5 starts its workers so."""
-    if any(not hasattr(sys.modules.get(name, subprocess), "subprocess") for name in _LOKYS_STARTS):
+    if any(name in sys.modules and not hasattr(sys.modules[name], "subprocess") for name in _LOKYS_STARTS):
         LOKY_WORKERS.note_start()
 
 
