@@ -118,6 +118,21 @@ def test_a_client_that_may_have_more_keeps_its_ids(how: str) -> None:
         assert first in sim.scheduler.farm.tasks.unfinished
 
 
+@pytest.mark.parametrize("items", [0, 4])
+def test_who_watches_a_task_hears_that_it_is_refused(items: int) -> None:
+    """Another client may watch the task before it is submitted; it waited for ever."""
+    sim = farm_with_engines(0)
+    first = sim.ids().first
+    sim.join_client("other")
+    watched = list(range(first + 1, first + 2 + items))
+    assert sim.ask(m.WatchTasks(watched), "other") == m.Watched([])
+    sim.submit(first, Rules(unique="key"))
+    sim.submit(first + 1, Rules(unique="key"), items=items)
+    told = [final for x in sim.told["other"] if isinstance(x, m.Finals) for final in x.finals]
+    assert [(final.id, final.reason) for final in told] == [(task_id, "refused") for task_id in watched]
+    assert not sim.scheduler.farm.clients.watchers and not sim.scheduler.farm.clients.watches
+
+
 def finished_chunk() -> tuple[SimFarm, int]:
     """A farm that has run a chunk of four items, and the chunk's own id, which nobody sees."""
     sim = farm_with_engines(1)

@@ -36,7 +36,7 @@ from ..scheduler.events import Gone, Joined, Originals
 from ..scheduler.id_pages import ended_after
 from ..scheduler.state import SchedulerState
 from ..scheduler.task import DEFAULT_RULES, Assigned
-from ..scheduler.task_ends import final_without_answer
+from ..scheduler.task_ends import final_without_answer, tell_watching
 from ..scheduler.transitions import accept, finish, forget, forget_items, separate
 from ..states import ABORTS, Reason, State
 from .jobs import client_is_gone, revive_job
@@ -72,13 +72,7 @@ def on_client_gone(farm: SchedulerState, session: str, event: Gone, now: Now, ou
                 del farm.clients.watchers[task_id]
     for task_id in _watched_in_vain(farm, client):
         text = f"task {task_id} was never submitted: its client went away first"
-        for watcher in farm.clients.watchers.pop(task_id):
-            other = farm.clients.by_session.get(watcher)
-            if other is not None and task_id in other.watching:
-                other.watching.discard(task_id)
-                farm.clients.watches -= 1
-                other.finals.append(refused(task_id, "IndexError", text))
-                farm.clients.to_tell[watcher] = other
+        tell_watching(farm, refused(task_id, "IndexError", text))
     if session in farm.requests.open_commands.by_session:
         for key in [key for key in farm.requests.commands if key[0] == session]:
             farm.requests.end_command(key)

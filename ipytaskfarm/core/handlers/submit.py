@@ -15,6 +15,7 @@ from ..scheduler.clock import Now
 from ..scheduler.decision import Decision
 from ..scheduler.entries import TaskEntry
 from ..scheduler.state import SchedulerState
+from ..scheduler.task_ends import tell_watching
 from ..scheduler.transitions import accept
 from ..states import Reason
 from ..validation import SECONDS_MAX, shared_rules, why_not_storable
@@ -146,6 +147,8 @@ def _take_in(
         out.saves.append(SaveRefusal(submission.id, *refusal))
         client.finals.append(refused(submission.id, *refusal))
         farm.clients.to_tell[client.session] = client
+        for task_id in range(submission.id, submission.id + submission.items + 1) if farm.clients.watchers else ():
+            tell_watching(farm, refused(task_id, *refusal))
         count_arrival(farm, rules, submission.items)
         return
     task = accept(farm, submission, client.session, rules, out, needs=needs)
