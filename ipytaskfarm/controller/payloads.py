@@ -129,6 +129,7 @@ class Payloads:
                 wants.part,
                 wants.concurrent,
                 wants.freeze,
+                wants.recovery,
             )
             for task, wants in wanted.items()
         }

@@ -47,6 +47,10 @@ class StoreReader(Protocol):
 
     def ended(self, ids: Sequence[int], dependents: bool) -> list[TaskRecord]: ...
 
+    def conversations(
+        self, ids: Sequence[int]
+    ) -> tuple[list[tuple[int, str, int]], list[tuple[int, int, int, str]]]: ...
+
     def mail(self, task: int, outgoing: bool, after: int, count: int) -> list[tuple[int, str, float, bytes]]: ...
 
     def jobs_with_tasks(self, jobs: Sequence[str]) -> set[str]: ...
@@ -82,7 +86,9 @@ def answer(store: StoreReader, load: Load) -> tuple[str, Answer | TaskReply] | t
         missing = [*load.missing, *gone]
         return load.session, Originals(load.n, tasks, missing, load.not_failed, [*load.earlier], newest, load.latest)
     if isinstance(load, LoadEnded):
-        return "", EndedLoaded(store.ended(load.ids, load.dependents), load.ids, load.outcome, load.asker)
+        records = store.ended(load.ids, load.dependents)
+        children, mail = store.conversations([record.id for record in records])
+        return "", EndedLoaded(records, load.ids, load.outcome, load.asker, children, mail)
     if isinstance(load, LoadMail):
         return _mail(store, load)
     if isinstance(load, LoadTaken):

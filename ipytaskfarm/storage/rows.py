@@ -376,9 +376,17 @@ CHILDREN = (
 )
 EDGES = "SELECT id, needs FROM tasks WHERE needs IS NOT NULL"
 MAIL = "SELECT seq, sender, at_s, body FROM mail WHERE task = ? AND outgoing = ? AND seq > ? ORDER BY seq LIMIT ?"
+CHILDREN_OF = (
+    "SELECT t.parent, t.spawn, t.id FROM json_each(?) AS asked CROSS JOIN tasks AS t ON t.parent = asked.value "
+    "WHERE t.spawn IS NOT NULL ORDER BY t.id"
+)
+_MAIL_COUNTS = "SELECT m.task, m.outgoing, max(m.seq), json_group_array(m.mark) FROM "
 MAIL_COUNTS = (
-    "SELECT m.task, m.outgoing, max(m.seq), json_group_array(m.mark) FROM mail AS m "
+    f"{_MAIL_COUNTS} mail AS m "
     "WHERE NOT EXISTS (SELECT 1 FROM finals AS f WHERE f.task = m.task) GROUP BY m.task, m.outgoing"
+)
+MAIL_COUNTS_OF = (
+    f"{_MAIL_COUNTS} json_each(?) AS asked CROSS JOIN mail AS m ON m.task = asked.value GROUP BY m.task, m.outgoing"
 )
 STATES = (
     "SELECT p.task, p.state FROM json_each(?) AS asked CROSS JOIN progress AS p ON p.task = asked.value "

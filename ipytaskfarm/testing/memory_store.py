@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import re
-from collections.abc import Sequence
+from collections.abc import Collection, Sequence
 from dataclasses import dataclass, field
 
 import msgspec
@@ -223,22 +223,24 @@ class MemoryStore:
             kept=[command for _, command in sorted(self.kept.items())],
             kept_on=[place for _, place in sorted(self.kept_on.items())],
             jobs=list(self.jobs.values()),
-            children=[
-                (t.parent, t.spawn, i)
-                for i, t in sorted(self.tasks.items())
-                if t.parent is not None
-                and t.spawn is not None
-                and t.parent in self.tasks
-                and t.parent not in self.finals
-            ],
-            mail=self._mail(),
+            children=self.children(self.tasks.keys() - self.finals.keys()),
+            mail=self.mail_counts(self.tasks.keys() - self.finals.keys()),
             separate=sorted(self.separate),
         )
 
-    def _mail(self) -> list[tuple[int, int, int, str]]:
+    def children(self, parents: Collection[int]) -> list[tuple[int, str, int]]:
+        """Return the children of these tasks, as `StoredState` has them."""
+        return [
+            (t.parent, t.spawn, i)
+            for i, t in sorted(self.tasks.items())
+            if t.parent is not None and t.spawn is not None and t.parent in parents
+        ]
+
+    def mail_counts(self, tasks: Collection[int]) -> list[tuple[int, int, int, str]]:
+        """Return the counts of messages of these tasks, as `StoredState` has them."""
         found: dict[tuple[int, int], list[s.SaveMail]] = {}
         for save in self.mail:
-            if save.task in self.tasks and save.task not in self.finals:
+            if save.task in tasks:
                 found.setdefault((save.task, int(save.outgoing)), []).append(save)
         return [(*key, len(x), msgspec.json.encode([y.mark for y in x]).decode()) for key, x in sorted(found.items())]
 
@@ -343,6 +345,10 @@ class MemoryReader:
     def ended(self, ids: Sequence[int], dependents: bool) -> list[s.TaskRecord]:
         """Return records of those of these tasks that have succeeded, for another run."""
         return self._store.ended(ids, dependents)
+
+    def conversations(self, ids: Sequence[int]) -> tuple[list[tuple[int, str, int]], list[tuple[int, int, int, str]]]:
+        """Return the children of these tasks and the counts of their messages."""
+        return self._store.children(ids), self._store.mail_counts(ids)
 
     def mail(self, task: int, outgoing: bool, after: int, count: int) -> list[tuple[int, str, float, bytes]]:
         """Return the messages to a task after number `after`; `outgoing`: from the task."""

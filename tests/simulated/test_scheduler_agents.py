@@ -372,7 +372,8 @@ def test_a_node_that_is_drained_and_resumed_does_not_call_back_agents_that_leave
     for on in (True, False):
         sim.ask(m.DrainNode(["node"], on))
     entry = sim.scheduler.farm.agents.by_session["one"]
-    assert entry.leaving and not entry.accepts_tasks
+    assert entry.leaving
+    assert not entry.accepts_tasks
 
 
 def test_an_engine_that_comes_up_when_its_agent_leaves_ends() -> None:

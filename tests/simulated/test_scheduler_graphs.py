@@ -217,6 +217,29 @@ def test_the_same_submission_gets_the_same_children_also_after_a_restart() -> No
     assert sim.store.tasks[ids.ids[2]].needs == Needs(after=tuple(ids.ids[:2]), join=True)
 
 
+def test_a_repeated_submission_of_which_children_were_cleared_is_declined() -> None:
+    """After a restart a task got fewer ids than it had submitted tasks, and took the results of others for theirs."""
+    sim, agent, engine = one_engine()
+    sim.submit(0)
+    move(sim, agent)
+    sim.begin(engine)
+    made = [Submission(-1, b"work", 0.0), Submission(-2, b"work", 0.0)]
+    first = sim.call(agent, engine, Spawn(1, made))
+    move(sim, agent)
+    ids = heard(engine, first)
+    assert isinstance(ids, Spawned)
+    sim.ask(m.AbortTasks(ids.ids))
+    assert sim.ask(m.Clear(ids.ids[:1])) == m.Cleared(1, [], [], [])
+    sim.crash()
+    sim.join_client()
+    move(sim, agent)
+    again = sim.call(agent, engine, Spawn(1, made))
+    move(sim, agent)
+    declined = heard(engine, again)
+    assert isinstance(declined, Declined)
+    assert "were cleared" in declined.text
+
+
 def test_calls_of_an_attempt_that_is_not_the_current_one_are_not_heard() -> None:
     sim, agent, engine = one_engine()
     sim.submit(0)

@@ -130,7 +130,8 @@ def test_who_watches_a_task_hears_that_it_is_refused(items: int) -> None:
     sim.submit(first + 1, Rules(unique="key"), items=items)
     told = [final for x in sim.told["other"] if isinstance(x, m.Finals) for final in x.finals]
     assert [(final.id, final.reason) for final in told] == [(task_id, "refused") for task_id in watched]
-    assert not sim.scheduler.farm.clients.watchers and not sim.scheduler.farm.clients.watches
+    assert not sim.scheduler.farm.clients.watchers
+    assert not sim.scheduler.farm.clients.watches
 
 
 def finished_chunk() -> tuple[SimFarm, int]:

@@ -22,6 +22,7 @@ from ..messages.running_task import (
     Spawned,
     Take,
     TaskCall,
+    trial_name,
 )
 from ..messages.tables import ProgressTable, RunningTable
 from ..messages.task_types import RunKey, Submission
@@ -122,20 +123,13 @@ def _spawn(
     lifecycle = farm.lifecycle
     family = farm.conversations.families.setdefault(parent.id, Family())
     trial = parent.past.trial_state.trial if parent.past.trial_state is not None else 1
-    key = f"{trial}.{question.n}"
+    key = f"{trial_name(trial, parent.past.recovery)}.{question.n}"
     check = 0
     for made in question.tasks:
         check = crc32(made.payload, crc32((made.function or "").encode(), check))
     known = family.spawned.get(key)
     if known is not None:
-        if known[0] == check:
-            out.reply(engine.agent, event, Spawned(known[1]))
-        else:
-            text = (
-                f"task {parent.id} submitted something else as its submission {question.n} of trial {trial} when it "
-                "ran before: a task that may run again must submit the same in the same order"
-            )
-            out.reply(engine.agent, event, Declined("RuntimeError", text))
+        out.reply(engine.agent, event, _submitted_before(parent.id, trial, question, check, *known))
         return
     if lifecycle.stopping or lifecycle.full is not None:
         why = lifecycle.full or "the farm is stopping"
@@ -166,6 +160,21 @@ def _spawn(
         save_jobs(farm, [question.job], out)
     family.spawned[key] = check, ids
     out.reply(engine.agent, event, Spawned(ids))
+
+
+def _submitted_before(
+    parent: int, trial: int, question: Spawn, check: int, known_check: int, ids: list[int]
+) -> Spawned | Declined:
+    """Return the answer to a submission that an earlier run has made: its children, unless it was another one."""
+    if known_check == check and len(ids) == len(question.tasks):
+        return Spawned(ids)
+    if known_check == check:
+        return Declined("RuntimeError", f"children that task {parent} submitted when it ran before were cleared")
+    text = (
+        f"task {parent} submitted something else as its submission {question.n} of trial {trial} when it "
+        "ran before: a task that may run again must submit the same in the same order"
+    )
+    return Declined("RuntimeError", text)
 
 
 def _take_in(

@@ -34,6 +34,8 @@ class Wants(NamedTuple):
     """See `core.messages.agent.Special.concurrent`."""
     freeze: bool = False
     """See `core.messages.agent.Special.freeze`."""
+    recovery: int = 0
+    """See `core.messages.agent.Special.recovery`."""
 
 
 ToRun: TypeAlias = tuple[int, int, str | None, float | None, int | None, str | None, bool, Wants | None]

@@ -80,6 +80,10 @@ class EndedLoaded(msgspec.Struct, frozen=True):
     """The outcome that their last attempts get."""
     asker: tuple[str, int] | None = None
     """(session, question number) of the client that asked for it."""
+    children: list[tuple[int, str, int]] = []
+    """See `StoredState.children`, of these tasks."""
+    mail: list[tuple[int, int, int, str]] = []
+    """See `StoredState.mail`, of these tasks."""
 
 
 class Cached(msgspec.Struct, frozen=True):

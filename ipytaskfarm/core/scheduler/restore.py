@@ -26,17 +26,16 @@ from .entries import AssignedRun, EngineEntry, EngineState, TaskEntry
 from .jobs import JobEntry
 from .kept_commands import KeptOnEngine
 from .requests import HELD_S
-from .running_tasks import WITHDRAWN, Family, RecordedBatch
+from .running_tasks import WITHDRAWN, RecordedBatch
 from .second_copies import OtherRun
 from .settings import WANTED_MAX, SchedulerSettings
 from .state import SchedulerState
 from .stored_tasks import task_of
 from .task import NO_PAST, QUEUED, Assigned, Queued
-from .task_messages import restore_mail
+from .task_messages import restore_conversations
 from .transitions import restore, restore_assignment, restore_line
 from .waits import count_dependencies
 
-_decode_marks = msgspec.json.Decoder(list[str]).decode
 _decode_retried = msgspec.json.Decoder(dict[str, Retried]).decode
 
 
@@ -78,12 +77,7 @@ def restored_farm(name: str, snapshot: StoredState, settings: SchedulerSettings,
     farm.tasks.refusals = {task_id: (etype, text) for task_id, etype, text in snapshot.refusals}
     _restore_jobs(farm, snapshot)
     _restore_tasks(farm, snapshot, now)
-    for task_id, outgoing, last, marks in snapshot.mail:
-        restore_mail(farm, task_id, bool(outgoing), last, _decode_marks(marks))
-    for parent, spawn, child in snapshot.children:
-        trial, n, check = spawn.split(".")
-        family = farm.conversations.families.setdefault(parent, Family())
-        family.spawned.setdefault(f"{trial}.{n}", (int(check), []))[1].append(child)
+    restore_conversations(farm, snapshot.children, snapshot.mail)
     farm.agents.drained_nodes = set(str(snapshot.settings.get("drained") or "").split("\n")) - {""}
     for job in farm.jobs.by_id.values():
         job.ended = job.complete

@@ -251,7 +251,11 @@ def on_process_gone(farm: SchedulerState, session: str, event: ProcessGone, now:
 
 def on_ended_loaded(farm: SchedulerState, session: str, event: EndedLoaded, now: Now, out: Decision) -> None:
     """Reopen ended tasks that were read from the store."""
-    for task in graph.on_ended_loaded(farm, event.tasks, event.asked, event.outcome, out):
+    again = {task.id: task for task in graph.on_ended_loaded(farm, event.tasks, event.asked, event.outcome, out)}
+    task_messages.restore_conversations(
+        farm, [row for row in event.children if row[0] in again], [row for row in event.mail if row[0] in again]
+    )
+    for task in again.values():
         submit.apply_rules(farm, task, now, out)
     if event.asker is not None:
         out.answer(event.asker[0], event.asker[1], m.TextReply("reopened"))
