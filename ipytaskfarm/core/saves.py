@@ -66,6 +66,12 @@ class SaveFunction(msgspec.Struct, frozen=True):
     code: bytes
 
 
+class DropFunctions(msgspec.Struct, frozen=True):
+    """No task needs this code any more."""
+
+    digests: list[str]
+
+
 class SaveHandOut(msgspec.Struct, frozen=True, gc=False):
     """A batch was assigned to an engine. With a known number: the rest of that batch. One row per batch."""
 
@@ -260,9 +266,9 @@ class DropKept(msgspec.Struct, frozen=True):
 
 
 Save: TypeAlias = (
-    SaveBlock | SaveLeft | SaveAccepted | SaveTask | SaveFunction | SaveHandOut | DropHandOut | SaveAttempt
-    | SaveRequeue | SaveReopen | SaveMail | SaveFinal | SaveClear | SaveRefusal | SaveJob | SaveSetting | SaveSticky
-    | DropSticky | SaveSeparate | SaveKept | SaveKeptOn | DropKept | SaveAgent | DropAgent | SavePriority
+    SaveBlock | SaveLeft | SaveAccepted | SaveTask | SaveFunction | DropFunctions | SaveHandOut | DropHandOut
+    | SaveAttempt | SaveRequeue | SaveReopen | SaveMail | SaveFinal | SaveClear | SaveRefusal | SaveJob | SaveSetting
+    | SaveSticky | DropSticky | SaveSeparate | SaveKept | SaveKeptOn | DropKept | SaveAgent | DropAgent | SavePriority
 )  # fmt: skip
 
 

@@ -156,6 +156,10 @@ def _functions(group: list[s.SaveFunction]) -> list[Statement]:
     return [Statement(sql, [(f.digest, f.code) for f in group])]
 
 
+def _dropped_functions(group: list[s.DropFunctions]) -> list[Statement]:
+    return [Statement("DELETE FROM functions WHERE digest = ?", [(digest,) for d in group for digest in d.digests])]
+
+
 HAND_OUT = (
     "INSERT INTO handouts (number, engine, engine_id, runs, at_s) VALUES (?1, ?2, ?3, ?4, ?5) "
     "ON CONFLICT (number) DO UPDATE SET runs = ?4"
@@ -301,6 +305,7 @@ _BY_KIND: dict[type, Callable[[list[Any]], list[Statement]]] = {
     s.SaveAccepted: _accepted,
     s.SaveTask: tasks,
     s.SaveFunction: _functions,
+    s.DropFunctions: _dropped_functions,
     s.SaveHandOut: _handouts,
     s.DropHandOut: _dropped_handouts,
     s.SaveAttempt: _attempts,
@@ -451,6 +456,14 @@ NEEDED_BLOBS = (
     "SELECT asked.value FROM json_each(?) AS asked "
     "WHERE EXISTS (SELECT 1 FROM blob_uses AS u WHERE u.digest = asked.value) "
     "OR EXISTS (SELECT 1 FROM kept_blobs AS k WHERE k.digest = asked.value)"
+)
+
+CODE_UPTO = "SELECT digest FROM functions WHERE length(code) <= ?"
+CODE_OF_TASKS = "SELECT DISTINCT function FROM tasks UNION SELECT json_extract(cache, '$[2]') FROM tasks"
+"""The functions of tasks, and the recipes of their keys in the result cache."""
+RULES_WITH_CODE = (
+    "SELECT DISTINCT rules FROM tasks "
+    """WHERE instr(rules, '"depend"') OR instr(rules, '"asks"') OR instr(rules, '"recovery"')"""
 )
 
 _HISTORY = (

@@ -10,7 +10,7 @@ import msgspec
 
 from ..core import saves as s
 from ..core.messages.tables import TaskRow
-from ..core.messages.task_types import AttemptRow, Final, Submission
+from ..core.messages.task_types import AttemptRow, Final, Submission, code_of
 from ..core.scheduler.decision import Wanted
 from ..core.scheduler.events import Cached
 from ..core.scheduler.task import with_priority
@@ -96,6 +96,12 @@ class MemoryStore:
 
     def _save_function(self, save: s.SaveFunction) -> None:
         self.functions[save.digest] = save.code
+
+    def _drop_functions(self, save: s.DropFunctions) -> None:
+        for digest in save.digests:
+            used = [t.id for t in self.tasks.values() if digest in code_of(t.function, t.rules)]
+            assert not used, f"code was dropped that tasks {used} need"
+            del self.functions[digest]
 
     def _save_hand_out(self, save: s.SaveHandOut) -> None:
         self.handouts[save.number] = save

@@ -78,6 +78,7 @@ def on_client_gone(farm: SchedulerState, session: str, event: Gone, now: Now, ou
             farm.requests.end_command(key)
     if event.said and farm.lifecycle.full is None and not farm.lifecycle.stopping:  # else it may have lost tasks
         farm.clients.ids.take_back(session, out)
+    farm.functions.held.pop(session, None)
     farm.followers.leave(session)
     client_is_gone(farm, session, out)
 

@@ -7,7 +7,7 @@ import msgspec
 from ..message_bounds import why_submission_too_large
 from ..messages import Full, IdBlock, NeedIds, Submit
 from ..messages.dependencies import Needs
-from ..messages.task_types import FailureSummary, Final, Rules, Submission
+from ..messages.task_types import FailureSummary, Final, Rules, Submission, code_of
 from ..saves import SaveAccepted, SaveRefusal
 from ..scheduler import graph
 from ..scheduler.clients import Block, ClientEntry
@@ -54,7 +54,7 @@ def on_submit(farm: SchedulerState, session: str, event: Submit, now: Now, out: 
         if event.tasks:
             out.sends.append((session, Full(event.tasks[0].id, full)))
         return
-    farm.functions.save(event.functions, out)
+    farm.functions.save(event.functions, out, session)
     jobs = [spec for spec in event.jobs if not why_not_storable(spec)]
     for spec in jobs:
         open_job(farm, session, spec)
@@ -197,25 +197,12 @@ def why_refused(
 
 
 def _missing_function(farm: SchedulerState, submission: Submission, rules: Rules | None) -> str | None:
-    function = submission.function
-    if rules is not None and rules.depend is None and rules.asks is None and rules.recovery is None:
-        rules = None  # these name no functions
-    while True:
-        if function is not None and function not in farm.functions.stored:
-            return function
-        if rules is None:
-            return None
-        requirements = rules.asks
-        for digest in (
-            rules.depend,
-            requirements.identity if requirements else None,
-            requirements.locality if requirements else None,
-        ):
-            if digest is not None and digest not in farm.functions.stored:
-                return digest
-        if rules.recovery is None:
-            return None
-        function, rules = rules.recovery.function, rules.recovery.rules
+    function, stored = submission.function, farm.functions.stored
+    if function is not None and function not in stored:
+        return function
+    if rules is None or (rules.depend is None and rules.asks is None and rules.recovery is None):
+        return None  # these name no functions
+    return next((digest for digest in code_of(None, rules) if digest not in stored), None)
 
 
 def refused(task_id: int, etype: str, text: str) -> Final:

@@ -56,6 +56,12 @@ class StoreRoom(msgspec.Struct, frozen=True):
     why: str | None
 
 
+class UnusedFunctions(msgspec.Struct, frozen=True):
+    """No task in the store needs this code."""
+
+    digests: list[str]
+
+
 class Originals(msgspec.Struct, frozen=True):
     """Tasks as they were submitted, for `RetryTasks` number `n` of this session."""
 
@@ -107,5 +113,5 @@ class LookedUp(msgspec.Struct, frozen=True):
 
 Event: TypeAlias = (
     ClientMessage | AgentMessage | Evaluated | Joined | Back | Silent | Gone | Revoked | ProcessGone | Tick | StoreRoom
-    | Originals | EndedLoaded | LookedUp
+    | UnusedFunctions | Originals | EndedLoaded | LookedUp
 )  # fmt: skip

@@ -70,6 +70,7 @@ from .events import (
     Silent,
     StoreRoom,
     Tick,
+    UnusedFunctions,
 )
 from .failed_answers import AnswerFailed, MessageFailed
 from .invariants import check
@@ -268,6 +269,11 @@ def on_store_room(farm: SchedulerState, session: str, event: StoreRoom, now: Now
     farm.lifecycle.full = event.why
 
 
+def on_unused_functions(farm: SchedulerState, session: str, event: UnusedFunctions, now: Now, out: Decision) -> None:
+    """Forget code that no task needs any more."""
+    farm.functions.drop(event.digests, out)
+
+
 HANDLERS: dict[type, Handler] = {
     m.Submit: submit.on_submit,
     m.NeedIds: submit.on_need_ids,
@@ -300,6 +306,7 @@ HANDLERS: dict[type, Handler] = {
     Revoked: on_revoked,
     ProcessGone: on_process_gone,
     StoreRoom: on_store_room,
+    UnusedFunctions: on_unused_functions,
     Originals: clients.on_originals,
     EndedLoaded: on_ended_loaded,
     LookedUp: result_cache.on_looked_up,
