@@ -16,7 +16,7 @@ from .messages.task_types import AttemptRow, Final, Incarnation, JobSpec, Rules,
 
 
 class SaveBlock(msgspec.Struct, frozen=True):
-    """Task ids first..last (inclusive) were given to a session."""
+    """Task ids first..last (inclusive) were given to a session.  With a known `first`: the block has become longer."""
 
     first: int
     last: int

@@ -133,8 +133,11 @@ def _mails(group: list[s.SaveMail]) -> list[Statement]:
 
 
 def _blocks(group: list[s.SaveBlock]) -> list[Statement]:
-    sql = "INSERT INTO blocks (first, last, accepted_upto, session) VALUES (?, ?, ?, ?)"
-    return [Statement(sql, [(b.first, b.last, b.first - 1, b.session) for b in group])]
+    sql = (
+        "INSERT INTO blocks (first, last, accepted_upto, session) VALUES (?1, ?2, ?1 - 1, ?3) "
+        "ON CONFLICT (first) DO UPDATE SET last = ?2"
+    )
+    return [Statement(sql, [(b.first, b.last, b.session) for b in group])]
 
 
 def _left(group: list[s.SaveLeft]) -> list[Statement]:

@@ -72,7 +72,10 @@ class MemoryStore:
             getattr(self, "_" + re.sub(r"(?<!^)(?=[A-Z])", "_", type(save).__name__).lower())(save)
 
     def _save_block(self, save: s.SaveBlock) -> None:
-        self.blocks[save.first] = [save.first, save.last, save.first - 1, save.session]
+        known = self.blocks.setdefault(save.first, [save.first, save.last, save.first - 1, save.session])
+        assert known[3] == save.session
+        assert int(known[2]) <= save.last
+        known[1] = save.last
 
     def _save_left(self, save: s.SaveLeft) -> None:
         assert save.last >= int(self.blocks[save.first][2]), "ids that were used are given again"

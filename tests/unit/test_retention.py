@@ -87,8 +87,13 @@ def test_large_values_count(store: Store, tmp_path: Path) -> None:
 
 def unused(sweeper: FunctionSweeper, now_s: float) -> list[str]:
     """Return what a look finds that begins now."""
-    found = sweeper.turn(now_s)
-    eventually(lambda: bool(found.extend(sweeper.turn(now_s)) or sweeper._needed is None))
+    found: list[str] = []
+
+    def is_over() -> bool:
+        found.extend(sweeper.turn(now_s))
+        return sweeper._needed is None
+
+    eventually(is_over)
     return found
 
 

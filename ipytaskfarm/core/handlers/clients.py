@@ -25,7 +25,7 @@ from ..messages import (
 from ..messages.dependencies import Needs
 from ..messages.pages import ROWS_MAX, RetriedTasks
 from ..messages.task_types import FailureSummary, Final, Rules, RunKey, Submission
-from ..saves import SaveAccepted, SaveClear, SaveSeparate, SaveSetting
+from ..saves import SaveClear, SaveSeparate, SaveSetting
 from ..scheduler import task_messages
 from ..scheduler.clients import ClientEntry
 from ..scheduler.clock import Now
@@ -411,11 +411,9 @@ def on_originals(farm: SchedulerState, session: str, event: Originals, now: Now,
     if duplicate:
         out.answer(session, event.n, Refusal("DuplicateTask", duplicate))
         return
-    block = farm.clients.ids.take(session, len(tasks), out)
-    client = farm.clients.of(session)
-    client.blocks.append(block)
+    ids = farm.clients.ids.give(len(tasks), out)
     earlier = RetriedTasks(event.earlier)
-    new_ids = {original.id: block.first + place for place, original in enumerate(tasks)}
+    new_ids = {original.id: new for original, new in zip(tasks, ids, strict=True)}
     skipped = dict(settled)
     pairs = {
         original.id: new_ids[_latest(event, original.id)] for original in event.tasks if original.id not in skipped
@@ -436,11 +434,11 @@ def on_originals(farm: SchedulerState, session: str, event: Originals, now: Now,
             farm.followers.stale = True  # its tasks are more now
         linked = Rules(**{**{f: getattr(rules, f) for f in rules.__struct_fields__}, "retry_of": original.id})
         needs = _needs_again(farm, original.needs, new_of) if original.needs is not None else None
-        again = msgspec.structs.replace(original, id=block.next, submitted_s=now.wall_s, rules=linked, needs=needs)
-        block.next += 1
+        again = msgspec.structs.replace(
+            original, id=new_ids[original.id], submitted_s=now.wall_s, rules=linked, needs=needs
+        )
         task = accept(farm, again, session, linked, out)
         apply_rules(farm, task, now, out)
-    out.saves.append(SaveAccepted(block.first, block.last))
     reply = Retried([*pairs.items()], event.missing, event.not_failed, settled)
     farm.clients.retried[f"{session} {event.n}"] = reply
     while len(farm.clients.retried) > _RETRIES_KEPT:

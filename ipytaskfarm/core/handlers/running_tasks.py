@@ -26,7 +26,6 @@ from ..messages.running_task import (
 )
 from ..messages.tables import ProgressTable, RunningTable
 from ..messages.task_types import RunKey, Submission
-from ..saves import SaveAccepted
 from ..scheduler import nested_waits, task_messages
 from ..scheduler.clock import Now
 from ..scheduler.decision import Decision, LoadTaken
@@ -180,9 +179,7 @@ def _submitted_before(
 def _take_in(
     farm: SchedulerState, parent: TaskEntry, spawn: str, made: list[Submission], now: Now, out: Decision
 ) -> list[int]:
-    block = farm.clients.ids.take(parent.session, len(made), out)
-    ids = list(range(block.first, block.last + 1))
-    block.next = block.last + 1
+    ids = list(farm.clients.ids.give(len(made), out))
     of_number = {submission.id: task_id for submission, task_id in zip(made, ids, strict=True)}
     for submission, task_id in zip(made, ids, strict=True):
         needs = submission.needs
@@ -195,7 +192,6 @@ def _take_in(
         # Only clients submit chunks, whose items have ids of their own; only the controller submits items of chunks.
         child = msgspec.structs.replace(submission, id=task_id, submitted_s=now.wall_s, needs=needs, items=0, part=None)
         apply_rules(farm, accept(farm, child, parent.session, submission.rules, out, parent.id, spawn), now, out)
-    out.saves.append(SaveAccepted(block.first, block.last))
     return ids
 
 
