@@ -25,8 +25,9 @@ from ..core.scheduler.decision import (
     LoadOriginals,
     LoadTable,
     LoadTaken,
+    LookForJobs,
 )
-from ..core.scheduler.events import EndedLoaded, Event, Originals
+from ..core.scheduler.events import EndedLoaded, Event, JobsCleared, Originals
 from ..core.states import FREEZES
 from ..core.text import error_line, place_beside
 
@@ -98,6 +99,9 @@ def answer(store: StoreReader, load: Load) -> tuple[str, Answer | TaskReply] | t
         return load.agent, TaskReply(load.call.engine, load.call.run, load.call.n, taken)
     if isinstance(load, LoadJobs):
         return load.session, Answer(load.n, _jobs(store, load))
+    if isinstance(load, LookForJobs):
+        there = store.jobs_with_tasks([job for job, _ in load.jobs])
+        return "", JobsCleared([job for job in load.jobs if job[0] not in there])
     return load.session, Answer(load.n, _explanation(store, load))
 
 
@@ -123,6 +127,8 @@ def unanswered(load: Load, why: str) -> tuple[str, Answer | TaskReply] | tuple[s
         if load.asker is None:
             return "", EndedLoaded([], load.ids, load.outcome, None)
         return load.asker[0], Answer(load.asker[1], refusal)
+    if isinstance(load, LookForJobs):
+        return "", JobsCleared([])
     call = load.call if isinstance(load, LoadTaken | LoadMail) else None
     if call is not None:
         agent = load.agent if isinstance(load, LoadTaken) else load.session

@@ -72,6 +72,36 @@ def test_a_job_whose_tasks_have_not_all_come_has_not_ended() -> None:
     assert world.agent.started == 2
 
 
+def test_a_job_is_forgotten_when_all_its_tasks_were_cleared() -> None:
+    """It was only on disk; in memory, and in the live view, each map stayed until the controller's end."""
+    world = World(1)
+    jobs = world.sim.scheduler.farm.jobs
+    for name in ("one", "two", "paused"):
+        submit_job(world, name, "A", Recycle(), total=1)
+        world.run()
+    world.sim.ask(m.PauseJobs(["paused"], True))
+    world.sim.ask(m.Clear([min(world.sim.scheduler.farm.tasks.finals)]))
+    assert list(jobs.by_id) == ["two", "paused"]
+    # Its client has another task for it, which counts as the second one.
+    world.submit(rules("A", Recycle(), job="one"), [job("one", 2, "A")])
+    world.run()
+    assert jobs.by_id["one"].arrived == 2
+    assert jobs.by_id["one"].ended
+    world.sim.ask(m.Clear(None))
+    assert list(jobs.by_id) == ["paused"]
+    assert list(jobs.of_session["client"]) == ["paused"]
+    world.sim.leave_client("client", said=True)
+    world.sim.join_client("other")
+    last = world.sim.ids("other").first
+    world.sim.submit(last, session="other")
+    world.sim.ask(m.AbortTasks([last]), "other")
+    world.sim.ask(m.Clear(None), "other")
+    assert not jobs.by_id
+    assert not jobs.ended
+    assert not jobs.paused
+    assert not jobs.of_session
+
+
 def test_a_job_whose_client_went_away_ends_with_what_came() -> None:
     world = World(1)
     world.submit(rules("A", Recycle(on_job_end=True), job="j"), [job("j", 5, "A")])

@@ -29,7 +29,7 @@ from ..saves import SaveClear, SaveSeparate, SaveSetting
 from ..scheduler import task_messages
 from ..scheduler.clients import ClientEntry
 from ..scheduler.clock import Now
-from ..scheduler.decision import Decision, LoadFinals, LoadOriginals
+from ..scheduler.decision import Decision, LoadFinals, LoadOriginals, LookForJobs
 from ..scheduler.engine_shutdown import recall
 from ..scheduler.entries import TaskEntry
 from ..scheduler.events import Gone, Joined, Originals
@@ -46,6 +46,8 @@ RETRIED = "retried"
 """The key of the stored setting that holds the answers to retries."""
 _RETRIES_KEPT = 64
 """The number of kept answers: a client repeats its question at once, or never."""
+_JOBS_LOOKED_AT = 100
+"""The number of ended jobs that are looked at after a clear: all have their turn, and a store has thousands."""
 
 
 def on_client_joined(farm: SchedulerState, session: str, event: Joined, now: Now, out: Decision) -> None:
@@ -342,6 +344,8 @@ def on_clear(farm: SchedulerState, session: str, n: int, question: Clear, now: N
     gone = [*ids, *refusals]
     if gone:
         out.saves.append(SaveClear(gone))
+        if jobs := farm.jobs.next_ended(_JOBS_LOOKED_AT):
+            out.loads.append(LookForJobs(jobs))
     out.answer(session, n, Cleared(count, missing, unfinished, needed, end))
 
 

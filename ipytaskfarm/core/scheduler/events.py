@@ -92,6 +92,12 @@ class EndedLoaded(msgspec.Struct, frozen=True):
     """See `StoredState.mail`, of these tasks."""
 
 
+class JobsCleared(msgspec.Struct, frozen=True):
+    """Jobs of which all tasks were cleared, each with the number of its tasks at that time."""
+
+    jobs: list[tuple[str, int]]
+
+
 class Cached(msgspec.Struct, frozen=True):
     """What was found for one task in the result cache."""
 
@@ -113,5 +119,5 @@ class LookedUp(msgspec.Struct, frozen=True):
 
 Event: TypeAlias = (
     ClientMessage | AgentMessage | Evaluated | Joined | Back | Silent | Gone | Revoked | ProcessGone | Tick | StoreRoom
-    | UnusedFunctions | Originals | EndedLoaded | LookedUp
+    | UnusedFunctions | Originals | EndedLoaded | JobsCleared | LookedUp
 )  # fmt: skip

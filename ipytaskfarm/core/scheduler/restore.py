@@ -81,7 +81,9 @@ def restored_farm(name: str, snapshot: StoredState, settings: SchedulerSettings,
     farm.agents.drained_nodes = set(str(snapshot.settings.get("drained") or "").split("\n")) - {""}
     for job in farm.jobs.by_id.values():
         job.ended = job.complete
-        if not job.ended:
+        if job.ended:
+            farm.jobs.ended[job.spec.id] = None
+        else:
             keep_referenced(farm, job)
     if any(job.arrived < job.spec.total for job in farm.jobs.by_id.values()):
         farm.timers.set(now.mono_s + settings.lease_s, "orphans")

@@ -62,6 +62,7 @@ from .events import (
     EndedLoaded,
     Event,
     Gone,
+    JobsCleared,
     Joined,
     LookedUp,
     Originals,
@@ -309,6 +310,7 @@ HANDLERS: dict[type, Handler] = {
     UnusedFunctions: on_unused_functions,
     Originals: clients.on_originals,
     EndedLoaded: on_ended_loaded,
+    JobsCleared: jobs.on_jobs_cleared,
     LookedUp: result_cache.on_looked_up,
     Tick: timers.on_tick,
 }
