@@ -404,6 +404,8 @@ class ControllerLoop:
                 self._send(session, self._completed(session, message))
         for session in out.given_up:
             self._hub.forget(session)
+        if out.given_up:
+            self._payloads.forget_agents(out.given_up)
         for assignment in out.assignments:
             self._hand_out(assignment.agent, self._payloads.hand_out(assignment))
         if out.cache_results:

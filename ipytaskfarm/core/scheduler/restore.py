@@ -9,6 +9,7 @@ from __future__ import annotations
 
 import msgspec
 
+from ..agent_names import owner
 from ..handlers.agents import TIME_LIMITED
 from ..handlers.clients import RETRIED
 from ..handlers.commands import STARTUP
@@ -197,7 +198,7 @@ def _engine_of(
     engine = farm.engines.by_name.get(name)
     if engine is not None:
         return engine
-    session = name.rsplit(".", 1)[0]
+    session = owner(name)
     agent = farm.agents.by_session.get(session)
     if agent is None:
         saved = agents.get(session)
