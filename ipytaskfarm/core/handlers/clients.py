@@ -40,7 +40,7 @@ from ..scheduler.task_ends import final_without_answer, tell_watching
 from ..scheduler.transitions import accept, finish, forget, forget_items, separate
 from ..states import ABORTS, Reason, State
 from .jobs import client_is_gone, revive_job
-from .submit import apply_rules, refused
+from .submit import apply_rules, refused, why_closed
 
 RETRIED = "retried"
 """The key of the stored setting that holds the answers to retries."""
@@ -368,7 +368,6 @@ def on_retry(farm: SchedulerState, session: str, n: int, question: RetryTasks, n
     """Run failed tasks once more, as they were submitted, from the store.
 
     A client repeats its question, under the same number, when the controller died before it could answer."""
-    lifecycle = farm.lifecycle
     known = farm.clients.retried.get(f"{session} {n}")
     if known is not None:
         out.answer(session, n, known)
@@ -387,9 +386,9 @@ def on_retry(farm: SchedulerState, session: str, n: int, question: RetryTasks, n
             not_failed.append(task_id)
         else:
             missing.append(task_id)
-    if lifecycle.stopping or lifecycle.full is not None:
-        why = lifecycle.full or "the farm is stopping"
-        out.answer(session, n, Refusal("StoreFull" if lifecycle.full else "ConnectionError", why))
+    closed = why_closed(farm)
+    if closed is not None:
+        out.answer(session, n, Refusal(*closed))
     elif ids:
         if question.once:
             coming = {i for others in farm.clients.retrying.values() for i in others}

@@ -37,7 +37,7 @@ from ..scheduler.transitions import accept, leave_queue, rejoin
 from ..states import State
 from ..validation import why_not_storable
 from .jobs import count_arrival, open_job, save_jobs
-from .submit import apply_rules, why_refused
+from .submit import apply_rules, why_closed, why_refused
 
 RUNNING_SHOWN = 1_000
 """The largest number of running tasks in one answer."""
@@ -119,7 +119,6 @@ def _spawn(
     if not question.tasks:
         out.reply(engine.agent, event, Spawned([]))
         return
-    lifecycle = farm.lifecycle
     family = farm.conversations.families.setdefault(parent.id, Family())
     trial = parent.past.trial_state.trial if parent.past.trial_state is not None else 1
     key = f"{trial_name(trial, parent.past.recovery)}.{question.n}"
@@ -130,9 +129,9 @@ def _spawn(
     if known is not None:
         out.reply(engine.agent, event, _submitted_before(parent.id, trial, question, check, *known))
         return
-    if lifecycle.stopping or lifecycle.full is not None:
-        why = lifecycle.full or "the farm is stopping"
-        out.reply(engine.agent, event, Declined("StoreFull" if lifecycle.full else "ConnectionError", why))
+    closed = why_closed(farm)
+    if closed is not None:
+        out.reply(engine.agent, event, Declined(*closed))
         return
     fault = why_not_storable(question)
     if fault:

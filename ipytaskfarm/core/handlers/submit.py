@@ -49,7 +49,8 @@ def on_submit(farm: SchedulerState, session: str, event: Submit, now: Now, out: 
     Ids of a block arrive in order: an earlier id is a resend, a later one has come too early.
     """
     client = farm.clients.of(session)
-    full = why_submission_too_large(event) or _why_full(farm)
+    closed = why_closed(farm)
+    full = closed[1] if closed is not None else why_submission_too_large(event)
     if full:
         if event.tasks:
             out.sends.append((session, Full(event.tasks[0].id, full)))
@@ -104,16 +105,19 @@ def on_submit(farm: SchedulerState, session: str, event: Submit, now: Now, out: 
     save_jobs(farm, jobs, out)
 
 
-def _why_full(farm: SchedulerState) -> str:
-    """Return why no task is accepted now; "" if tasks are."""
-    if farm.lifecycle.full is not None or farm.lifecycle.stopping:
-        return farm.lifecycle.full or "the farm is stopping"
+def why_closed(farm: SchedulerState) -> tuple[str, str] | None:
+    """Return (error, text) if no task is accepted now."""
+    if farm.lifecycle.full is not None:
+        return "StoreFull", farm.lifecycle.full
+    if farm.lifecycle.stopping:
+        return "ConnectionError", "the farm is stopping"
     if len(farm.tasks.unfinished) >= farm.settings.max_tasks:
-        return (
+        text = (
             f"{len(farm.tasks.unfinished):,} tasks have not ended, and {farm.settings.max_tasks:,} are the most "
             "of this farm (max_tasks): wait until some have ended, or abort some"
         )
-    return ""
+        return "StoreFull", text
+    return None
 
 
 def _with_sound_items(submission: Submission, block: Block) -> Submission:

@@ -96,6 +96,7 @@ def _enqueue(farm: SchedulerState, task: TaskEntry, why: Queued) -> None:
         why = FOR_CACHE
     elif task.job in farm.jobs.paused:
         why = PAUSED
+        farm.cache_uses.give_way(task.id)
     else:
         if type(task.place) is Queued:
             task.place = why  # scheduled before and after: nothing to count
