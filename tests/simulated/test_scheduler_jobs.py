@@ -203,6 +203,24 @@ def test_a_retry_goes_on_with_the_job() -> None:
     assert {reasons(world)[new] for _, new in reply.ids} == {""}
 
 
+def test_a_result_that_is_made_again_is_not_aborted_with_its_job() -> None:
+    """It was good before the first failure of its job; a retry goes on with the job, too."""
+    sim = farm_with_engines(1)
+    ids = sim.ids()
+    spec = JobSpec("job", "job", 2, abort_on_failure=True)
+    sim.submit(ids.first, Rules(job="job", unique="key"), jobs=[spec])
+    sim.settle()
+    sim.submit(ids.first + 1, Rules(job="job"), jobs=[spec])
+    sim.ask(m.AbortTasks([ids.first + 1]))
+    assert sim.scheduler.farm.jobs.by_id["job"].failed
+    assert sim.ask(m.MarkTasksFailed(ids.first)) == m.TextReply("reopened")
+    sim.submit(ids.first + 2, Rules(unique="key"))
+    assert ids.first + 2 in sim.scheduler.farm.tasks.refusals, "it has its unique key again"
+    sim.settle()
+    assert final_of(sim, ids.first).reason == ""
+    assert len(sim.begun[ids.first]) == 2
+
+
 def test_an_abort_says_why() -> None:
     world = World(1)
     world.submit(None)

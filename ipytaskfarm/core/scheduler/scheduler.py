@@ -253,6 +253,10 @@ def on_process_gone(farm: SchedulerState, session: str, event: ProcessGone, now:
 
 def on_ended_loaded(farm: SchedulerState, session: str, event: EndedLoaded, now: Now, out: Decision) -> None:
     """Reopen ended tasks that were read from the store."""
+    for record in event.tasks:
+        job_id = record.rules.job if record.rules is not None else None
+        if job_id is not None and job_id not in farm.jobs.to_abort and farm.tasks.finals.get(record.id) == "":
+            jobs.revive_job(farm, job_id, out)
     again = {task.id: task for task in graph.on_ended_loaded(farm, event.tasks, event.asked, event.outcome, out)}
     task_messages.restore_conversations(
         farm, [row for row in event.children if row[0] in again], [row for row in event.mail if row[0] in again]

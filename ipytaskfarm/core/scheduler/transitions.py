@@ -288,7 +288,7 @@ def _note_rules(farm: SchedulerState, task: TaskEntry, rules: Rules) -> None:
     if task.job is not None:
         _count_in_job(farm, task)
     if rules.unique is not None:
-        farm.tasks.unique[rules.unique] = task.id
+        farm.tasks.unique.setdefault(rules.unique, task.id)
     if rules.idempotent:
         farm.second_copies.add(task)
 
@@ -396,8 +396,7 @@ def reopen(farm: SchedulerState, task: TaskEntry, outcome: str, out: Decision) -
     farm.tasks.unfinished[task.id] = task
     _count(farm, task.id, _SUCCEEDED, _SCHEDULED)
     if task.rules is not None:
-        _count_use(farm, task)
-        _count_in_job(farm, task)
+        _note_rules(farm, task, task.rules)
     _move_to_the_end(farm, task)
     out.saves.append(
         SaveReopen(
