@@ -49,18 +49,24 @@ def _drop_empty_classes(farm: SchedulerState, kept: int) -> None:
 
 def may_serve(farm: SchedulerState, engine: EngineEntry, key: ClassKey) -> bool:
     """Return whether an engine may run tasks of this class now."""
-    agent = farm.agents.by_session.get(engine.agent)
-    if agent is not None and agent.excluded:
-        return False
-    if not _qualifies(farm, engine, key):
+    if _is_excluded(farm, engine) or not _qualifies(farm, engine, key):
         return False
     if key.own is not None and _rejected(farm, engine, key.own):
         return False
     # Avoided engines are the last choice, but not forbidden: they serve if there are no others.
     if not key.avoid or engine.name not in key.avoid:
         return True
-    others = (e for e in farm.engines.by_name.values() if e.state == EngineState.UP and e.name not in key.avoid)
-    return not any(_qualifies(farm, e, key) for e in others)
+    others = (
+        other
+        for other in farm.engines.by_name.values()
+        if other.state == EngineState.UP and not other.retiring and other.name not in key.avoid
+    )
+    return not any(_qualifies(farm, other, key) and not _is_excluded(farm, other) for other in others)
+
+
+def _is_excluded(farm: SchedulerState, engine: EngineEntry) -> bool:
+    agent = farm.agents.by_session.get(engine.agent)
+    return agent is not None and bool(agent.excluded)
 
 
 def _qualifies(farm: SchedulerState, engine: EngineEntry, key: ClassKey) -> bool:
