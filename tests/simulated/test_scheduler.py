@@ -141,6 +141,20 @@ def test_rejected_everywhere_ends() -> None:
     assert final_of(sim, 0).reason == "rejected"
 
 
+def test_rejected_by_all_engines_that_may_run_it_ends() -> None:
+    """A task with targets, or a depend function, that rejected all of its engines came back every second for ever."""
+    sim = farm_with_engines(2, SchedulerSettings(max_rejections=3))
+    (agent,) = sim.agents.values()
+    engine = next(engine for engine in agent.engines.values() if engine.id == 1)
+    task_id = sim.ids().first
+    sim.submit(task_id, Rules(targets=(1,)))
+    for _ in range(3):
+        move(sim, agent)
+        run_next(sim, agent, engine, "rejected")
+        sim.advance(1.0)
+    assert final_of(sim, task_id).reason == "rejected"
+
+
 def test_a_rejection_is_lifted_by_new_properties() -> None:
     sim, agent, engine = one_engine()
     sim.submit(0)

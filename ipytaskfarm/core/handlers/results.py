@@ -10,9 +10,10 @@ from ..messages import Interrupt, Results, Returned
 from ..messages.running_task import ItemsLeft
 from ..messages.task_types import AttemptRow, Deferral, Ended, FailureSummary, Final, ItemEnd, ItemsEnded, RunKey
 from ..saves import DropHandOut, SaveHandOut
+from ..scheduler.class_of_task import class_key_of
 from ..scheduler.clock import Now
 from ..scheduler.decision import Decision
-from ..scheduler.eligibility import refresh_class
+from ..scheduler.eligibility import refresh_class, taking
 from ..scheduler.engine_shutdown import end_if_empty
 from ..scheduler.entries import EngineEntry, EngineState, TaskEntry
 from ..scheduler.graph import inputs_lost
@@ -293,10 +294,10 @@ def _rejected(
     earlier = rejections.get(engine.name)
     until_s = now.mono_s + farm.settings.reject_again_s
     rejections[engine.name] = Rejection(earlier.count + 1 if earlier else 1, until_s, engine.version)
-    present = [e for e in farm.engines.by_name.values() if e.state == EngineState.UP]
+    present = [e.name for e in taking(farm, class_key_of(task, farm.queues.by_time_limit))]
     worn_out = farm.settings.max_rejections
-    if all(e.name in rejections and rejections[e.name].count >= worn_out for e in present):
-        text = f"every engine has rejected this task {worn_out} times"
+    if present and all(name in rejections and rejections[name].count >= worn_out for name in present):
+        text = f"the task has rejected each engine that may run it {worn_out} times"
         value = f"{text}: {ended.failure.value}" if ended.failure and ended.failure.value else text
         last = Ended(
             ended.task, ended.attempt, Reason.REJECTED, ended.started_s, ended.run_s,

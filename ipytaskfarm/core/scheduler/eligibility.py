@@ -8,7 +8,7 @@ on resources, limits and load (see `core.scheduler.admission`).
 
 from __future__ import annotations
 
-from collections.abc import Iterable
+from collections.abc import Iterable, Iterator
 from typing import Any
 
 from ..requirements import CHANGING, Asks, ResourceAmount, amount, unmet
@@ -49,27 +49,28 @@ def _drop_empty_classes(farm: SchedulerState, kept: int) -> None:
 
 def may_serve(farm: SchedulerState, engine: EngineEntry, key: ClassKey) -> bool:
     """Return whether an engine may run tasks of this class now."""
-    if _is_excluded(farm, engine) or not _qualifies(farm, engine, key):
+    if not qualifies(farm, engine, key):
         return False
     if key.own is not None and _rejected(farm, engine, key.own):
         return False
     # Avoided engines are the last choice, but not forbidden: they serve if there are no others.
     if not key.avoid or engine.name not in key.avoid:
         return True
-    others = (
-        other
-        for other in farm.engines.by_name.values()
-        if other.state == EngineState.UP and not other.retiring and other.name not in key.avoid
-    )
-    return not any(_qualifies(farm, other, key) and not _is_excluded(farm, other) for other in others)
+    return not any(other.name not in key.avoid for other in taking(farm, key))
 
 
-def _is_excluded(farm: SchedulerState, engine: EngineEntry) -> bool:
+def taking(farm: SchedulerState, key: ClassKey) -> Iterator[EngineEntry]:
+    """Yield the engines that take tasks of this class, whatever has become of single tasks there."""
+    for engine in farm.engines.by_name.values():
+        if engine.state == EngineState.UP and not engine.retiring and qualifies(farm, engine, key):
+            yield engine
+
+
+def qualifies(farm: SchedulerState, engine: EngineEntry, key: ClassKey) -> bool:
+    """Return whether an engine may run tasks of this class, but for those that have failed or been rejected there."""
     agent = farm.agents.by_session.get(engine.agent)
-    return agent is not None and bool(agent.excluded)
-
-
-def _qualifies(farm: SchedulerState, engine: EngineEntry, key: ClassKey) -> bool:
+    if agent is not None and agent.excluded:
+        return False
     if key.targets is not None and engine.id not in key.targets:
         return False
     if key.depend is not None:
