@@ -22,7 +22,7 @@ from ..scheduler.recycling import after_run, count_run
 from ..scheduler.running_tasks import RecordedBatch
 from ..scheduler.state import SchedulerState
 from ..scheduler.task import DEFAULT_RULES, RETRIED, RETURNED, Queued, Rejection
-from ..scheduler.task_ends import final_of_answer
+from ..scheduler.task_ends import final_of_answer, row_of
 from ..scheduler.transitions import (
     finish,
     note_attempt,
@@ -175,7 +175,7 @@ def _failed(farm: SchedulerState, task: TaskEntry, engine: EngineEntry, ended: E
         _deferred(farm, task, engine, ended, now, out)
         return
     if ended.outcome == LOSES_INPUTS:
-        row = _row(engine, ended)
+        row = row_of(engine, ended)
         why_not = inputs_lost(farm, task, engine, ended, now, out)
         if not why_not:
             note_attempt(farm, task, row, out)
@@ -198,10 +198,10 @@ def _failed(farm: SchedulerState, task: TaskEntry, engine: EngineEntry, ended: E
         past.errors += 1
         past.avoid = (past.avoid or frozenset()) | {engine.name}
         past.suspect = False
-        note_attempt(farm, task, _row(engine, ended), out)
+        note_attempt(farm, task, row_of(engine, ended), out)
         requeue(farm, task, after_delay(task, now), out)
     else:
-        end_or_recover(farm, task, final_of_answer(task, engine, ended, now), _row(engine, ended), out)
+        end_or_recover(farm, task, final_of_answer(task, engine, ended, now), row_of(engine, ended), out)
     note_failure(farm, engine.agent, task, "error", now, out)
 
 
@@ -258,7 +258,7 @@ def _deferred(
     trial_state.trial += 1
     trial_state.received = detail.received
     task.own_past().suspect = False
-    note_attempt(farm, task, _row(engine, ended), out)
+    note_attempt(farm, task, row_of(engine, ended), out)
     why = Queued(Waiting.DEFERRED, now.mono_s + delay_s, now.wall_s + delay_s)
     requeue(farm, task, why, out, state=detail.state)
 
@@ -271,18 +271,6 @@ def end_or_recover(farm: SchedulerState, task: TaskEntry, final: Final, row: Att
         requeue(farm, task, RETRIED, out, recovery)
         return
     finish(farm, task, final, out)
-
-
-def _row(engine: EngineEntry, ended: Ended) -> AttemptRow:
-    return AttemptRow(
-        ended.attempt,
-        engine.id,
-        engine.node,
-        ended.started_s,
-        ended.started_s + ended.run_s,
-        ended.outcome,
-        ended.failure,
-    )
 
 
 def _rejected(

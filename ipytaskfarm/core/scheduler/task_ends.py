@@ -5,7 +5,7 @@ from __future__ import annotations
 import msgspec
 
 from ..messages.payload import NOTHING
-from ..messages.task_types import Ended, FailureSummary, Final
+from ..messages.task_types import AttemptRow, Ended, FailureSummary, Final
 from ..states import Reason
 from .clock import Now
 from .entries import EngineEntry, TaskEntry
@@ -38,6 +38,12 @@ def final_of_answer(task: TaskEntry, engine: EngineEntry, ended: Ended, now: Now
         ended.blobs,
         task.items,
     )
+
+
+def row_of(engine: EngineEntry, ended: Ended) -> AttemptRow:
+    """Return the row of a task's history for an attempt that its engine has answered."""
+    end_s = ended.started_s + ended.run_s
+    return AttemptRow(ended.attempt, engine.id, engine.node, ended.started_s, end_s, ended.outcome, ended.failure)
 
 
 def final_without_answer(
