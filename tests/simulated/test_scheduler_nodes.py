@@ -6,6 +6,7 @@ import pytest
 
 from ipytaskfarm.core import messages as m
 from ipytaskfarm.core.handlers.nodes import TASKS_LEAST, _is_bad, set_aside
+from ipytaskfarm.core.handlers.results import AVOID_S
 from ipytaskfarm.core.messages import tables
 from ipytaskfarm.core.messages.task_types import Rules
 from ipytaskfarm.core.scheduler.agent_entry import FailedAttempt, TaskKind
@@ -13,7 +14,7 @@ from ipytaskfarm.core.scheduler.decision import Decision
 from ipytaskfarm.core.scheduler.events import Silent, Tick
 from ipytaskfarm.core.scheduler.settings import SchedulerSettings
 
-from ..support.simulated_farm import SimAgent, SimEngine, SimFarm, move
+from ..support.simulated_farm import SimAgent, SimEngine, SimFarm, final_of, move
 
 
 class World:
@@ -192,3 +193,21 @@ def test_a_retry_does_not_wait_for_an_engine_that_gets_no_tasks(how: str) -> Non
         set_aside(sim.scheduler.farm, "bad", "it is slow", sim.now, Decision())
         sim.handle(Tick())
     assert world.step(world.good, ""), sim.ask(m.ExplainTasks(second))
+
+
+def test_a_retry_does_not_wait_long_for_an_engine_that_is_busy() -> None:
+    """It prefers another engine; while that ran a task of ten hours, it waited beside a free one."""
+    world = World(0, None)
+    sim, (other,), (here,) = world.sim, world.bad.engines.values(), world.good.engines.values()
+    long = sim.ids().first
+    sim.submit(long, Rules(targets=(other.id,)))
+    move(sim, world.bad)
+    sim.begin(other)
+    sim.submit(long + 1, Rules(retries=1, retry_delays_s=(5.0,)))
+    assert world.step(world.good, "error")
+    sim.advance(5.0 + AVOID_S - 0.1)
+    move(sim, world.good)
+    assert not here.queue
+    sim.advance(0.1)
+    assert world.step(world.good, "")
+    assert final_of(sim, long + 1).reason == ""

@@ -37,6 +37,8 @@ from . import second_copies
 from .clients import grace_of
 from .nodes import note_failure, note_successes
 
+AVOID_S = 10.0
+"""How long a retry waits for another engine than those on which it has failed."""
 _UP = EngineState.UP
 """Access to a member of an enumeration takes long, compared with the code that is run for each task."""
 _OUTCOMES = frozenset({"", *(reason.value for reason in Reason)})
@@ -199,10 +201,21 @@ def _failed(farm: SchedulerState, task: TaskEntry, engine: EngineEntry, ended: E
         past.avoid = (past.avoid or frozenset()) | {engine.name}
         past.suspect = False
         note_attempt(farm, task, row_of(engine, ended), out)
-        requeue(farm, task, after_delay(task, now), out)
+        why = after_delay(task, now)
+        requeue(farm, task, why, out)
+        farm.timers.set((why.until_s or now.mono_s) + AVOID_S, "avoid", task.id)
     else:
         end_or_recover(farm, task, final_of_answer(task, engine, ended, now), row_of(engine, ended), out)
     note_failure(farm, engine.agent, task, "error", now, out)
+
+
+def stop_avoiding(farm: SchedulerState, task_id: int) -> None:
+    """Let a retry run where it has failed, because no other engine has begun it for a while: the others are busy."""
+    task = farm.tasks.unfinished.get(task_id)
+    if task is not None and task.past.avoid and type(task.place) is Queued:
+        task.own_past().avoid = None
+        if task.task_class is not None:
+            join_again(farm, task, task.place)
 
 
 def _note_unfrozen(farm: SchedulerState, task: TaskEntry, engine: EngineEntry, ended: Ended) -> None:
