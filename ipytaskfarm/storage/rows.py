@@ -114,7 +114,7 @@ def _reopened(group: list[s.SaveReopen]) -> list[Statement]:
     progress = (
         "INSERT INTO progress (task, queue_seq, attempt, errors, losses, recovery) "
         f"SELECT ?1, ?2, ?3, ?4, ?5, ?6 WHERE {ended} "
-        "ON CONFLICT (task) DO UPDATE SET queue_seq = ?2, attempt = ?3, until_s = NULL"
+        "ON CONFLICT (task) DO UPDATE SET queue_seq = ?2, attempt = ?3, until_s = NULL, began_s = NULL"
     )
     return [
         Statement(becomes, [(r.task, r.outcome) for r in group]),

@@ -142,9 +142,12 @@ class MemoryStore:
         ended_s = end.started_s + end.run_s
         row = AttemptRow(end.attempts, end.engine_id, end.node, end.started_s, ended_s, save.outcome)
         self.history.setdefault(save.task, []).append(row)
+        known = self.progress.get(save.task)
+        trial, received = (known.trial, known.received) if known is not None else (1, 0)
         self.progress[save.task] = s.SaveRequeue(
-            save.task, save.queue_seq, save.attempt, save.errors, save.losses, save.recovery
-        )
+            save.task, save.queue_seq, save.attempt, save.errors, save.losses, save.recovery, trial=trial,
+            received=received,
+        )  # fmt: skip
 
     def _save_mail(self, save: s.SaveMail) -> None:
         assert save.task in self.tasks

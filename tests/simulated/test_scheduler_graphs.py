@@ -464,3 +464,25 @@ def test_a_drained_node_gets_nothing_more_until_it_goes_on() -> None:
     sim.ask(m.DrainNode(["node"], False))
     move(sim, agent)
     assert run_next(sim, agent, engine) == 0
+
+
+def test_a_task_that_runs_again_may_be_deferred_again() -> None:
+    """Its first trial was so long ago that the first deferral ended it."""
+    sim, agent, engine = one_engine()
+    sim.submit(0, Rules(defer_s=1.0, defer_max_s=10.0))
+    move(sim, agent)
+    sim.begin(engine)
+    sim.end(agent, engine, DEFERS, detail=Deferral())
+    move(sim, agent)
+    sim.advance(1.0)
+    sim.settle()
+    assert final_of(sim, 0).reason == ""
+    sim.advance(3600.0)
+    assert sim.ask(m.MarkTasksFailed(0)) == m.TextReply("reopened")
+    move(sim, agent)
+    sim.begin(engine)
+    sim.end(agent, engine, DEFERS, detail=Deferral())
+    move(sim, agent)
+    sim.advance(1.0)
+    sim.settle()
+    assert final_of(sim, 0).reason == ""

@@ -404,7 +404,9 @@ def reopen(farm: SchedulerState, task: TaskEntry, outcome: str, out: Decision) -
         )
     )
     task.place = Queued(Waiting.REOPENED)
-    task.own_trial_state().again = True
+    trial_state = task.own_trial_state()
+    trial_state.again = True
+    trial_state.began_s = None  # its time to be deferred begins anew
 
 
 def assign(farm: SchedulerState, task: TaskEntry, engine: EngineEntry, running: bool, now: Now) -> None:
