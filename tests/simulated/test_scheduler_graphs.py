@@ -19,7 +19,7 @@ from ipytaskfarm.core.messages.running_task import (
     Spawned,
     TaskMessages,
 )
-from ipytaskfarm.core.messages.task_types import Deferral, JobSpec, LostInputs, Rules, Submission
+from ipytaskfarm.core.messages.task_types import Deferral, JobSpec, LostInputs, Recovery, Rules, Submission
 from ipytaskfarm.core.requirements import Asks, ResourceAmount
 from ipytaskfarm.core.scheduler.kept_engines import KEPT_S
 from ipytaskfarm.core.scheduler.nested_waits import MAX_EXTRA_ENGINES
@@ -484,5 +484,25 @@ def test_a_task_that_runs_again_may_be_deferred_again() -> None:
     sim.end(agent, engine, DEFERS, detail=Deferral())
     move(sim, agent)
     sim.advance(1.0)
+    sim.settle()
+    assert final_of(sim, 0).reason == ""
+
+
+def test_a_recovery_task_has_trials_of_its_own() -> None:
+    """It had the state of the task before it, and the time of that one's first trial."""
+    sim, agent, engine = one_engine()
+    sim.submit(
+        0, Rules(defer_s=8.0, defer_max_s=10.0, recovery=Recovery(b"", None, Rules(defer_s=8.0, defer_max_s=10.0)))
+    )
+    for outcome in (DEFERS, "error", DEFERS):
+        move(sim, agent)
+        sim.begin(engine)
+        assert engine.running is not None
+        wants = engine.given[engine.running][7]
+        sim.end(agent, engine, outcome, detail=Deferral(state=b"state") if outcome == DEFERS else None)
+        move(sim, agent)
+        sim.advance(8.0)
+    assert wants is not None
+    assert (wants.trial, wants.recovery) == (1, 1)
     sim.settle()
     assert final_of(sim, 0).reason == ""

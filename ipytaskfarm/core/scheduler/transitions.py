@@ -480,7 +480,9 @@ def requeue(
     farm.second_copies.stop_other(task.id)
     if recovery is not None:
         before = task.past
-        task.past = TaskPast(recovery=before.recovery + 1, history=before.history, trial_state=before.trial_state)
+        again = before.trial_state is not None and before.trial_state.again
+        first_trial = TrialState(again=True) if again else None  # of the recovery task, which has trials of its own
+        task.past = TaskPast(recovery=before.recovery + 1, history=before.history, trial_state=first_trial)
         _end_use(farm, task)
         farm.second_copies.end(task.id, None)  # the recovery task may not run twice because the first one might
         task.rules = recovery_rules(task.rules, recovery)
