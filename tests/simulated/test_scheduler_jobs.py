@@ -8,7 +8,7 @@ from ipytaskfarm.core.messages.task_types import JobSpec, Recovery, Rules
 from ipytaskfarm.core.requirements import Recycle
 
 from ..support.environment_world import World, rules
-from ..support.simulated_farm import farm_with_engines, final_of, move
+from ..support.simulated_farm import farm_with_engines, final_of, move, one_engine
 
 # -- jobs
 
@@ -219,6 +219,19 @@ def test_a_result_that_is_made_again_is_not_aborted_with_its_job() -> None:
     sim.settle()
     assert final_of(sim, ids.first).reason == ""
     assert len(sim.begun[ids.first]) == 2
+
+
+def test_a_recovery_task_without_rules_is_of_its_tasks_job_when_it_runs_again() -> None:
+    """It was not counted, so the job never ended."""
+    sim, agent, engine = one_engine()
+    sim.submit(0, Rules(job="job", recovery=Recovery(b"work")), jobs=[JobSpec("job", "job", 1)])
+    move(sim, agent)
+    sim.begin(engine)
+    sim.end(agent, engine, "error")
+    sim.settle()
+    assert sim.ask(m.MarkTasksFailed(0)) == m.TextReply("reopened")
+    sim.settle()
+    assert sim.scheduler.farm.jobs.by_id["job"].complete
 
 
 def test_an_abort_says_why() -> None:

@@ -131,8 +131,8 @@ MUTATIONS = {
         "            pass  # it has failed already",
     ),
     "submit children twice": (
-        "core/scheduler/restore.py",
-        '        family.spawned.setdefault(f"{trial}.{n}", (int(check), []))[1].append(child)\n',
+        "core/scheduler/task_messages.py",
+        "        family.spawned.setdefault(key, (int(check), []))[1].append(child)\n",
         "",
     ),
     "forget what was handed out": (

@@ -493,12 +493,15 @@ def _needs_again(farm: SchedulerState, needs: Needs, new_of: Callable[[int], int
     return msgspec.structs.replace(needs, after=after, inputs=inputs)
 
 
-def fail_unmet(farm: SchedulerState, task_id: int, now: Now, out: Decision) -> None:
-    """Fail a task that no engine could take within `unmet_timeout`."""
-    task = farm.tasks.unfinished.get(task_id)
-    if task is None or task.task_class is None or task.task_class.eligible or task.state is not State.SCHEDULED:
+def fail_unmet(farm: SchedulerState, task_id: int, was_unmet: bool, now: Now, out: Decision) -> None:
+    """Fail a task that no engine could take within `unmet_timeout`.  was_unmet: none could when the timer was set."""
+    task, seconds = farm.tasks.unfinished.get(task_id), farm.settings.unmet_timeout_s
+    if task is None or seconds is None:
         return
-    seconds = farm.settings.unmet_timeout_s
+    is_unmet = task.task_class is not None and task.task_class.restricted and not task.task_class.eligible
+    if not (is_unmet and was_unmet):
+        farm.timers.set(now.mono_s + seconds, "unmet", (task_id, is_unmet))
+        return
     text = f"no engine could take task {task_id} within {seconds} s (unmet_timeout): `explain` says why not"
     finish(farm, task, final_without_answer(task, None, Reason.UNMET, FailureSummary("TaskTimeout", text), now), out)
 

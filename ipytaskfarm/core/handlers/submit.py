@@ -13,6 +13,7 @@ from ..scheduler import graph
 from ..scheduler.clients import Block, ClientEntry
 from ..scheduler.clock import Now
 from ..scheduler.decision import Decision
+from ..scheduler.eligibility import watch_unmet
 from ..scheduler.entries import TaskEntry
 from ..scheduler.state import SchedulerState
 from ..scheduler.task_ends import tell_watching
@@ -172,8 +173,7 @@ def apply_rules(farm: SchedulerState, task: TaskEntry, now: Now, out: Decision) 
             ask_for_verdicts(farm, rules.depend, task.session, out)
         if rules.asks is not None:
             apply_requirements(farm, task, rules.asks, now, out)
-    if farm.settings.unmet_timeout_s is not None and task.task_class is not None and task.task_class.restricted:
-        farm.timers.set(now.mono_s + farm.settings.unmet_timeout_s, "unmet", task.id)
+    watch_unmet(farm, task, now)
 
 
 def why_refused(

@@ -52,7 +52,7 @@ TIMERS: dict[str, Callable[[SchedulerState, Any, Now, Decision], None]] = {
     "surplus": lambda farm, data, now, out: end_surplus(farm, data[0], data[1], now, out),
     "unsaved": lambda farm, data, now, out: session_not_saved(farm, data[0], data[1], out),
     "thaw": lambda farm, name, now, out: end_unused(farm, name, now, out),
-    "unmet": lambda farm, task_id, now, out: fail_unmet(farm, task_id, now, out),
+    "unmet": lambda farm, data, now, out: fail_unmet(farm, data[0], data[1], now, out),
     "unmet_now": lambda farm, task_id, now, out: fail_if_unmet(farm, task_id, now, out),
     "wake": lambda farm, name, now, out: end_withholding(farm, name),
 }

@@ -14,7 +14,9 @@ from typing import Any
 from ..requirements import CHANGING, Asks, ResourceAmount, amount, unmet
 from .agent_entry import AgentEntry
 from .class_key import OPEN_CLASS, ClassKey
-from .entries import EngineEntry, EngineState, TaskClass, serves_environment
+from .class_of_task import class_key_of
+from .clock import Now
+from .entries import EngineEntry, EngineState, TaskClass, TaskEntry, serves_environment
 from .functions import locality_key
 from .state import SchedulerState
 
@@ -203,3 +205,10 @@ def _announce_head(
         engine.heads.push_head(head, task_class)
     if engine in readiness.idle or engine in readiness.with_room or engine in readiness.blocked:
         readiness.wake(engine)
+
+
+def watch_unmet(farm: SchedulerState, task: TaskEntry, now: Now, least_s: float = 0.0) -> None:
+    """Set the timer of `unmet_timeout` for a task that not every engine can serve."""
+    seconds = farm.settings.unmet_timeout_s
+    if seconds is not None and class_key_of(task, farm.queues.by_time_limit).restricted:
+        farm.timers.set(now.mono_s + max(seconds, least_s), "unmet", (task.id, True))

@@ -23,6 +23,7 @@ from .agent_entry import AgentEntry
 from .class_of_task import class_key_of
 from .clients import Block, ClientEntry
 from .clock import Now
+from .eligibility import watch_unmet
 from .entries import AssignedRun, EngineEntry, EngineState, TaskEntry
 from .jobs import JobEntry
 from .kept_commands import KeptOnEngine
@@ -133,7 +134,11 @@ def _restore_tasks(farm: SchedulerState, snapshot: StoredState, now: Now) -> Non
     # All are known before the first is looked at: tasks may wait for one another.
     tasks = [task_of(record) for record in snapshot.tasks]
     farm.tasks.unfinished.update((task.id, task) for task in tasks)
-    may_line_up = not farm.jobs.paused and not any(record.cache is not None for record in snapshot.tasks)
+    may_line_up = (
+        farm.settings.unmet_timeout_s is None
+        and not farm.jobs.paused
+        and not any(record.cache is not None for record in snapshot.tasks)
+    )
     line: list[TaskEntry] = []
     for record, task in zip(snapshot.tasks, tasks, strict=True):
         if may_line_up and record.needs is None and record.until_s is None and _only_queues(task):
@@ -170,6 +175,9 @@ def _restore_task(farm: SchedulerState, record: TaskRecord, task: TaskEntry, now
         delay_s = record.until_s - since_s
         why = Queued(waits, now.mono_s + max(0.0, delay_s), record.until_s)
     restore(farm, task, why)
+    watch_unmet(farm, task, now, HELD_S)  # by then the agents have come back
+    if task.rules is not None and task.rules.asks is not None and task.rules.asks.fail_if_unmet:
+        farm.timers.set(now.mono_s + HELD_S, "unmet_now", task.id)
 
 
 def _restore_handout(farm: SchedulerState, handout: SaveHandOut, agents: dict[str, SaveAgent], now: Now) -> None:

@@ -259,7 +259,7 @@ def accept(
             task.part = submission.part
             tasks.chunks.add_part(task.part[0])
     if rules is not None:
-        _note_rules(farm, task, rules)
+        _note_rules(farm, task)
     needs = needs or submission.needs
     out.saves.append(
         SaveTask(
@@ -282,11 +282,14 @@ def accept(
     return task
 
 
-def _note_rules(farm: SchedulerState, task: TaskEntry, rules: Rules) -> None:
-    if rules.asks is not None:
+def _note_rules(farm: SchedulerState, task: TaskEntry) -> None:
+    rules = task.rules
+    if rules is not None and rules.asks is not None:
         _count_use(farm, task)
     if task.job is not None:
         _count_in_job(farm, task)
+    if rules is None:
+        return
     if rules.unique is not None:
         farm.tasks.unique.setdefault(rules.unique, task.id)
     if rules.idempotent:
@@ -348,14 +351,7 @@ def restore(farm: SchedulerState, task: TaskEntry, why: Queued) -> None:
     It is among the unfinished ones already, and what it waits for was counted before."""
     compute_key(farm, task)
     farm.tasks.counts[_SCHEDULED] += farm.tasks.chunks.size(task.id) if task.items else 1
-    if task.rules is not None:
-        _count_use(farm, task)
-        if task.rules.unique is not None:
-            farm.tasks.unique[task.rules.unique] = task.id
-        if task.rules.idempotent:
-            farm.second_copies.add(task)
-    if task.job is not None:
-        _count_in_job(farm, task)
+    _note_rules(farm, task)
     if task.dependencies is None and why is QUEUED and not farm.cache_uses.keys and not farm.jobs.paused:
         _join_queue(farm, task)
         if task.rules is not None:
@@ -395,8 +391,7 @@ def reopen(farm: SchedulerState, task: TaskEntry, outcome: str, out: Decision) -
     farm.tasks.of_parts.pop(task.id, None)
     farm.tasks.unfinished[task.id] = task
     _count(farm, task.id, _SUCCEEDED, _SCHEDULED)
-    if task.rules is not None:
-        _note_rules(farm, task, task.rules)
+    _note_rules(farm, task)
     _move_to_the_end(farm, task)
     out.saves.append(
         SaveReopen(
