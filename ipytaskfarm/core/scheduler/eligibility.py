@@ -46,7 +46,7 @@ def _drop_empty_classes(farm: SchedulerState, kept: int) -> None:
     empty = [key for key, c in farm.queues.classes.items() if c.size == 0 and key != OPEN_CLASS]
     for key in empty[: max(0, len(empty) - kept // 2)]:
         del farm.queues.classes[key]
-    farm.queues.of_rules.clear()
+    farm.queues.forget_classes_of_rules()
 
 
 def may_serve(farm: SchedulerState, engine: EngineEntry, key: ClassKey) -> bool:
@@ -178,14 +178,16 @@ def _refresh_member(farm: SchedulerState, task_class: TaskClass, engine: EngineE
         announce_to(farm, task_class, engine)
 
 
-def announce(farm: SchedulerState, task_class: TaskClass) -> None:
-    """Make a class known to the engines that may serve it, because its head or its set of engines has changed."""
+def announce(farm: SchedulerState, task_class: TaskClass, head: tuple[Any, int] | None = None) -> None:
+    """Make a class known to the engines that may serve it, because its head or its set of engines has changed.
+
+    head: the class's head, if it is known."""
     if not task_class.restricted:
         farm.queues.open_heads.push(task_class)
         return
     if task_class.environment is not None:
         farm.queues.environment_heads.push(task_class)
-    head = task_class.head()
+    head = head or task_class.head()
     for engine in task_class.eligible:
         _announce_head(farm, task_class, head, engine)
 
@@ -203,7 +205,7 @@ def _announce_head(
         return
     if head is not None:
         engine.heads.push_head(head, task_class)
-    if engine in readiness.idle or engine in readiness.with_room or engine in readiness.blocked:
+    if engine.waits_in is not None:
         readiness.wake(engine)
 
 
