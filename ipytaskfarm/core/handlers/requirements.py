@@ -132,7 +132,7 @@ def on_check(farm: SchedulerState, session: str, n: int, question: CheckTask, no
     if refusal is not None:
         out.answer(session, n, refusal)
         return
-    farm.functions.save(question.functions, out)
+    farm.functions.save(question.functions, out, session)
     rules = question.rules or DEFAULT_RULES
     if rules.depend is not None:
         ask_for_verdicts(farm, rules.depend, session, out)
