@@ -224,7 +224,7 @@ def _write(stream: IO[str], text: str) -> None:
         stream.write(text)
         stream.flush()
     except OSError:
-        # The terminal was closed: nobody reads on, and the farm must still be stopped in order.
+        # The terminal was closed, or the disk of the output is full: the farm must still be looked after and stopped.
         pass
 
 
@@ -239,18 +239,18 @@ class Reporter:
         self._send("progress", text)
 
     def say(self, line: str) -> None:
-        print(printing.safe(line), flush=True)
+        _write(sys.stdout, printing.safe(line) + "\n")
         self._send("say", line)
 
     def ready(self, state: FarmState) -> None:
         line = ready_line(state, self._farm, f"ipytaskfarm stop{farm_flag(self._farm)}")
-        print(line, flush=True)
+        _write(sys.stdout, f"{line}\n")
         self._send("ready", line)
         self.close()
 
     def failed(self, error: Exception) -> None:
         """Report that the start failed."""
-        print(printing.safe(error), flush=True)
+        _write(sys.stdout, printing.safe(error) + "\n")
         self._send("failed", str(error), code=exit_code(error))
         self.close()
 

@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
+import contextlib
 import io
+import os
 import subprocess
 import sys
 from pathlib import Path
@@ -12,7 +14,7 @@ import pytest
 from ipytaskfarm.cli import COMMANDS, main
 from ipytaskfarm.cli.application import STORE, JsonCommand, UsageError, _command, exit_code
 from ipytaskfarm.cli.printing import confirm, print_any_text, safe, span, table
-from ipytaskfarm.cli.start import Start
+from ipytaskfarm.cli.start import Reporter, Start
 from ipytaskfarm.core import errors
 from ipytaskfarm.system.process import usable_cores
 from tests.conftest import Dirs
@@ -237,3 +239,17 @@ def test_durations_have_the_unit_that_suits_them() -> None:
         *("20 µs", "250 ms", "12.3 s"),
         *("2 min 10 s", "2 h 5 min", "2 d 2 h"),
     ]
+
+
+def test_a_supervisor_goes_on_when_its_output_has_no_room(monkeypatch: pytest.MonkeyPatch) -> None:
+    """It ended, and nobody started the controller again that had crashed on the full disk."""
+    full = os.fdopen(os.open("/dev/full", os.O_WRONLY), "w")
+    monkeypatch.setattr(sys, "stdout", full)
+    pipe = io.StringIO()
+    reporter = Reporter(pipe, "small")
+    for number in range(3):
+        reporter.say(f"line {number} " + "x" * 5000)
+    assert pipe.getvalue().count("line") == 3
+    reporter.failed(errors.StoreError("no room"))
+    with contextlib.suppress(OSError):
+        full.close()
