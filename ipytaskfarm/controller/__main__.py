@@ -26,7 +26,7 @@ from pathlib import Path
 
 import msgspec
 
-from ..core.errors import ConnectionError, FarmExists, SecurityError, StoreError, TaskFarmError
+from ..core.errors import ConnectionError, FarmExists, SecurityError, StoreError, StoreFull, TaskFarmError
 from ..core.handlers.losses import lease_margin_s
 from ..core.limits import PeerLimits
 from ..core.messages import PROTOCOL, StopFarm
@@ -68,6 +68,8 @@ EXIT_STOPPED = 0
 EXIT_BUG = 1
 EXIT_STORE = 3
 EXIT_REFUSED = 4
+EXIT_FULL = 5
+"""The store has no room for the beginning of a life: another start may find some."""
 
 
 def main(argv: list[str] | None = None) -> int:
@@ -86,7 +88,7 @@ def main(argv: list[str] | None = None) -> int:
     except StoreError as error:
         log.error("%s", error)
         print(error, file=sys.stderr)
-        code = EXIT_STORE
+        code = EXIT_FULL if isinstance(error, StoreFull) else EXIT_STORE
     except TaskFarmError as error:
         log.error("%s", error)
         print(error, file=sys.stderr)

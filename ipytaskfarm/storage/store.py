@@ -358,8 +358,8 @@ class Store:
         io_full = code == sqlite3.SQLITE_IOERR and "FSYNC" not in name and disk.is_full(self.path.parent)
         if code == sqlite3.SQLITE_FULL or io_full:
             raise StoreFull(
-                f"no room for the store {self.path} ({self.free_bytes() >> 20} MiB free): make room on that disk, or "
-                "clear results that are no longer needed; what was accepted is safe"
+                f"no room for the store {self.path} ({self.free_bytes() >> 20} MiB free, or a quota is used up): make "
+                "room on that disk; what was accepted is safe"
             ) from error
         if code in (sqlite3.SQLITE_CORRUPT, sqlite3.SQLITE_NOTADB):
             self._break(f"it is damaged ({error}): {REMEDY}", error)
