@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import os
+import re
 import shutil
 import signal
 import sqlite3
@@ -224,6 +225,17 @@ def test_a_file_that_others_can_read_is_refused(path: Path) -> None:
     Store.open(path).close()
     path.chmod(0o644)
     refused(path, "chmod 600")
+
+
+def test_a_store_with_two_names_is_refused(path: Path) -> None:
+    """The two have a log each: what one farm moved into the file, the other one did not know."""
+    Store.open(path).close()
+    other = path.with_name("copied by cp -al")
+    os.link(path, other)
+    with pytest.raises(StoreError, match=rf"has 2 names \(hard links\).*cp -p {re.escape(str(path))}"):
+        Store.open(path)
+    other.unlink()
+    Store.open(path).close()
 
 
 def test_a_link_is_refused(path: Path) -> None:
