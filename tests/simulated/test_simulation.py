@@ -44,7 +44,7 @@ def test_hundreds_of_lives_of_a_farm() -> None:
 
 PYTEST = ("pytest", "-x", "-q", "-p", "no:cacheprovider", "-p", "no:nbval")
 CAUGHT_ELSEWHERE = {
-    "drop the attempt check": "tests/simulated/test_scheduler.py",
+    "drop the attempt check": "tests/simulated/test_sent_ahead.py",
     "forget what waits for a reopened task": "tests/simulated/test_scheduler_graphs.py",
     "lose the ring": "tests/unit/test_agent.py::test_no_engine_survives_its_agent_and_the_next_agent_tells_of_them",
 }
