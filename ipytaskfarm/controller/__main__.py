@@ -50,6 +50,7 @@ from ..storage.store import Store
 from ..system import farm_paths
 from ..system.collector import spare_the_collector
 from ..system.farm_paths import ConnectionInfo
+from ..system.machine import why_gone
 from ..system.odd_files import set_aside_unless_file
 from ..system.process import name_process
 from ..transport.hub import Hub
@@ -153,6 +154,7 @@ def _run(options: argparse.Namespace, folder: Path) -> int:
             snapshot, now = store.load(), Now(time.monotonic(), time.time())
             event_log = _event_log(options, snapshot, settings, now) if options.record is not None else None
             farm = restored_farm(options.farm, snapshot, settings, now)
+            farm.agents.awaited -= {a.session for a in snapshot.agents if store.is_another or why_gone(a.process)}
             del snapshot
             farm.lifecycle.held = farm.lifecycle.held or options.hold
             spare_the_collector()

@@ -9,6 +9,7 @@ from ipytaskfarm.core import messages as m
 from ipytaskfarm.core.handlers.losses import SUCCESSOR_S, lease_margin_s
 from ipytaskfarm.core.messages import tables
 from ipytaskfarm.core.messages.task_types import Rules, Submission
+from ipytaskfarm.core.scheduler import restore
 from ipytaskfarm.core.scheduler.clock import Now
 from ipytaskfarm.core.scheduler.events import Back, Joined, ProcessGone, Silent, Tick
 from ipytaskfarm.core.scheduler.running_tasks import WITHDRAWN
@@ -310,3 +311,48 @@ def test_agents_that_are_gone_are_removed_while_they_are_looked_for(monkeypatch:
         sim.handle(event, session)
         sim.advance(SUCCESSOR_S + 1.0)
     assert not sim.scheduler.farm.agents.by_session
+
+
+def two_nodes() -> SteppedFarm:
+    """A farm with two engines on each of two nodes, whose agents are on record."""
+    sim = SteppedFarm()
+    sim.join_client()
+    for name in ("near", "far"):
+        sim.join_agent(name)
+        sim.handle(m.AgentState(name, 1, 2, 2**30, "linux", "3", [], process=BEFORE), name)
+    sim.ask(m.SetWanted(4))
+    sim.settle()
+    assert engines_of(sim) == [2, 2]
+    return sim
+
+
+def engines_of(sim: SteppedFarm) -> list[int]:
+    return [len(sim.agents[name].engines) for name in ("near", "far")]
+
+
+def test_engines_of_a_node_that_comes_back_late_are_not_started_elsewhere() -> None:
+    """Their places were taken at once, they were ended, and what only that node could run waited for ever."""
+    sim = two_nodes()
+    names = [*sim.agents["far"].engines]
+    sim.start()  # a new controller, which the far agent does not reach at once
+    sim.restate(sim.agents["near"])
+    for _ in range(5):
+        move(sim, sim.agents["near"])
+        sim.advance(0.5)
+    assert engines_of(sim) == [2, 2]
+    sim.restate(sim.agents["far"])
+    sim.settle()
+    sim.advance(restore.REJOINS_S)
+    sim.settle()
+    assert engines_of(sim) == [2, 2]
+    assert [*sim.agents["far"].engines] == names
+
+
+def test_engines_of_a_node_that_does_not_come_back_are_started_elsewhere_soon() -> None:
+    sim = two_nodes()
+    sim.start()
+    sim.restate(sim.agents["near"])
+    sim.settle()
+    sim.advance(restore.REJOINS_S + 0.1)
+    sim.settle()
+    assert len(sim.agents["near"].engines) == 4

@@ -8,10 +8,10 @@ import time
 from collections.abc import Iterator
 from typing import Any
 
+import msgspec
 import pytest
 from jupyter_client.blocking.client import BlockingKernelClient
 
-import msgspec
 from ipytaskfarm.core.messages import CommandDone, EngineCommand, PropertiesChanged, Returned
 from ipytaskfarm.core.messages.engine_commands import ExecuteBody, ExecuteReply, PropertiesBody, PushBody
 from ipytaskfarm.core.messages.payload import CallWork, FailureBody, StringWork
