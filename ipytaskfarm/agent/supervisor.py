@@ -347,11 +347,11 @@ class Agent:
                 case Resumed():
                     log.info("the controller is back")
                 case Lost():
-                    log.warning("the controller is not there; engines go on, results are kept")
+                    log.warning("the controller is not there (%s); engines go on, results are kept", event.why)
                     self._blobs.lost()
                 case Refused():
                     self._on_refused(event.refuse.etype, event.refuse.text)
-        if self._link.is_up:
+        if self._link.is_up or self._link.waits_for_room:  # in both cases it gives nobody our engines' work
             self._heard_s = self._link.heard_s
         return any(not isinstance(event, Acked) for event in events)
 

@@ -227,7 +227,7 @@ class Live:
     def _look(self, before: Look) -> Look:
         try:
             found = look(self._questioner, self._selected)
-        except errors.FarmNotRunning as error:
+        except (errors.FarmNotRunning, errors.StoreFull) as error:
             self._trouble = str(error)
             return before
         self._trouble = ""
@@ -261,7 +261,7 @@ class Live:
         """Return what an action has done with a task, or that the farm does not answer."""
         try:
             return act(task)
-        except errors.FarmNotRunning as error:
+        except (errors.FarmNotRunning, errors.StoreFull) as error:
             return f"task {task}: not known to be done, {error}"
 
     def _abort(self, task: int) -> str:

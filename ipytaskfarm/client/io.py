@@ -242,7 +242,12 @@ class IoThread:
                 f"ipytaskfarm start --farm {self.farm}"
             )
         if now_s - self.down_since_s > NOTICE_S:
-            self._notice(self._returns)
+            self._notice(self._returns or self.no_room)
+
+    @property
+    def no_room(self) -> str:
+        """Return why the controller takes nothing, if it has said that its store has no room; else ""."""
+        return self._link.problem if self._link.waits_for_room else ""
 
     def _notice(self, returns: str) -> None:
         """Print that the farm does not answer, once while it does not, and how it comes back."""

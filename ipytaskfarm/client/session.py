@@ -104,7 +104,8 @@ class Session:
         return self.io.session_id
 
     def start(self, timeout_s: float, patient: bool = False) -> None:
-        """Connect.  Raises FarmNotRunning after timeout_s seconds, or the error with which the controller refuses.
+        """Connect.  Raises FarmNotRunning after timeout_s seconds, StoreFull if its store has no room, or the error
+        with which the controller refuses.
 
         patient: wait longer, while the farm's supervisor says that it starts the controller again.
         """
@@ -114,10 +115,12 @@ class Session:
         except BaseException:  # Ctrl-C
             self.close(0.0)
             raise
-        fatal, returns = self.fatal, self.io.comes_back()
+        fatal, returns, no_room = self.fatal, self.io.comes_back(), self.io.no_room
         self.close(0.0)
         if fatal is not None:
             raise fatal.with_traceback(None)
+        if no_room:
+            raise errors.StoreFull(no_room)
         raise errors.FarmNotRunning(
             f"farm {self.farm!r} does not answer at {self.info.host}:{self.info.port} within {round(timeout_s, 1):g} s "
             f"({self.io.problem}); {returns or f'start it: ipytaskfarm start --farm {self.farm}'}"
@@ -142,7 +145,7 @@ class Session:
             ids = sorted(self._outbox.unaccepted_ids())
             if ids:
                 which = f"{len(ids)} tasks (ids {ids[0]} to {ids[-1]}) were" if ids[1:] else f"task {ids[0]} was"
-                full = f": {self._outbox.full_why}" if self._outbox.full_why else ""
+                full = f": {full_why}" if (full_why := self._full_why()) else ""
                 lost = f"{which} submitted but not accepted by farm {self.farm!r}, and lost{full}"
         self.io.stop(why or errors.ConnectionError(f"this client of farm {self.farm!r} was closed: make a new one"))
         for action in self.at_close:
@@ -236,9 +239,9 @@ class Session:
         self._check_role("submit tasks")
         while True:
             self.io.check()
-            full_why = self._outbox.full_why
+            full_why = self._full_why()
             too_much = self._outbox.size_bytes > LIMIT_BYTES
-            if too_much and full_why is not None:
+            if full_why and (too_much or (self.io.no_room and not self._outbox.has_id())):
                 raise refusal_because(full_why)
             if self._outbox.has_id() and not too_much and self.io.gone_since_s is None:
                 return
@@ -254,8 +257,8 @@ class Session:
             self.io.ring()
             while self._outbox.oldest_id() <= task_id:
                 self.io.check()
-                if self._outbox.full_why is not None:
-                    raise refusal_because(self._outbox.full_why)
+                if why := self._full_why():
+                    raise refusal_because(why)
                 self.io.changed.wait(TICK_S)
             self.arrivals.refused = [final for final in self.arrivals.refused if final.id != task_id]
             return self.arrivals.finals.get(task_id)
@@ -268,8 +271,8 @@ class Session:
             self.io.ring()
             while self._outbox.oldest_id() <= last:
                 self.io.check()
-                if self._outbox.full_why is not None:
-                    raise refusal_because(self._outbox.full_why)
+                if why := self._full_why():
+                    raise refusal_because(why)
                 left = left_s(end_s)
                 if left == 0:
                     raise TimeoutError("tasks were not accepted in time")
@@ -468,9 +471,13 @@ class Session:
             if notices is not None:
                 notices.tick()
 
+    def _full_why(self) -> str:
+        """Return why the farm accepts nothing now, as it has said; "" if it does."""
+        return self._outbox.full_why or self.io.no_room
+
     def _check_full(self, waiter: Waiter | None) -> None:
-        why = self._outbox.full_why
-        if why is None or waiter is None:
+        why = self._full_why()
+        if not why or waiter is None:
             return
         # Tasks are accepted in order, so no task from the oldest unaccepted one on is accepted.
         last = max(waiter.remaining & self.arrivals.submitted, default=-1)

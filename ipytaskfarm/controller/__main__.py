@@ -26,7 +26,7 @@ from pathlib import Path
 
 import msgspec
 
-from ..core.errors import ConnectionError, FarmExists, SecurityError, StoreError, TaskFarmError
+from ..core.errors import ConnectionError, FarmExists, SecurityError, StoreError, StoreFull, TaskFarmError
 from ..core.handlers.losses import lease_margin_s
 from ..core.limits import PeerLimits
 from ..core.messages import PROTOCOL, StopFarm
@@ -49,6 +49,7 @@ from ..storage.result_cache import ResultCache, cache_file
 from ..storage.store import Store
 from ..system import farm_paths
 from ..system.farm_paths import ConnectionInfo
+from ..system.machine import why_gone
 from ..system.odd_files import set_aside_unless_file
 from ..system.process import name_process, spare_the_collector
 from ..transport.hub import Hub
@@ -67,6 +68,8 @@ EXIT_STOPPED = 0
 EXIT_BUG = 1
 EXIT_STORE = 3
 EXIT_REFUSED = 4
+EXIT_FULL = 5
+"""The store has no room for the beginning of a life: another start may find some."""
 
 
 def main(argv: list[str] | None = None) -> int:
@@ -85,7 +88,7 @@ def main(argv: list[str] | None = None) -> int:
     except StoreError as error:
         log.error("%s", error)
         print(error, file=sys.stderr)
-        code = EXIT_STORE
+        code = EXIT_FULL if isinstance(error, StoreFull) else EXIT_STORE
     except TaskFarmError as error:
         log.error("%s", error)
         print(error, file=sys.stderr)
@@ -150,6 +153,7 @@ def _run(options: argparse.Namespace, folder: Path) -> int:
             snapshot, now = store.load(), Now(time.monotonic(), time.time())
             event_log = _event_log(options, snapshot, settings, now) if options.record is not None else None
             farm = restored_farm(options.farm, snapshot, settings, now)
+            farm.agents.awaited -= {a.session for a in snapshot.agents if store.is_another or why_gone(a.process)}
             del snapshot
             farm.lifecycle.held = farm.lifecycle.held or options.hold
             spare_the_collector()

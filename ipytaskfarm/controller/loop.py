@@ -76,6 +76,7 @@ KEPT_BYTES = 64 * 2**10
 
 ROOM_CHECK_S = 1.0
 FULL_RETRY_S = 1.0
+"""How often a commit is tried again for which the store has no room."""
 REMEMBERED_EVENTS = 10_000
 CAREFUL_S = 30.0
 """How long events are handled one by one after a failure of a turn: all peers have come back by then."""
@@ -132,6 +133,8 @@ class ControllerLoop:
         self._room_checked_s = 0.0
         self._harmed = False
         """Whether it is known that somebody has removed or replaced the store's file."""
+        self._full_s = 0.0
+        """How long commits have waited for room. This time does not pass for the scheduler: no peer was heard."""
         self._careful_until_s = 0.0
         """Until then (monotonic) each event has a turn of its own, because one of them has met a bug."""
         self._next: list[tuple[str, Event]] = []
@@ -161,7 +164,7 @@ class ControllerLoop:
     def turn(self) -> bool:
         """Make one turn, and return whether the farm has stopped."""
         ready = self._hub.poll(self._patience_s(), self._fds())
-        now = Now(time.monotonic(), time.time())
+        now = self._now()
         careful = now.mono_s < self._careful_until_s
         try:
             finished = (self._one_by_one if careful else self._decide_and_act)(self._events(ready, now), now)
@@ -175,9 +178,12 @@ class ControllerLoop:
             self._careful_until_s = now.mono_s + CAREFUL_S
             self._begin_epoch(error)
             return False
-        self._hub.flush(now.mono_s)
+        self._hub.flush(time.monotonic())
         self._store.settle()
         return finished
+
+    def _now(self) -> Now:
+        return Now(time.monotonic() - self._full_s, time.time())
 
     def _one_by_one(self, heard: Iterator[tuple[str, Event]], now: Now) -> bool:
         """Make a turn of each event, so that one that meets a bug is known.
@@ -221,7 +227,7 @@ class ControllerLoop:
         if self._restored is None:
             raise failure
         log.error("the controller has a bug: it begins a new epoch from its store", exc_info=failure)
-        now = Now(time.monotonic(), time.time())
+        now = self._now()
         before = self._scheduler.farm
         if isinstance(failure, AnswerFailed):
             before.failed_answers.note(failure, now.mono_s)
@@ -277,6 +283,7 @@ class ControllerLoop:
         if self._next or self._compaction.under_way:
             return 0.0
         timer_s, answer_s = self._scheduler.next_deadline(), self._evaluators.next_deadline()
+        timer_s = None if timer_s is None else timer_s + self._full_s
         soonest = timer_s if answer_s is None or (timer_s is not None and timer_s < answer_s) else answer_s
         return IDLE_S if soonest is None else min(IDLE_S, max(0.0, soonest - time.monotonic()))
 
@@ -369,7 +376,11 @@ class ControllerLoop:
     def _commit(self, out: Decision) -> None:
         """Commit all saves of a turn at once.
 
-        On a full disk the loop waits for room: what was received is not acknowledged, and no decision is sent."""
+        On a full disk it waits for room: what was received is not acknowledged, and no decision is sent.
+
+        Raises:
+            StoreError: the controller was told to end meanwhile, or the store is broken.
+        """
         told = False
         while True:
             try:
@@ -380,7 +391,7 @@ class ControllerLoop:
                 if not told:
                     log.error("%s", error)
                     told = True
-                time.sleep(FULL_RETRY_S)
+                self._wait_for_room(error)
         if fenced:
             log.error("the store refused stale rows of tasks %s", fenced[:20])
         self._payloads.keep(out.saves)
@@ -391,6 +402,15 @@ class ControllerLoop:
             for save in out.saves
             if type(save) is SaveFinal and (save.final.reason in ABORTS or not save.final.attempts)
         )
+
+    def _wait_for_room(self, full: StoreFull) -> None:
+        """Wait for a moment, and tell the peers why: agents keep their engines, users are told what to do."""
+        began_s = time.monotonic()
+        while (left_s := began_s + FULL_RETRY_S - time.monotonic()) > 0.0:
+            for fd in self._hub.put_off(str(full), left_s, list(self._watch_fds)):
+                if self._watch_fds[fd]() is not None:
+                    raise StoreError(f"the controller was told to end, and there is {full}") from full
+        self._full_s += time.monotonic() - began_s
 
     # -- sending
 

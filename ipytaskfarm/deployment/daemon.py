@@ -165,7 +165,7 @@ def _ask_to_stop(name: str, wait_s: float | None, processes: dict[str, Placed], 
             state = questioner.answer_for(FarmStatus(), FarmState)
             running = state.counts.get("pending", 0)
             questioner.answer(StopFarm(wait_s))
-    except errors.ConnectionError:
+    except (errors.ConnectionError, errors.StoreFull):
         return False
     except errors.VersionMismatch:
         supervisor = processes.get(SUPERVISOR)

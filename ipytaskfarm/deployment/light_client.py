@@ -151,6 +151,7 @@ class Questioner:
 
         Raises:
             FarmNotRunning: there is no reply to one page within `timeout_s`.
+            StoreFull: the controller handles nothing at present, because its store has no room.
         """
         return ask_in_pages(question, lambda page: self._answer(page, timeout_s))
 
@@ -168,6 +169,8 @@ class Questioner:
                 break
             if self.refused is not None:
                 raise self.refused
+            if self._link.waits_for_room:
+                raise errors.StoreFull(self._link.problem)
             now = time.monotonic()
             if deadline is not None and now >= deadline:
                 returns = self._returns()

@@ -42,9 +42,8 @@ from ipytaskfarm.launchers.local import LocalProcesses, trim
 from ipytaskfarm.system.host import open_standard_descriptors, working_folder
 from ipytaskfarm.system.supervision import OWNER, SUPERVISOR, own_record, with_intent
 
-EXIT_STORE, EXIT_REFUSED = 3, 4
-FILLING_POLL_S = 0.03
-RUNNING_POLL_S = 1.0
+EXIT_STORE, EXIT_REFUSED, EXIT_FULL = 3, 4, 5
+FILLING_POLL_S, RUNNING_POLL_S = 0.03, 1.0
 TRIM_S = 30.0
 ANSWER_S = 15.0
 """How long a controller has for stopping, in addition to the time that it was told to wait."""
@@ -317,7 +316,7 @@ class Supervisor:
         if watched is self._controller and self._stopped_well:
             self._audience.say("the farm was stopped")
             self._leave(now)
-        elif watched is self._controller and status in (EXIT_STORE, EXIT_REFUSED):
+        elif watched is self._controller and self._is_final(status):
             self._fail(self._refusal(status, said))
         elif watched is not self._controller and status == 0:
             # It was told to end: with the farm, in which case the controller follows, or by someone who meant only this
@@ -333,7 +332,10 @@ class Supervisor:
 
     def _refusal(self, status: int, said: str) -> Exception:
         text = said.rpartition("\n")[2] or f"the controller ended with exit code {status} and without a word"
-        return errors.StoreError(text) if status == EXIT_STORE else errors.FarmExists(text)
+        return errors.FarmExists(text) if status == EXIT_REFUSED else errors.StoreError(text)
+
+    def _is_final(self, status: int) -> bool:  # a farm that has worked waits for room
+        return status in (EXIT_STORE, EXIT_REFUSED) or (status == EXIT_FULL and self.phase is FarmPhase.STARTING)
 
     def _start_again(self, watched: WatchedProcess, how: str, said: str, now: float) -> None:
         pause_s = watched.restarts.pause_s(now - watched.placed_s)

@@ -10,6 +10,7 @@ from pathlib import Path
 
 from ipytaskfarm.core import errors
 from ipytaskfarm.deployment.home import STORE_NAME, Home
+from ipytaskfarm.display.text import size
 from ipytaskfarm.doctor import Finding, doubtful, fine, wrong
 from ipytaskfarm.storage.disk import is_full, least_room, network_file_system
 from ipytaskfarm.storage.free_room import has_inodes
@@ -98,10 +99,9 @@ def _usable(check: str, path: Path, otherwise: str, needed_bytes: int = 0) -> Fi
         return wrong(check, f"nothing can be written into {there}: {problem}", remedy)
     free = shutil.disk_usage(there).free
     room = f"{free / 2**30:.1f} GiB free"
-    if free < max(needed_bytes, 1 << 16):
-        return wrong(
-            check, f"{path}: {room}, at least {needed_bytes / 2**30:.1f} GiB is needed", "make room on its disk"
-        )
+    if free < (least := max(needed_bytes, 1 << 16)):
+        text = f"{path}: {size(free)} free, at least {size(least)} are needed"
+        return wrong(check, text, "make room on its disk")
     if is_full(there):
         inodes = "a quota is used up" if has_inodes(there) else "its disk's inodes are used up: remove files"
         return wrong(check, f"{path}: there is no room for a file, with {room}: {inodes}", "make room on its disk")

@@ -16,7 +16,7 @@ from ipytaskfarm.deployment.start_errors import check_loopback
 from ipytaskfarm.doctor import Finding, doubtful, fine, wrong
 from ipytaskfarm.settings.declarations import DEFAULT_HOST
 from ipytaskfarm.system.farm_paths import ConnectionInfo, dialled
-from ipytaskfarm.transport.handshake import Refuse
+from ipytaskfarm.transport.handshake import STORE_FULL, Refuse
 from ipytaskfarm.transport.peer import Link, NewEpoch, Refused
 from ipytaskfarm.version import __version__
 
@@ -168,6 +168,8 @@ def greet(info: ConnectionInfo, limit_s: float = GREET_S) -> Greeted:
                     return Greeted(event.welcome.version, time.monotonic() - began_s)
                 if isinstance(event, Refused):
                     return Greeted(refusal=event.refuse)
+            if link.waits_for_room:
+                return Greeted(refusal=Refuse(STORE_FULL, link.problem))
             if time.monotonic() >= began_s + limit_s:
                 return Greeted(problem=link.problem)
             link.wait(began_s + limit_s)
@@ -183,6 +185,8 @@ def handshake(info: ConnectionInfo, found: Greeted) -> Finding:
         return fine(check, text)
     if found.refusal is not None and found.refusal.etype == "VersionMismatch":
         return wrong(check, found.refusal.text, f"install ipytaskfarm=={info.version} here; this is {__version__}")
+    if found.refusal is not None and found.refusal.etype == STORE_FULL:
+        return wrong(check, found.refusal.text, "make room there: until then the farm takes nothing, and loses nothing")
     if found.refusal is not None:
         return wrong(
             check, found.refusal.text,

@@ -45,7 +45,7 @@ from ..core.messages.engine_commands import CLEAR_QUEUE, INTERRUPT, PROFILE
 from ..core.messages.running_task import TaskReply
 from ..core.messages.task_types import RunKey
 from ..core.text import encoded
-from ..transport.frame_stream import FrameStream
+from ..transport.frame_stream import FrameStream, StreamEnded
 from .result_bell import FEW_RUNS
 
 SLICE_S, LONG_SLICE_S = 0.0015, 0.004
@@ -536,7 +536,8 @@ def _has_input(fd: int) -> bool:
 
 def _die() -> NoReturn:
     """Log the error and end the process: the agent reports the engine as lost, and its runs are repeated elsewhere."""
-    traceback.print_exc(file=sys.__stderr__)
+    if not isinstance(sys.exception(), StreamEnded):  # if the agent has ended, its successor says so
+        traceback.print_exc(file=sys.__stderr__)
     os._exit(70)
 
 

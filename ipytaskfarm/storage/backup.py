@@ -7,6 +7,7 @@ Compaction needs the controller's connection, so it is a question to the control
 from __future__ import annotations
 
 import contextlib
+import errno
 import hashlib
 import os
 import shutil
@@ -157,7 +158,12 @@ def _copy(path: Path, part: Path) -> list[str]:
     """Copy the tables, then the blobs that they name. Return the digests of missing blobs."""
     disk.make_or_check_file(part)
     with _reading(path) as db, contextlib.closing(sqlite3.connect(part, isolation_level=None)) as copy:
-        db.backup(copy)
+        try:
+            db.backup(copy)
+        except sqlite3.Error as error:
+            if disk.is_full(part.parent):  # the copy's disk, which is not the store's
+                raise OSError(errno.ENOSPC, os.strerror(errno.ENOSPC)) from error
+            raise
         copy.execute("PRAGMA journal_mode = DELETE").fetchall()
         needed = [row[0] for row in copy.execute("SELECT DISTINCT digest FROM blob_uses")]
     _sync(part)

@@ -111,7 +111,7 @@ def make_or_check_file(path: Path) -> bool:
 
     Raises:
         OSError: the file cannot be made.
-        StoreError: it is no plain file, belongs to another user, or is open to others.
+        StoreError: it is no plain file, belongs to another user, is open to others, or has another name.
     """
     refuse_odd_store(path)
     mend_odd_files(path)
@@ -128,6 +128,11 @@ def make_or_check_file(path: Path) -> bool:
         )
     if stat.S_IMODE(found.st_mode) & 0o077:
         raise StoreError(f"the store {path} can be read or written by others: chmod 600 {path}")
+    if found.st_nlink > 1:
+        raise StoreError(
+            f"the store {path} has {found.st_nlink} names (hard links), so that another farm, or a backup, is the same "
+            f"file: put a copy of it in its place, cp -p {path} {path}.copy && mv {path}.copy {path}"
+        )
     return False
 
 

@@ -357,6 +357,9 @@ FINAL_RECORDS = (
     "SELECT f.task, f.reason, t.name, t.needs IS NOT NULL AND json_extract(t.needs, '$.keep') IS 1, t.queue_seq, "
     "t.items, t.part_of, t.part FROM finals AS f JOIN tasks AS t ON t.id = f.task ORDER BY f.task"
 )
+NEXT_QUEUE_SEQ = (
+    "SELECT max(ifnull((SELECT max(queue_seq) FROM tasks), -1), ifnull((SELECT max(queue_seq) FROM progress), -1)) + 1"
+)
 AGENTS = "SELECT session, node, host, boot, namespace, pid, started_s FROM agents ORDER BY session"
 
 FORGET_AGENTS = (

@@ -72,6 +72,7 @@ class Store:
         """Why the store has drawn another incarnation; "" if it has not."""
         self.is_another = False
         """Whether the farm has another incarnation than before: agents of before never come back."""
+        self._agents: list[Row] = []
         self._broken: str | None = None
         self._log_bytes = 0
         self._count: CommitCount | None = None
@@ -189,18 +190,21 @@ class Store:
             # Clients of the farm before know tasks, and ids of tasks, that this one has not.
             self._db.execute("INSERT OR REPLACE INTO settings VALUES (?, ?)", (FORMER, incarnation))
             incarnation, self.is_another = uuid.uuid4().hex, True
-        self._db.execute(rows.FORGET_AGENTS)
+        self._take_agents()
         self._db.execute("UPDATE farm SET incarnation = ?, epoch = ?, clean = 0", (incarnation, epoch + 1))
         self._db.execute("COMMIT")
         self.farm, self.epoch = incarnation, epoch + 1
         assert self._count is not None
         self._count.write(self.epoch, sync=True)
 
+    def _take_agents(self) -> object:
+        self._agents = self._db.execute(rows.AGENTS).fetchall()
+        return self._db.execute(rows.FORGET_AGENTS)
+
     def begin_epoch(self) -> None:
         """Raise the epoch within the life of one controller, which has thrown its state away."""
         self._usable()
-        execute = self._db.execute
-        self._transact(lambda: (execute(rows.FORGET_AGENTS), execute("UPDATE farm SET epoch = epoch + 1")))
+        self._transact(lambda: (self._take_agents(), self._db.execute("UPDATE farm SET epoch = epoch + 1")))
         self.epoch += 1
         assert self._count is not None
         self._count.write(self.epoch, sync=True)
@@ -357,8 +361,8 @@ class Store:
         io_full = code == sqlite3.SQLITE_IOERR and "FSYNC" not in name and disk.is_full(self.path.parent)
         if code == sqlite3.SQLITE_FULL or io_full:
             raise StoreFull(
-                f"no room for the store {self.path} ({self.free_bytes() >> 20} MiB free): make room on that disk, or "
-                "clear results that are no longer needed; what was accepted is safe"
+                f"no room for the store {self.path} ({self.free_bytes() >> 20} MiB free, or a quota is used up): make "
+                "room on that disk; what was accepted is safe"
             ) from error
         if code in (sqlite3.SQLITE_CORRUPT, sqlite3.SQLITE_NOTADB):
             self._break(f"it is damaged ({error}): {REMEDY}", error)
@@ -396,8 +400,7 @@ class Store:
         """Return the state that earlier controllers have stored. A million waiting tasks take some seconds."""
         self._usable()
         collecting = gc.isenabled()
-        # There are a million new objects and no garbage: the collector would examine them again and again.
-        gc.disable()
+        gc.disable()  # there are a million new objects and no garbage, and it would examine them again and again
         try:
             with self._reading():
                 return self._load()
@@ -409,15 +412,12 @@ class Store:
 
     def _load(self) -> s.StoredState:
         db = self._db
-        last_seq = (
-            "max(ifnull((SELECT max(queue_seq) FROM tasks), -1), ifnull((SELECT max(queue_seq) FROM progress), -1))"
-        )
         history = rows.histories(db.execute(rows.HISTORY_OF_UNFINISHED))
         return s.StoredState(
             epoch=self.epoch,
             farm=self.farm,
             next_id=self._one("SELECT ifnull(max(last), -1) + 1 FROM blocks"),
-            next_queue_seq=self._one(f"SELECT {last_seq} + 1"),
+            next_queue_seq=self._one(rows.NEXT_QUEUE_SEQ),
             # Engines compare the numbers: they only grow, although answered batches are forgotten.
             next_handout=max(self._one("SELECT ifnull(max(number), 0) + 1 FROM handouts"), self.epoch << 32),
             blocks=db.execute(rows.BLOCKS).fetchall(),
@@ -438,7 +438,7 @@ class Store:
             sticky=[s.SaveSticky(*row) for row in db.execute(rows.STICKY)],
             kept=rows.kept_commands(db.execute(rows.KEPT), db.execute(rows.KEPT_BLOBS)),
             kept_on=[s.SaveKeptOn(*row) for row in db.execute(rows.KEPT_ON)],
-            agents=[s.SaveAgent(a, n, AgentProcess(*process)) for a, n, *process in db.execute(rows.AGENTS)],
+            agents=[s.SaveAgent(a, n, AgentProcess(*process)) for a, n, *process in self._agents],
             jobs=[rows.read_job(row) for row in db.execute(rows.JOBS)],
             separate=db.execute("SELECT chunk, part FROM separate_items ORDER BY chunk, part").fetchall(),
         )

@@ -213,6 +213,8 @@ class MemoryStore:
     def load(self) -> s.StoredState:
         """Return the state with which a new controller begins."""
         self.epoch += 1
+        agents = sorted(self.agents.items())
+        self.agents = {session: agent for session, agent in agents if self._has_runs(session)}
         return s.StoredState(
             epoch=self.epoch,
             farm="farm",
@@ -228,7 +230,7 @@ class MemoryStore:
             ],
             refusals=[(i, *r) for i, r in sorted(self.refusals.items())],
             handouts=[h for _, h in sorted(self.handouts.items())],
-            agents=[agent for _, agent in sorted(self.agents.items()) if self._has_runs(agent.session)],
+            agents=[agent for _, agent in agents],
             functions=sorted(self.functions),
             settings=dict(self.settings),
             sticky=list(self.sticky.values()),

@@ -24,6 +24,15 @@ class StreamBroken(Exception):
     """The stream has ended, or carries something that is no frame. The text says which."""
 
 
+class StreamEnded(StreamBroken):
+    """The process at the other end has closed the stream, or has ended."""
+
+
+def _cut_by(error: OSError) -> StreamBroken:
+    kind = StreamEnded if isinstance(error, ConnectionError) else StreamBroken
+    return kind(f"the connection was cut ({error.strerror})")
+
+
 class FrameStream:
     """One end of a connected socket. Nothing here blocks.
 
@@ -132,9 +141,9 @@ class FrameStream:
         except (BlockingIOError, InterruptedError):
             return False
         except OSError as error:
-            raise StreamBroken(f"the connection was cut ({error.strerror})") from None
+            raise _cut_by(error) from None
         if not taken:
-            raise StreamBroken("the connection was cut")
+            raise StreamEnded("the connection was cut")
         self._drained = taken < wanted
         return True
 
@@ -155,7 +164,7 @@ class FrameStream:
         except (BlockingIOError, InterruptedError):
             sent = 0
         except OSError as error:
-            raise StreamBroken(f"the connection was cut ({error.strerror})") from None
+            raise _cut_by(error) from None
         if sent < len(head) + len(frame):
             self._queue(memoryview(head + frame)[sent:])
         return True
@@ -176,7 +185,7 @@ class FrameStream:
             except (BlockingIOError, InterruptedError):
                 return False
             except OSError as error:
-                raise StreamBroken(f"the connection was cut ({error.strerror})") from None
+                raise _cut_by(error) from None
             self._out_bytes -= sent
             if sent == len(self._out[0]):
                 self._out.popleft()

@@ -57,6 +57,8 @@ class WhoAreYou(msgspec.Struct, frozen=True, tag=True):
 
 Handshake: TypeAlias = Hello | Welcome | Refuse | WhoAreYou
 
+STORE_FULL = "StoreFull"
+"""The `etype` of a refusal by a controller that lives and commits nothing, because its store has no room."""
 REPLACED = "the key of this connection was replaced: read the connection file again"
 REVOKED = (
     "the key of this connection was revoked: ask the farm's owner for another connection file (`ipytaskfarm keys add`)"

@@ -30,14 +30,14 @@ import zmq
 
 from ..core import errors
 from ..core.limits import ByteAccounts, PeerLimits
-from ..core.messages import AgentMessage, Answer, AskQuestion, ClientMessage, Refusal
+from ..core.messages import Answer, AskQuestion, Refusal
 from ..version import __version__
 from . import message_parts, reliable_session, wire
 from .curve_listener import CurveListener
-from .handshake import REPLACED, REVOKED, Handshake, Hello, Refuse, Welcome, WhoAreYou
+from .handshake import REPLACED, REVOKED, STORE_FULL, Handshake, Hello, Refuse, Welcome, WhoAreYou
 from .hub_session import HubSession, LazySessions, too_slow
 from .inbox import LEFT, Inbox
-from .interface import GONE, OK, ConnectionId, KnownKey, PeerListener, ReceivedFrame
+from .interface import GONE, OK, ConnectionId, KnownKey, PeerListener, ReceivedFrame, speakers
 from .keys import FarmKeys
 from .peer_events import Incoming, Peer, PeerGone, PeerNewEpoch, PeerSilent, PeerUp
 from .read_only import why_refused
@@ -177,8 +177,7 @@ class Hub:
     def _bound_backlogs(self) -> None:
         """Forget what was said to peers that take too little of it, the one with most first: they start again."""
         self._said_bytes = 0
-        limits = self._limits
-        for state in too_slow(self._states.values(), limits.outgoing_per_session, limits.outgoing):
+        for state in too_slow(self._states.values(), self._limits.outgoing_per_session, self._limits.outgoing):
             self.rejected["slow reader"] += 1
             state.session.begin(0)
             self._inbox.drop(state.peer.session)
@@ -238,8 +237,7 @@ class Hub:
     def _turn_away(self, connection: ConnectionId, user: str) -> None:
         """Refuse a connection whose key was replaced or revoked."""
         self.rejected["key of the past"] += 1
-        state = self._by_connection.get(connection)
-        if state is not None:
+        if (state := self._by_connection.get(connection)) is not None:
             self._unbind(state)
         replaced = user.rpartition(" ")[0] in self._titles.values()
         self._answer(connection, Refuse("SecurityError", REPLACED if replaced else REVOKED, later=replaced))
@@ -259,18 +257,33 @@ class Hub:
         if extra_fds != self._extra_given:
             self._extra, self._extra_given = watch(self._epoll, self._extra, set(extra_fds)), extra_fds
         while True:
-            # ZeroMQ's descriptors report only changes, so its sockets are asked before each wait.
-            there = self._curve.has_input() or (self._unix is not None and self._unix.has_input)
-            ready: set[int] = set()
-            for fd, events in self._short_poll.wait(
-                0 if there else max(0.0, deadline_s - self._clock()), self._read_bytes
-            ):
-                if fd in self._extra:
-                    ready.add(fd)
-                elif not self._curve.is_ready(fd) and self._unix is not None and self._unix.is_ready(fd, events):
-                    there = True
+            there, ready = self._wait(max(0.0, deadline_s - self._clock()))
             if there or ready or self._clock() >= deadline_s:
                 return ready
+
+    def _wait(self, timeout_s: float) -> tuple[bool, set[int]]:
+        """Wait once. Return whether a listener may have input, and which of `extra_fds` are readable."""
+        # ZeroMQ's descriptors report only changes, so its sockets are asked before each wait.
+        there = self._curve.has_input() or (self._unix is not None and self._unix.has_input)
+        ready: set[int] = set()
+        for fd, events in self._short_poll.wait(0 if there else timeout_s, self._read_bytes):
+            if fd in self._extra:
+                ready.add(fd)
+            elif not self._curve.is_ready(fd) and self._unix is not None and self._unix.is_ready(fd, events):
+                there = True
+        return there, ready
+
+    def put_off(self, why: str, timeout_s: float, extra_fds: Sequence[int]) -> set[int]:
+        """Wait like `poll`, and refuse whoever speaks: the controller lives, and cannot commit what it receives.
+
+        Nothing is acknowledged or forgotten: these peers try again, and continue when they are let in.
+        """
+        self._extra, self._extra_given = watch(self._epoll, self._extra, set(extra_fds)), extra_fds
+        _, ready = self._wait(timeout_s)
+        for listener in self._listeners_with_input():
+            for connection in speakers(listener):
+                self._refuse(connection, STORE_FULL, why, "no room", later=True)
+        return ready
 
     def receive(self, limit: int = 256) -> Iterator[tuple[Peer, Incoming]]:
         """Read up to `limit` packets, or `READ_BYTES`, and return the events and messages of this turn.
@@ -435,9 +448,14 @@ class Hub:
         """Return a message as the inbox has it, decoded; None if its session may not send it. Called by the inbox."""
         message = message_parts.decoded(raw)
         state = self._states.get(session)
-        if state is None or (state.peer.read_only and not self._may_read(state, message)):
-            return None
-        return message
+        if state is None or not (state.peer.read_only and (text := why_refused(message))):
+            return None if state is None else message
+        self.rejected["read-only key"] += 1
+        if isinstance(message, AskQuestion):
+            self.send(session, Answer(message.n, Refusal("SecurityError", text)))
+        else:
+            self._refuse_peer(state, "SecurityError", text, "read-only key")
+        return None
 
     def unreadable(self, session: str, body: Any, error: Exception) -> None:
         """End the connection of a session that sent something unreadable. Called by the inbox.
@@ -449,18 +467,6 @@ class Hub:
             return
         etype, text = message_parts.why_unreadable(state.peer.role, body, error)
         self._refuse_peer(state, etype, text, "unreadable")
-
-    def _may_read(self, state: HubSession, message: ClientMessage | AgentMessage) -> bool:
-        """Return whether a message under a read-only key only asks. If it does not, it is refused here."""
-        text = why_refused(message)
-        if not text:
-            return True
-        self.rejected["read-only key"] += 1
-        if isinstance(message, AskQuestion):
-            self.send(state.peer.session, Answer(message.n, Refusal("SecurityError", text)))
-        else:
-            self._refuse_peer(state, "SecurityError", text, "read-only key")
-        return False
 
     def _on_handshake(
         self,
@@ -489,8 +495,7 @@ class Hub:
             self._places.take(pool, message.session)
         state.user = user
         self._unbind(state)
-        former = self._by_connection.get(connection)
-        if former is not None:
+        if (former := self._by_connection.get(connection)) is not None:
             self._unbind(former)
         state.connection = connection
         self._by_connection[connection] = state
@@ -498,8 +503,7 @@ class Hub:
         state.silent = False
         state.welcome = state.session.meet_hello(message.epoch, message.last_in, self._epoch)
         self._dirty[message.session] = state
-        again = state.welcome is Greeting.ANEW
-        if again:
+        if again := state.welcome is Greeting.ANEW:
             self._inbox.drop(message.session)
             self._count_bytes(state)
         heard.append((state.peer, PeerNewEpoch(message) if again else PeerUp()))
@@ -570,10 +574,9 @@ class Hub:
             sent = self._curve.send(connection, frame)
         else:
             sent = self._unix.send(connection, frame) if self._unix is not None else GONE
-        if sent is GONE:
-            state = self._by_connection.get(connection)
-            if state is not None and state.connection == connection:
-                state.connection, state.ended = None, connection
+        state = self._by_connection.get(connection) if sent is GONE else None
+        if state is not None and state.connection == connection:
+            state.connection, state.ended = None, connection
         return sent is OK
 
     def _answer(self, connection: ConnectionId, message: Handshake) -> None:
@@ -582,14 +585,12 @@ class Hub:
     def _refuse(self, connection: ConnectionId, etype: str, text: str, counted_as: str, *, later: bool = False) -> None:
         """Refuse a peer that breaks the rules. Its connection is forgotten, and not cut: it reads the reason."""
         self.rejected[counted_as] += 1
-        state = self._by_connection.get(connection)
-        if state is not None:
+        if (state := self._by_connection.get(connection)) is not None:
             self._unbind(state)
         self._answer(connection, Refuse(etype, text[: wire.TEXT_MAX], later=later))
 
     def _refuse_peer(self, state: HubSession, etype: str, text: str, counted_as: str) -> None:
-        connection = state.connection or state.ended
-        if connection is not None:
+        if (connection := state.connection or state.ended) is not None:
             self._refuse(connection, etype, text, counted_as)
 
     def _unbind(self, state: HubSession) -> None:

@@ -13,6 +13,7 @@ each frame and wakes one thread; ZeroMQ adds its IO threads and the encryption a
 
 from __future__ import annotations
 
+from collections.abc import Iterator
 from enum import Enum
 from typing import NamedTuple, Protocol, TypeAlias
 
@@ -68,6 +69,18 @@ class PeerListener(Protocol):
     def close(self) -> None:
         """Close all connections. Frames that were sent are still delivered, within a tenth of a second."""
         ...
+
+
+SPEAKERS_MAX = 256
+
+
+def speakers(listener: PeerListener) -> Iterator[ConnectionId]:
+    """Drop what has arrived, up to a bound, and yield the connection of each frame."""
+    for _ in range(SPEAKERS_MAX):
+        if (packet := listener.receive()) is None:
+            return
+        if packet.frame is not None:
+            yield packet.connection
 
 
 class ConnectionFailure(NamedTuple):

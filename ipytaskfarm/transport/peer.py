@@ -31,7 +31,7 @@ from ..system.farm_paths import ConnectionInfo, dialled
 from ..version import __version__
 from . import wire
 from .curve_connection import CurveConnection
-from .handshake import Handshake, Hello, Refuse, Welcome, WhoAreYou
+from .handshake import STORE_FULL, Handshake, Hello, Refuse, Welcome, WhoAreYou
 from .interface import PeerConnection
 from .message_parts import COUNTED_BYTES, check_parts
 from .reliable_session import BYE, GAP, HANDSHAKE, NONSENSE, Greeting, ReliableSession, frame_of, kind_of
@@ -131,6 +131,8 @@ class Link:
         """When the controller was heard last, on the clock that `step` is given."""
         self.problem = NEVER_CONNECTED
         """Why there is no connection now, for people; "" while there is one."""
+        self.waits_for_room = False
+        """Whether the controller has said that it lives, and takes nothing because its store has no room."""
         self._session = ReliableSession()
         self._context: zmq.Context[zmq.Socket[bytes]] = zmq.Context(io_threads=1)
         self._epoll = select.epoll()
@@ -316,7 +318,7 @@ class Link:
         self._congested = self._more = False
 
     def _retry(self, why: str) -> None:
-        self.problem = why
+        self.waits_for_room, self.problem = False, why
         longest_s = min(RETRY_NEAR_S, RETRY_LONGEST_S) if self._is_near else RETRY_LONGEST_S
         delay_s = min(longest_s, RETRY_FIRST_S * 2 ** min(self._tries, 10))
         self._tries += 1
@@ -436,6 +438,8 @@ class Link:
         if isinstance(message, Refuse):
             if message.later:
                 self._drop(message.text, events)
+                if message.etype == STORE_FULL:
+                    self.waits_for_room, self.problem = True, message.text
             else:
                 self._end(message, events)
         elif isinstance(message, WhoAreYou):
@@ -455,7 +459,7 @@ class Link:
         self._up = True
         self._avoids_unix = False
         self._tries = self._denials = 0
-        self.problem = ""
+        self.waits_for_room, self.problem = False, ""
         # at once: until the controller hears something, it assumes that its Welcome was lost
         self._beat_at_s = self._now_s
         self._hand_back(events)

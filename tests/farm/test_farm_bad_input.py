@@ -95,6 +95,71 @@ def test_a_full_disk_and_a_store_that_was_moved_away_are_said_and_nothing_is_los
     assert said[5:] == [str(4 << 20)]
 
 
+NO_COMMITS = """
+import os, sys, time
+from ipytaskfarm import Farm, Task, errors
+from ipytaskfarm.core.messages import FarmStatus
+from ipytaskfarm.deployment.light_client import connect
+disk = sys.argv[1]
+filling, full, gate = [os.path.join(disk, name) for name in ("filling", "full", "gate")]
+LEASE_S = 5.0
+AWAIT = "import os, time\\nwhile not os.path.exists(%r): time.sleep(0.02)\\n"
+
+def fill():
+    with open(filling, "wb", buffering=0) as file:
+        free = os.statvfs(disk).f_bavail * os.statvfs(disk).f_frsize
+        os.posix_fallocate(file.fileno(), 0, free - (1 << 20))
+        file.seek(0, os.SEEK_END)
+        try:
+            while True:
+                file.write(bytes(4096))
+        except OSError:
+            os.rename(filling, full)
+
+def until_said(ask):
+    deadline = time.monotonic() + 60
+    while True:
+        try:
+            ask()
+        except errors.StoreFull as error:
+            if "no room for the store" in str(error):
+                return "said"
+        assert time.monotonic() < deadline, "nobody says so"
+
+with Farm(n=2, name="full", store_dir=disk, lease=LEASE_S) as farm, farm.task_client() as tc:
+    quiet = tc.run(Task(AWAIT % gate + "a = 'went on'", pull="a"))
+    loud = [tc.run(Task(AWAIT % full + "print('x' * 60_000)")) for _ in range(100)]
+    tc.flush()
+    fill()
+    def ask():
+        with connect("full") as questioner:
+            questioner.answer(FarmStatus())
+    print(until_said(ask))
+    late = tc.run(Task("a = 1"))
+    print(until_said(lambda: tc.flush(timeout=10)))
+    full_s = time.monotonic()
+    while time.monotonic() < full_s + 2 * LEASE_S:
+        until_said(ask)
+    os.truncate(full, 0)
+    open(gate, "w").close()
+    deadline = time.monotonic() + 60
+    while True:
+        try:
+            tc.barrier([quiet, *loud, late], timeout=60)
+            break
+        except errors.StoreFull:
+            assert time.monotonic() < deadline, "all is well again and nobody goes on"
+    print(tc.get_task_result(quiet).ns.a, {row.state for row in tc.tasks(ids=loud).rows})
+"""
+
+
+def test_while_no_commit_has_room_everybody_is_told_and_engines_keep_their_work(
+    farm_dirs: Dirs, tmp_path: Path
+) -> None:
+    """The controller fell silent, and the agent ended its engines after its lease: it is told that it lives."""
+    assert said_on_small_disk(NO_COMMITS, tmp_path) == ["said", "said", "went on {'succeeded'}"]
+
+
 def test_a_stale_connection_file_is_recognised_and_the_keys_stay(farm_dirs: Dirs) -> None:
     with background_farm("-n", "1") as home:
         keys = (home.folder / "keys.json").read_bytes()

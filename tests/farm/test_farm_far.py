@@ -353,3 +353,16 @@ def test_a_module_that_a_node_lacks_is_named_with_the_node(
             )
     finally:
         del sys.modules["lacking"]
+
+
+def test_engines_stay_on_their_nodes_when_the_controller_is_killed(farm: Farm, agent: Path) -> None:
+    """Those of the far node had been started again on the near one, which comes back first, and were ended there."""
+    before = {(row.node, row.pid) for row in engines(farm)}
+    os.kill(farm_state(farm).pid, signal.SIGKILL)
+
+    def are_back() -> bool:
+        with contextlib.suppress(errors.FarmNotRunning):  # the controller is being started again
+            return {(row.node, row.pid) for row in engines(farm) if row.state != "unreachable"} == before
+        return False
+
+    eventually(are_back, DEADLINE_S)

@@ -10,6 +10,7 @@ from ipytaskfarm.core.handlers.lifecycle import SHUT_WITHIN_S
 from ipytaskfarm.core.handlers.losses import SUCCESSOR_S, lease_margin_s
 from ipytaskfarm.core.messages import tables
 from ipytaskfarm.core.messages.task_types import Rules, Submission
+from ipytaskfarm.core.scheduler import restore
 from ipytaskfarm.core.scheduler.clock import Now
 from ipytaskfarm.core.scheduler.events import Back, Joined, ProcessGone, Silent, Tick
 from ipytaskfarm.core.scheduler.running_tasks import WITHDRAWN
@@ -342,3 +343,48 @@ def test_a_stop_that_does_not_wait_runs_nothing_twice_that_may_not_repeat(retrie
     begun = [len(sim.begun[task_id]) for task_id in range(first + 1, first + 5)]
     assert max(begun) <= 1 + retries, begun
     assert not sim.scheduler.farm.tasks.unfinished
+
+
+def two_nodes() -> SteppedFarm:
+    """A farm with two engines on each of two nodes, whose agents are on record."""
+    sim = SteppedFarm()
+    sim.join_client()
+    for name in ("near", "far"):
+        sim.join_agent(name)
+        sim.handle(m.AgentState(name, 1, 2, 2**30, "linux", "3", [], process=BEFORE), name)
+    sim.ask(m.SetWanted(4))
+    sim.settle()
+    assert engines_of(sim) == [2, 2]
+    return sim
+
+
+def engines_of(sim: SteppedFarm) -> list[int]:
+    return [len(sim.agents[name].engines) for name in ("near", "far")]
+
+
+def test_engines_of_a_node_that_comes_back_late_are_not_started_elsewhere() -> None:
+    """Their places were taken at once, they were ended, and what only that node could run waited for ever."""
+    sim = two_nodes()
+    names = [*sim.agents["far"].engines]
+    sim.start()  # a new controller, which the far agent does not reach at once
+    sim.restate(sim.agents["near"])
+    for _ in range(5):
+        move(sim, sim.agents["near"])
+        sim.advance(0.5)
+    assert engines_of(sim) == [2, 2]
+    sim.restate(sim.agents["far"])
+    sim.settle()
+    sim.advance(restore.REJOINS_S)
+    sim.settle()
+    assert engines_of(sim) == [2, 2]
+    assert [*sim.agents["far"].engines] == names
+
+
+def test_engines_of_a_node_that_does_not_come_back_are_started_elsewhere_soon() -> None:
+    sim = two_nodes()
+    sim.start()
+    sim.restate(sim.agents["near"])
+    sim.settle()
+    sim.advance(restore.REJOINS_S + 0.1)
+    sim.settle()
+    assert len(sim.agents["near"].engines) == 4

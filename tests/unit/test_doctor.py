@@ -160,7 +160,7 @@ def test_a_folder_that_nobody_can_write_into() -> None:
 def test_too_little_room(tmp_path: Path) -> None:
     needed = shutil.disk_usage(tmp_path).total + (1 << 30)
     found = files.private("socket folder", tmp_path / "x", "X", needed)
-    told(found, Level.WRONG, "is needed", "make room")
+    told(found, Level.WRONG, "are needed", "make room")
 
 
 def test_a_network_file_system_is_said(farm_dirs: Dirs, monkeypatch: pytest.MonkeyPatch) -> None:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import os
+import socket
 import time
 from collections.abc import Iterator
 from typing import Any
@@ -136,6 +137,15 @@ def test_exit_runs_what_was_registered_for_it(agent: FakeAgent, engine: FakeEngi
     engine.exit()
     assert agent.exited(engine)["status"] == 0
     assert (agent.folder / "was-here").exists()
+
+
+def test_the_end_of_its_agent_leaves_no_words(agent: FakeAgent, engine: FakeEngine) -> None:
+    """What the engine writes then is shown as the last output of the user's task."""
+    key = engine.hand(StringWork("import time; time.sleep(60)"))[0]
+    engine.wait_running(key)
+    agent.lane._by_engine[engine.name].stream.sock.shutdown(socket.SHUT_RDWR)
+    assert agent.exited(engine)["status"] != 0
+    assert engine.output.read_text() == ""
 
 
 # -- the console

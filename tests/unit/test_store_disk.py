@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import os
+import re
 import shutil
 import signal
 import sqlite3
@@ -42,8 +43,9 @@ def test_a_full_disk_undoes_the_whole_turn_and_the_store_goes_on(store: Store) -
 
 FILL = """
 import os, sys
+from pathlib import Path
 from ipytaskfarm.core import saves as s
-from ipytaskfarm.core.errors import StoreFull
+from ipytaskfarm.core.errors import StoreError, StoreFull
 from ipytaskfarm.storage import backup as backup
 from ipytaskfarm.storage.store import Store
 
@@ -68,6 +70,16 @@ store.close()
 store = Store.open(folder + "/store.sqlite")
 assert len(store.load().tasks) == found == kept, (found, kept)
 print("full", full, kept)
+with open(ballast, "ab", buffering=0) as file:
+    try:
+        while True:
+            file.write(bytes(4096))
+    except OSError:
+        os.truncate(ballast, os.path.getsize(ballast) - 65536)
+try:
+    backup.backup(store.path, Path(folder, "copy.sqlite"))
+except StoreError as error:
+    print(error)
 """
 
 
@@ -81,6 +93,7 @@ def test_a_disk_that_is_really_full(tmp_path: Path) -> None:
     )
     assert done.stdout.startswith("full 3 "), done.stderr
     assert int(done.stdout.split()[2]) > 300
+    assert f"the backup {tmp_path}/copy.sqlite could not be written: [Errno 28] No space left" in done.stdout
 
 
 def test_the_log_has_room_made_ahead_which_means_nothing(store: Store, monkeypatch: pytest.MonkeyPatch) -> None:
@@ -224,6 +237,17 @@ def test_a_file_that_others_can_read_is_refused(path: Path) -> None:
     Store.open(path).close()
     path.chmod(0o644)
     refused(path, "chmod 600")
+
+
+def test_a_store_with_two_names_is_refused(path: Path) -> None:
+    """The two have a log each: what one farm moved into the file, the other one did not know."""
+    Store.open(path).close()
+    other = path.with_name("copied by cp -al")
+    os.link(path, other)
+    with pytest.raises(StoreError, match=rf"has 2 names \(hard links\).*cp -p {re.escape(str(path))}"):
+        Store.open(path)
+    other.unlink()
+    Store.open(path).close()
 
 
 def test_a_link_is_refused(path: Path) -> None:

@@ -66,6 +66,7 @@ def on_agent_state(farm: SchedulerState, session: str, event: AgentState, now: N
     if event.node in farm.agents.drained_nodes:
         agent.excluded = DRAINED
     agent.present = agent.reachable = True
+    farm.agents.awaited -= {session, *event.former}
     agent.gone = ""
     agent.rejoining = False
     agent.deadline_s = None
@@ -302,6 +303,10 @@ def balance(farm: SchedulerState, now: Now, out: Decision) -> None:
     if farm.lifecycle.stopping:
         return
     take_back(farm)
+    if farm.agents.awaited and now.mono_s < farm.agents.awaited_until_s:
+        # Started now, on the nodes that were heard first, engines would take the places of those that live elsewhere.
+        farm.timers.set(farm.agents.awaited_until_s, "balance")
+        return
     taken = {e.id for e in farm.engines.by_name.values()}
     for agent in farm.agents.by_session.values():
         taken.update(agent.starting)

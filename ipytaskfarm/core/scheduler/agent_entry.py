@@ -109,6 +109,10 @@ class AgentRegistry:
     by_session: dict[str, AgentEntry] = field(default_factory=dict)
     failing: set[str] = field(default_factory=set)
     """Sessions of agents with entries in `AgentEntry.failures`."""
+    awaited: set[str] = field(default_factory=set)
+    """After a restart: sessions of agents that were there before, and were not heard yet. They may have engines."""
+    awaited_until_s: float = 0.0
+    """Until then (monotonic) no engine is started in the place of one that such an agent may have."""
     drained_nodes: set[str] = field(default_factory=set)
     """Nodes with engines that get no more tasks, because the farm's owner has drained the nodes."""
     changed: dict[str, None] = field(default_factory=dict)

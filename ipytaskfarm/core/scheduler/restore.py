@@ -41,6 +41,10 @@ from .waits import count_dependencies
 _decode_retried = msgspec.json.Decoder(dict[str, Retried]).decode
 
 
+REJOINS_S = 6.0
+"""Within this time after a restart, agents that live are heard: they try to connect every 5 s at least."""
+
+
 def restored_farm(name: str, snapshot: StoredState, settings: SchedulerSettings, now: Now) -> SchedulerState:
     """Return a farm that goes on where the store left off."""
     farm = SchedulerState(name, snapshot.farm, settings, snapshot.epoch)
@@ -90,6 +94,7 @@ def restored_farm(name: str, snapshot: StoredState, settings: SchedulerSettings,
     if any(job.arrived < job.spec.total for job in farm.jobs.by_id.values()):
         farm.timers.set(now.mono_s + settings.lease_s, "orphans")
     agents = {saved.session: saved for saved in snapshot.agents}
+    farm.agents.awaited, farm.agents.awaited_until_s = set(agents), now.mono_s + REJOINS_S
     for handout in snapshot.handouts:
         _restore_handout(farm, handout, agents, now)
     return farm
