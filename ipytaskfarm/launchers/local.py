@@ -214,15 +214,14 @@ def rotate(log: Path, limit_bytes: int = LOG_BYTES) -> None:
 def trim(log: Path, limit_bytes: int = LOG_BYTES) -> None:
     """Copy a log that is too long to ``.1`` and empty it, while its process writes to it.
 
-    The file stays the same, because the process has it open. Text that is written between copy and truncation is lost;
-    on a full disk all of it is, as its room is needed.
+    The file stays the same, because the process has it open. Text that is written between copy and truncation is lost.
+    A log stays as it is if its disk has no room for the copy, or if it cannot be cut.
     """
     import shutil
 
     with contextlib.suppress(OSError):
         if _make_room(log, limit_bytes):
-            with contextlib.suppress(OSError):
-                shutil.copyfile(log, log.with_name(f"{log.name}.1"))
+            shutil.copyfile(log, log.with_name(f"{log.name}.1"))
             os.truncate(log, 0)
 
 
