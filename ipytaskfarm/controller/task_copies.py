@@ -2,13 +2,14 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Sequence
+from collections.abc import Sequence
 from typing import Protocol
 
 import msgspec
 
 from ..core.messages import Refusal, TaskCopy
-from ..core.messages.task_types import Final, Function, Rules, Submission
+from ..core.messages.task_types import Final, Function, Submission
+from ..core.scheduler.functions import functions_of
 from .payloads import input_of
 
 
@@ -43,7 +44,7 @@ def task_copy(store: TaskStore, task_id: int) -> TaskCopy | Refusal:
         task, item = msgspec.structs.replace(task, id=task_id), task_id - chunk_id - 1
     sources = task.needs.inputs if task.needs is not None else ()
     inputs = [input_of(number, source, _end_of(store, source)) for number, source in sources]
-    return TaskCopy(task, store.functions(list(dict.fromkeys(_digests(task)))), inputs, item)
+    return TaskCopy(task, store.functions(list(dict.fromkeys(functions_of(task.function, task.rules)))), inputs, item)
 
 
 def _end_of(store: TaskStore, task_id: int) -> Final | None:
@@ -56,25 +57,3 @@ def _end_of(store: TaskStore, task_id: int) -> Final | None:
 
 def _gone(task_id: int) -> Refusal:
     return Refusal("IndexError", f"there is no task {task_id}: it was never submitted, or has been cleared")
-
-
-def _digests(task: Submission) -> Iterator[str]:
-    """Yield the names of all code that a task needs."""
-    if task.function is not None:
-        yield task.function
-    yield from _of_rules(task.rules)
-
-
-def _of_rules(rules: Rules | None) -> Iterator[str]:
-    while rules is not None:
-        if rules.depend is not None:
-            yield rules.depend
-        if rules.asks is not None:
-            if rules.asks.locality is not None:
-                yield rules.asks.locality
-            if rules.asks.environment is not None:
-                yield rules.asks.environment.identity
-        recovery = rules.recovery
-        if recovery is not None and recovery.function is not None:
-            yield recovery.function
-        rules = recovery.rules if recovery is not None else None

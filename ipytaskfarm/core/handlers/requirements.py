@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from ..message_bounds import DIGEST_MAX
 from ..messages import Checked, CheckTask, NodeState, Notice
 from ..messages.task_types import FailureSummary, Rules
 from ..requirements import CHANGING, Asks, Environment, unmet
@@ -10,7 +11,7 @@ from ..scheduler.clock import Now
 from ..scheduler.decision import Decision
 from ..scheduler.eligibility import facts_of, unmet_requirement
 from ..scheduler.entries import EngineEntry, EngineState, TaskEntry
-from ..scheduler.functions import PendingCheck, locality_key
+from ..scheduler.functions import PendingCheck, functions_of, locality_key
 from ..scheduler.state import SchedulerState
 from ..scheduler.task import DEFAULT_RULES
 from ..scheduler.task_ends import final_without_answer
@@ -18,6 +19,8 @@ from ..scheduler.transitions import finish
 from ..states import Reason, State
 from .depends import ask_for_verdicts
 
+SENTENCES_MAX = 1000
+"""How much is said of the engines that cannot serve a task: it is kept for each task."""
 UNDECIDED_S = 0.25
 """If engines are starting or functions have not answered, the check whether any engine can serve a task is repeated
 after this time."""
@@ -120,7 +123,7 @@ def fail_if_unmet(farm: SchedulerState, task_id: int, now: Now, out: Decision) -
     rules = task.rules or DEFAULT_RULES
     why = why_nobody(farm, rules)
     if why:
-        failure = FailureSummary("TaskTimeout", f"no engine can serve task {task_id}:\n{why}")
+        failure = FailureSummary("TaskTimeout", f"no engine can serve task {task_id}:\n{why}"[:SENTENCES_MAX])
         finish(farm, task, final_without_answer(task, None, Reason.UNMET, failure, now), out)
     elif task.task_class.size and not task.task_class.eligible:
         farm.timers.set(now.mono_s + UNDECIDED_S, "unmet_now", task_id)
@@ -132,8 +135,9 @@ def on_check(farm: SchedulerState, session: str, n: int, question: CheckTask, no
     if refusal is not None:
         out.answer(session, n, refusal)
         return
-    farm.functions.save(question.functions, out)
     rules = question.rules or DEFAULT_RULES
+    named = {digest for digest in functions_of(None, question.rules) if len(digest) <= DIGEST_MAX}
+    farm.functions.save([each for each in question.functions if each.digest in named], out)
     if rules.depend is not None:
         ask_for_verdicts(farm, rules.depend, session, out)
     if rules.asks is not None and rules.asks.locality is not None:

@@ -7,13 +7,14 @@ import msgspec
 from ..message_bounds import why_submission_too_large
 from ..messages import Full, IdBlock, NeedIds, Submit
 from ..messages.dependencies import Needs
-from ..messages.task_types import FailureSummary, Final, Rules, Submission
+from ..messages.task_types import FailureSummary, Final, Function, Rules, Submission
 from ..saves import SaveAccepted, SaveRefusal
 from ..scheduler import graph
 from ..scheduler.clients import Block, ClientEntry
 from ..scheduler.clock import Now
 from ..scheduler.decision import Decision
 from ..scheduler.entries import TaskEntry
+from ..scheduler.functions import functions_of
 from ..scheduler.state import SchedulerState
 from ..scheduler.transitions import accept
 from ..states import Reason
@@ -25,6 +26,8 @@ from .requirements import apply_requirements
 GROWTH = 16
 """The factor by which blocks grow: 16, 256, 4,096, 65,536 ids."""
 UNUSED_BLOCKS_MAX = 16
+SHOWN = 200
+"""How much of a name a refusal shows: it is kept in memory for each refused task."""
 MAX_BLOCK = 65536
 """The largest number of ids in one block."""
 
@@ -53,7 +56,8 @@ def on_submit(farm: SchedulerState, session: str, event: Submit, now: Now, out: 
         if event.tasks:
             out.sends.append((session, Full(event.tasks[0].id, full)))
         return
-    farm.functions.save(event.functions, out)
+    if event.functions:
+        farm.functions.save(_named_functions(event), out)
     jobs = [spec for spec in event.jobs if not why_not_storable(spec)]
     for spec in jobs:
         open_job(farm, session, spec)
@@ -103,14 +107,27 @@ def on_submit(farm: SchedulerState, session: str, event: Submit, now: Now, out: 
     save_jobs(farm, jobs, out)
 
 
+def _named_functions(event: Submit) -> list[Function]:
+    """Return the functions that tasks of the message need: what no task needs would be kept for nothing."""
+    named = {digest for each in event.tasks for digest in functions_of(each.function, each.rules)}
+    named.update(each.cache.recipe for each in event.tasks if each.cache is not None)
+    return [each for each in event.functions if each.digest in named]
+
+
 def _why_full(farm: SchedulerState) -> str:
     """Return why no task is accepted now; "" if tasks are."""
     if farm.lifecycle.full is not None or farm.lifecycle.stopping:
         return farm.lifecycle.full or "the farm is stopping"
-    if len(farm.tasks.unfinished) >= farm.settings.max_tasks:
+    most = farm.settings.max_tasks
+    if len(farm.tasks.unfinished) >= most:
         return (
-            f"{len(farm.tasks.unfinished):,} tasks have not ended, and {farm.settings.max_tasks:,} are the most "
+            f"{len(farm.tasks.unfinished):,} tasks have not ended, and {most:,} are the most "
             "of this farm (max_tasks): wait until some have ended, or abort some"
+        )
+    if len(farm.tasks.refusals) >= most:
+        return (
+            f"{len(farm.tasks.refusals):,} tasks were refused, and {most:,} are the most that this farm remembers "
+            "(max_tasks): clear them"
         )
     return ""
 
@@ -177,7 +194,7 @@ def why_refused(
     fault: why its rules or edges cannot be stored, see `why_not_storable`."""
     missing = _missing_function(farm, submission, rules)
     if missing is not None:
-        text = f"task {submission.id} needs the function {missing}, which never arrived: hand it in again"
+        text = f"task {submission.id} needs the function {missing[:SHOWN]}, which never arrived: hand it in again"
         return "TaskError", text
     if not fault and submission.cache is not None:
         fault = why_not_storable(submission.cache)
@@ -186,33 +203,16 @@ def why_refused(
     if submission.needs is not None and (why := graph.why_refused(farm, submission.id, submission.needs)):
         return "TaskError", why
     if rules is not None and rules.job in farm.jobs.refused:
-        return "DuplicateTask", f"job {farm.jobs.refused[rules.job or '']} of the same unique key has not ended"
+        other = farm.jobs.refused[rules.job or ""][:SHOWN]
+        return "DuplicateTask", f"job {other} of the same unique key has not ended"
     unique = rules.unique if rules is not None else None
     if unique is not None and unique in farm.tasks.unique:
-        return "DuplicateTask", f"task {farm.tasks.unique[unique]} of the unique key {unique!r} has not ended"
+        return "DuplicateTask", f"task {farm.tasks.unique[unique]} of the unique key {unique[:SHOWN]!r} has not ended"
     return None
 
 
 def _missing_function(farm: SchedulerState, submission: Submission, rules: Rules | None) -> str | None:
-    function = submission.function
-    if rules is not None and rules.depend is None and rules.asks is None and rules.recovery is None:
-        rules = None  # these name no functions
-    while True:
-        if function is not None and function not in farm.functions.stored:
-            return function
-        if rules is None:
-            return None
-        requirements = rules.asks
-        for digest in (
-            rules.depend,
-            requirements.identity if requirements else None,
-            requirements.locality if requirements else None,
-        ):
-            if digest is not None and digest not in farm.functions.stored:
-                return digest
-        if rules.recovery is None:
-            return None
-        function, rules = rules.recovery.function, rules.recovery.rules
+    return next((each for each in functions_of(submission.function, rules) if each not in farm.functions.stored), None)
 
 
 def refused(task_id: int, etype: str, text: str) -> Final:

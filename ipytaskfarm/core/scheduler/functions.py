@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Iterator
 from dataclasses import dataclass, field
 
 from ..messages.task_types import Function, Incarnation, Rules
@@ -14,6 +15,21 @@ from .open_questions import OpenQuestions
 def locality_key(digest: str) -> str:
     """Return the key of a locality function: the same function may be a depend function too."""
     return f"locality {digest}"
+
+
+def functions_of(function: str | None, rules: Rules | None) -> Iterator[str]:
+    """Yield the digests of the functions that a task of this function and these rules needs."""
+    if function is not None:
+        yield function
+    while rules is not None:
+        for digest in (rules.depend, *((rules.asks.identity, rules.asks.locality) if rules.asks is not None else ())):
+            if digest is not None:
+                yield digest
+        if rules.recovery is None:
+            return
+        if rules.recovery.function is not None:
+            yield rules.recovery.function
+        rules = rules.recovery.rules
 
 
 @dataclass(slots=True)
