@@ -102,7 +102,8 @@ def on_submit(farm: SchedulerState, session: str, event: Submit, now: Now, out: 
                 submission = msgspec.structs.replace(submission, submitted_s=now.wall_s)
             why = (fault if rules is not None else "") or (edge_fault if needs is not None else "")
             _take_in(farm, client, submission, rules, needs, now, out, why)
-            farm.tasks.large.hold(session, farm.tasks.unfinished.get(submission.id), rules, own_bytes, needs)
+            task = farm.tasks.unfinished.get(submission.id)
+            farm.tasks.large.hold(session, task, rules, own_bytes, needs, len(submission.payload))
     _acknowledge(farm, client, block, fresh, out)
     save_jobs(farm, jobs, out)
 

@@ -35,6 +35,8 @@ _UP = EngineState.UP
 """Access to a member of an enumeration takes long, compared with the code that is run for each task."""
 MAX_BATCH = 2048
 """The most tasks in one batch; this keeps a turn short."""
+PAYLOADS_BYTES = 16 << 20
+"""The most bytes of large payloads that an engine is sent beside its first run: all are read at once."""
 
 PREFETCH_RUNS = 15
 """The number of tasks that an engine is sent ahead if they take longer than `prefetch_s`, up to `prefetch_max_s`."""
@@ -419,10 +421,15 @@ def _take(
         requirements is not None and requirements.recycle is not None and requirements.recycle.memory_bytes is not None
     )
     took = 0
+    large = farm.tasks.large.payloads
+    bytes_left = PAYLOADS_BYTES - sum(large.get(run[0], 0) for run in engine.assigned) if large else 0
     while took < count:
+        if large and engine.assigned and (first := task_class.first()) and large.get(first.id, 0) > bytes_left:
+            break
         task = task_class.pop(limit if took else None)
         if task is None:
             break
+        bytes_left -= large.get(task.id, 0) if large else 0
         assign(farm, task, engine, not engine.assigned or concurrent, now)
         if task.submitted_s > batch.newest_s:
             batch.newest_s = task.submitted_s
