@@ -13,6 +13,7 @@ import zlib
 from collections.abc import Iterator
 
 import pytest
+from tornado.http1connection import HTTP1ServerConnection
 from tornado.httpclient import HTTPRequest
 from tornado.websocket import websocket_connect
 
@@ -335,5 +336,7 @@ def test_strangers_that_ask_much_and_read_nothing_do_not_keep_pages_out(
     eventually(lambda: len(server._server._connections) <= 9)  # type: ignore[union-attr]
     for _ in range(5):
         assert ask(server, "GET", "/farms", headers=KEY)[0] == 200
+    connections: set[HTTP1ServerConnection] = server._server._connections
+    assert sum(not each.stream.closed() for each in connections) >= 7, "only the oldest one made room"
     for stranger in strangers:
         stranger.close()
