@@ -56,8 +56,7 @@ def on_submit(farm: SchedulerState, session: str, event: Submit, now: Now, out: 
         if event.tasks:
             out.sends.append((session, Full(event.tasks[0].id, full)))
         return
-    if event.functions:
-        farm.functions.save(_named_functions(event), out)
+    farm.functions.save(_named_functions(event), out)
     jobs = [spec for spec in event.jobs if not why_not_storable(spec)]
     for spec in jobs:
         open_job(farm, session, spec)
@@ -110,6 +109,8 @@ def on_submit(farm: SchedulerState, session: str, event: Submit, now: Now, out: 
 
 def _named_functions(event: Submit) -> list[Function]:
     """Return the functions that tasks of the message need: what no task needs would be kept for nothing."""
+    if not event.functions:
+        return event.functions
     named = {digest for each in event.tasks for digest in functions_of(each.function, each.rules)}
     named.update(each.cache.recipe for each in event.tasks if each.cache is not None)
     return [each for each in event.functions if each.digest in named]
