@@ -160,7 +160,7 @@ def unmet_at_once(flood: Flood) -> None:
     """Tasks by the thousand that fail at once because no engine can serve them, for reasons of many words."""
     session = flood.session()
     ids = iter(block_of(session))
-    rules = Rules(asks=Asks(fail_if_unmet=True, requires=(Condition("model", "==", "x" * 9000),)))
+    rules = Rules(asks=Asks(fail_if_unmet=True, requires=(Condition("model", "==", "x" * 2000),)))
 
     def again() -> None:
         for _ in range(5):
