@@ -16,7 +16,7 @@ from ipytaskfarm.core.scheduler.events import Joined
 from ipytaskfarm.core.scheduler.scheduler import Scheduler
 from ipytaskfarm.core.scheduler.settings import SchedulerSettings
 from ipytaskfarm.core.scheduler.state import SchedulerState
-from ipytaskfarm.system.collector import spare_the_collector
+from ipytaskfarm.system.process import spare_the_collector
 
 BATCH = 250
 

@@ -12,7 +12,7 @@ from enum import Enum
 from pathlib import Path
 from typing import Any
 
-from ..core.formatting import last_line
+from ..core.formatting import last_line, signal_text
 from ..core.limits import properties_bytes
 from ..core.messages import (
     Crash,
@@ -32,6 +32,7 @@ from ..system.files import tail
 from ..system.flight_recorder import Recorder
 from ..system.machine import boot_id
 from ..system.odd_files import remove_entry
+from ..system.process import require_files
 from ..system.stopped import StoppedWatch
 from ..transport.lane import AgentLane
 from .limits import Backoff, EndedRunWatch, Ladder
@@ -48,6 +49,9 @@ START_S = 30.0
 """Seconds from the fork to the engine's `LaneHello`."""
 CLOSE_S = 5.0
 """How long the reaping of the last engines may take."""
+SPARE_FILES, FILES_EACH = 8, 3
+"""An engine is not started unless so many descriptors are left for the agent itself: without, all engines would suffer.
+Each engine takes some: its pidfd, its lane, its flight recorder."""
 LOADED_RUNS = 128
 """So many runs, of 15 µs at least, keep an engine busy while results are gathered: it does not wait for the bell."""
 OUTPUT_BYTES_MAX = 10 << 20
@@ -335,7 +339,9 @@ class EngineProcesses:
         files = Files(self._folder, self._recorders, self._counter)
         incarnation = f"{self._session}.{self._counter}"
         files.remove()  # nothing of that name is an engine's: a task has made it
+        starting = sum(engine.phase is STARTING for engine in self._by_incarnation.values())
         try:
+            require_files(SPARE_FILES + FILES_EACH * (starting + 1))
             recorder = Recorder.create(
                 files.recorder, incarnation, engine_id, boot=boot_id(), is_marked=self._recorders != self._folder
             )
@@ -529,7 +535,7 @@ class EngineProcesses:
 
 def _how(how: Exit) -> str:
     if how.signal is not None:
-        return f"signal {how.signal} ({signal.Signals(how.signal).name})"
+        return signal_text(how.signal)
     return "it is not known how" if how.exit_code is None else f"exit code {how.exit_code}"
 
 

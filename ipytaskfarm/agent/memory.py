@@ -65,7 +65,11 @@ class MemoryWatch:
                 if not ending and (used := _used_beyond(pid, self._limit)):
                     text = f"{_mib(used)} in use, the limit is {_mib(self._limit)}"
                     return MemoryVerdict(index, f"{LIMIT_CAUSE}: {text}")
-        available, total = min(node_memory(), key=lambda room: room.available / room.total)
+        try:
+            rooms = node_memory()
+        except OSError:
+            return None  # no descriptor is left for the look
+        available, total = min(rooms, key=lambda room: room.available / room.total)
         if available >= LEAST_SHARE * total or any(ending for _, ending in engines):
             return None
         is_idle = idle_from is not None and idle_from < len(engines)

@@ -34,7 +34,7 @@ _FOLLOW_OPENMP = frozenset({
 def resources(declared: Mapping[str, float]) -> tuple[dict[str, float], tuple[str, ...]]:
     """Return (resource -> amount, names of the GPUs): what is found on the node, replaced by what was declared."""
     gpus = _gpus(declared.get(GPU))
-    found = {CORES: float(len(os.sched_getaffinity(0))), MEMORY: float(min(room.total for room in node_memory()))}
+    found = {CORES: float(usable_cores()), MEMORY: float(min(room.total for room in node_memory()))}
     if gpus:
         found[GPU] = float(len(gpus))
     return {**found, **declared}, gpus
@@ -98,10 +98,11 @@ class NodeWatch:
         if now_s < self._next_s:
             return None
         self._next_s = now_s + LOOK_S
-        rooms = node_memory()
+        try:
+            rooms, disk, load = node_memory(), shutil.disk_usage(self._folder), min(1.0, self._load())
+        except OSError:
+            return None  # no descriptor is left for the look, or a task has removed the folder
         free, total = min(room.available for room in rooms), min(room.total for room in rooms)
-        disk = shutil.disk_usage(self._folder)
-        load = min(1.0, self._load())
         state = NodeState(
             load,
             free,

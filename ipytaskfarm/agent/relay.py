@@ -40,6 +40,8 @@ MESSAGE_BYTES = COUNTED_BYTES - (64 << 10)
 controller refuses for its many values has one result."""
 ANSWER_BYTES_MAX = MAX_MESSAGE_BYTES - 4096
 """The most bytes of a command's answer, without the names sent with it."""
+UNRUNG_S = 0.1
+"""How long results wait for the bell. An engine with other work lets its results gather for as long."""
 UNACKED_BYTES_MAX = 16 << 20
 """Beyond this, results stay in the recorders, so that a slow or absent controller costs no memory here."""
 
@@ -365,6 +367,26 @@ class Relay:
                 del self._kept[number]
             else:
                 self._send_of(kept.account.engine, kept.message, kept)
+
+
+class UnrungResults:
+    """Notices results that have waited for too long: a ring was lost, or the engine's code does not let it ring."""
+
+    def __init__(self) -> None:
+        self._since_s: float | None = None
+
+    def are_due(self, found: bool, now_s: float) -> bool:
+        """Return whether results must be read now. `found`: whether there are any that were not read."""
+        if not found:
+            self._since_s = None
+            return False
+        if self._since_s is None:
+            self._since_s = now_s
+        return now_s - self._since_s >= UNRUNG_S
+
+    def read(self) -> None:
+        """Note that all results were read."""
+        self._since_s = None
 
 
 def _unanswered(answer: CommandDone) -> CommandDone:

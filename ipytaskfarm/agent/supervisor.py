@@ -45,6 +45,7 @@ from ..storage.blobs import Blobs
 from ..system.bell import Bell
 from ..system.farm_paths import ConnectionInfo, read_connection_file
 from ..system.machine import own_process
+from ..system.process import usable_cores
 from ..transport.lane import AgentLane
 from ..transport.peer import Acked, Link, Lost, NewEpoch, ReceivedMessage, Refused, Resumed
 from .engine_messages import EngineMessages
@@ -53,10 +54,9 @@ from .kernel_streams import KernelStreams
 from .memory import EngineMemory, MemoryWatch
 from .node import NodeWatch, resources
 from .own_files import OwnFiles
-from .relay import Relay
+from .relay import Relay, UnrungResults
 from .settings import EXIT_REFUSED, LOCK, AgentSettings
 from .sweep import counters, remember_farm, remove_dead, remove_own, succeed, sweep
-from .unrung_results import UnrungResults
 from .uploading import BlobTransfers
 from .watch import CHECK_S, EngineWatch
 from .zygote_process import ZygoteProcess
@@ -379,7 +379,7 @@ class Agent:
         return AgentState(
             self._settings.node,
             os.getpid(),
-            len(os.sched_getaffinity(0)),
+            usable_cores(),
             int(self._resources["memory"]),
             platform.platform(),
             platform.python_version(),

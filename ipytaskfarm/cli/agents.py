@@ -5,14 +5,15 @@ from __future__ import annotations
 from importlib.metadata import EntryPoint, entry_points
 from pathlib import Path
 from textwrap import wrap
-from typing import Any
+from typing import Any, ClassVar
 
 from traitlets import Bool, Float, Int, List, Unicode
 
 from ipytaskfarm.cli import printing
-from ipytaskfarm.cli.application import JSON, OK, JsonCommand, UsageError, switches, values
-from ipytaskfarm.cli.json_output import print_json
+from ipytaskfarm.cli.application import JSON, OK, JsonCommand, UsageError, complete, switches, values
+from ipytaskfarm.cli.json_output import group_shape, print_json
 from ipytaskfarm.cli.start import option_pairs
+from ipytaskfarm.core.agent_names import goes_by
 from ipytaskfarm.core.arguments import check_seconds
 from ipytaskfarm.core.messages import FarmStatus, tables
 from ipytaskfarm.deployment import agent_groups as grouped
@@ -83,11 +84,17 @@ dask); or ends some of them after the tasks that run there. `launchers` shows al
         JSON, ("dry-run", "RunAgents.dry_run", True, "add: show what would be given to the launcher, and start nothing")
     )
 
+    of_action: ClassVar[dict[str, tuple[str, ...]]] = {
+        **dict.fromkeys(("engines", "time_limit", "leave", "option", "template", "python", "dry_run"), ("add",)),
+        "drain": ("remove",),
+    }
+
     def carry_out(self) -> int:
         what, *words = self.extra_args or ["list"]
         actions = {"list": self._list, "add": self._add, "remove": self._remove, "launchers": self._launchers}
         if what not in actions:
-            raise UsageError(f"{what!r} is not one of list, add, remove and launchers")
+            raise UsageError(f"{what!r} is not one of {complete(list(actions))}")
+        self.check_action(what)
         return actions[what](words)
 
     def _list(self, words: list[str]) -> int:
@@ -98,7 +105,7 @@ dask); or ends some of them after the tasks that run there. `launchers` shows al
             state = questioner.answer_for(FarmStatus(), tables.FarmState)
         statuses = grouped.statuses(groups)
         if self.json:
-            print_json({"groups": [grouped.describe(group) for group in groups], "agents": state.agents,
+            print_json({"groups": [group_shape(group) for group in groups], "agents": state.agents,
                         "statuses": {name: status._asdict() for name, status in statuses.items()}})  # fmt: skip
             return OK
         printing.table(AGENT_COLUMNS, _rows(state, statuses))
@@ -116,6 +123,9 @@ dask); or ends some of them after the tasks that run there. `launchers` shows al
             group = grouped.add(self.home(), agents)
         except (ValueError, TypeError) as error:
             raise UsageError(str(error)) from None
+        if self.json:
+            print_json(group_shape(group))
+            return OK
         asked = printing.number(len(group.names), "agent")
         print(f"{group.name}: {asked} requested; `ipytaskfarm agents list` shows them")
         return OK
@@ -144,7 +154,10 @@ dask); or ends some of them after the tasks that run there. `launchers` shows al
             names = grouped.send_away(self.home(), words, check_seconds("--drain", self.drain))
         except ValueError as error:
             raise UsageError(str(error)) from None
-        print(f"{printing.number(len(names), 'agent')} sent away: {', '.join(names)}")
+        if self.json:
+            print_json({"agents": names})
+        else:
+            print(f"{printing.number(len(names), 'agent')} sent away: {', '.join(names)}")
         return OK
 
     def _launchers(self, words: list[str]) -> int:
@@ -176,13 +189,13 @@ def _rows(state: tables.FarmState, statuses: dict[str, Any]) -> list[tuple[objec
     seen: set[str] = set()
     for row in state.agents:
         name = row["name"]
-        word = statuses.get(name) or next((s for each, s in statuses.items() if name.startswith(f"{each}.")), None)
+        word = next((status for each, status in statuses.items() if goes_by(name, [each])), None)
         seen.add(name)
         says = "" if word is None else " ".join(filter(None, (word.state, word.where, word.why)))
         idle = printing.span(row["idle"] and round(row["idle"]))
         left = printing.span(row["time_left"] and round(row["time_left"]))
         rows.append((name or "(this machine's own)", row["node"], row["state"], row["engines"], idle, left, says))
     for name, status in statuses.items():
-        if name not in seen and not any(each.startswith(f"{name}.") for each in seen):
+        if not any(goes_by(each, [name]) for each in seen):
             rows.append((name, status.where, status.state, "", "", "", status.why))
     return rows

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import os
 import sys
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterable, Iterator, Sequence
 from importlib import import_module
 from textwrap import fill, wrap
 from typing import Any, ClassVar
@@ -67,6 +67,8 @@ class Command(Application):
     examples: Any = ""
     arguments: ClassVar[str] = ""
     """The words that may follow the flags, for the usage line; "" allows none."""
+    of_action: ClassVar[dict[str, tuple[str, ...]]] = {}
+    """For a command of several actions: setting -> the actions that it belongs to. Others have no use for it."""
     raise_config_file_errors = True
 
     farm = Unicode("default", help="the farm's name").tag(config=True, metavar="NAME")
@@ -87,6 +89,7 @@ class Command(Application):
             print("\n".join(self.emit_help(classes="--help-all" in argv)))
             raise HelpShown
         given, self.extra_args = read_words(argv, self._known_flags(), self)
+        self._given = frozenset(given[type(self).__name__]) if type(self).__name__ in given else frozenset()
         self.update_config(given)  # the command line may name config files
         self._read_config_files()
         self.update_config(given)
@@ -116,11 +119,14 @@ class Command(Application):
         return {cls.__name__: cls.class_traits(config=True) for cls in self._classes_inc_parents()}
 
     def _read_config_files(self) -> None:
+        for file in self.config_files:
+            suffix = os.path.splitext(file)[1]
+            if suffix not in (".py", ".json") or not os.path.isfile(file):
+                raise UsageError(f"there is no config file {file}: a file was expected whose name ends in .py or .json")
+            kind = self.python_config_loader_class if suffix == ".py" else self.json_config_loader_class
+            folder, name = os.path.split(os.path.abspath(file))
+            self._load(((loader.load_config(), file) for loader in [kind(name, path=folder)]), [file])
         if self.config_files:
-            for file in self.config_files:
-                if not os.path.exists(file):
-                    raise UsageError(f"there is no config file {file}")
-                self._load(os.path.abspath(file), None)
             return
         from jupyter_core.paths import jupyter_config_path
 
@@ -128,17 +134,16 @@ class Command(Application):
             folders = jupyter_config_path()
         except RuntimeError:
             return  # a user without a home has no config files
-        self._load("ipytaskfarm_config", folders)
+        name = "ipytaskfarm_config"
+        files = [os.path.join(folder, name + suffix) for folder in folders for suffix in (".py", ".json")]
+        self._load(self._load_config_files(name, folders, raise_config_file_errors=True), files)
 
-    def _load(self, name: str, path: list[str] | None) -> None:
-        stem = name.removesuffix(".py").removesuffix(".json")
-        folders = path or [os.path.dirname(stem)]
+    def _load(self, read: Iterable[tuple[Config, str]], files: Iterable[str]) -> None:
+        """Take settings with the names of their files, which are some of these, and are read here."""
         try:
-            loaded = list(self._load_config_files(os.path.basename(stem), folders, raise_config_file_errors=True))
+            loaded = list(read)
         except Exception as error:  # a config file is Python code and may raise anything
-            places = [os.path.join(folder, os.path.basename(stem)) for folder in folders]
-            files = [place + kind for place in places for kind in (".py", ".json")]
-            which = " or ".join(filter(os.path.exists, files)) or f"{stem}.py"
+            which = " or ".join(filter(os.path.exists, files))
             raise UsageError(f"the config file {which} raised {type(error).__name__}: {error}") from error
         for config, file in loaded:
             self._check_config(config, f"the config file {file}")
@@ -156,6 +161,22 @@ class Command(Application):
     def carry_out(self) -> int:
         """Run the command, and return the exit code."""
         raise NotImplementedError
+
+    def check_action(self, action: str) -> None:
+        """Refuse flags of the command line that belong to other actions: nothing would come of them."""
+        for setting in sorted(self._given):
+            actions = self.of_action.get(setting, (action,))
+            if action not in actions:
+                *belongs, this = (f"`{self.name} {each}".rstrip() + "`" for each in (*actions, action))
+                raise UsageError(f"--{self._flag_of(setting)} belongs to {complete(belongs)}, not to {this}")
+
+    def _flag_of(self, setting: str) -> str:
+        """Return the name of the flag, without dashes, for a setting of this very class."""
+        owner = type(self).__name__
+        for keys, target in self.aliases.items():
+            if target == f"{owner}.{setting}":
+                return _names(keys)[-1]
+        return next(_names(keys)[-1] for keys, (sets, _) in self.flags.items() if setting in sets.get(owner, ()))
 
     def home(self) -> Home:
         """Return the files of the farm that ``--farm`` names."""
@@ -287,6 +308,11 @@ def run(arguments: list[str]) -> int:
     except (errors.TaskFarmError, OSError, IndexError, KeyError, TimeoutError, ValueError) as error:
         _complain(name, _text_of(error) or type(error).__name__)
         return exit_code(error)
+
+
+def no_such_farm(name: str) -> errors.FarmNotRunning:
+    """Return the error for a farm that has no files here."""
+    return errors.FarmNotRunning(f"there is no farm {name!r}: `ipytaskfarm list` lists all farms")
 
 
 def exit_code(error: BaseException) -> int:

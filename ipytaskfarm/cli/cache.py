@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from typing import Any
+from typing import Any, ClassVar
 
 from traitlets import Bool, Int, Unicode
 
@@ -42,8 +42,17 @@ result from the cache, or what differs from the nearest entry.
     )
     flags: Any = switches(("all", "Cache.every", True, "forget all entries"), JSON)
 
+    of_action: ClassVar[dict[str, tuple[str, ...]]] = {
+        "function": ("", "forget"),
+        "key": ("forget",),
+        "older": ("forget",),
+        "every": ("forget",),
+        "last": ("",),
+    }
+
     def carry_out(self) -> int:
         words = self.extra_args
+        self.check_action(words[0] if words else "")
         if not words:
             return self._list()
         if words == ["forget"]:

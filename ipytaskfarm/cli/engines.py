@@ -62,7 +62,10 @@ frozen for these failed tasks, or for all.
         tasks = self.number_arguments("task") if self.extra_args else None
         with connect(self.farm) as questioner:
             reply = questioner.answer_for(messages.ReleaseFrozen(tasks), messages.NumberReply)
-        print(f"{printing.number(reply.value, 'frozen engine')} released")
+        if self.json:
+            print_json({"released": reply.value})
+        else:
+            print(f"{printing.number(reply.value, 'frozen engine')} released")
         return OK
 
     def _add(self) -> int:
@@ -71,12 +74,17 @@ frozen for these failed tasks, or for all.
             raise UsageError(f"how many, {' '.join(self.extra_args)!r}? `engines add N`, with N at least 1")
         with connect(self.farm) as questioner:
             reply = questioner.answer_for(messages.SetWanted(more=min(int(word), INT_MAX)), messages.NumberReply)
-        print(f"{printing.number(reply.value, 'engine')} wanted now; they come up within a second or two")
-        return OK
+        return self._say(reply.value, "they come up within a second or two")
 
     def _remove(self) -> int:
         ids = self.number_arguments("engine")
         with connect(self.farm) as questioner:
             reply = questioner.answer_for(messages.RemoveEngines(ids), messages.NumberReply)
-        print(f"{printing.number(reply.value, 'engine')} wanted now; a running task is finished first")
+        return self._say(reply.value, "a running task is finished first")
+
+    def _say(self, wanted: int, when: str) -> int:
+        if self.json:
+            print_json({"wanted": wanted})
+        else:
+            print(f"{printing.number(wanted, 'engine')} wanted now; {when}")
         return OK

@@ -8,7 +8,7 @@ from typing import Any
 from traitlets import Bool, Unicode
 
 from ipytaskfarm.cli import printing
-from ipytaskfarm.cli.application import FAILED, OK, Command, JsonCommand, switches, values
+from ipytaskfarm.cli.application import FAILED, OK, Command, JsonCommand, no_such_farm, switches, values
 from ipytaskfarm.cli.json_output import print_json
 from ipytaskfarm.cli.status import farm_state
 from ipytaskfarm.core import errors
@@ -41,7 +41,7 @@ class List(JsonCommand):
     def carry_out(self) -> int:
         farms = [_describe(home) for home in Home.all() if self.farm in ("", home.name)]
         if self.farm and not farms:
-            raise errors.FarmNotRunning(f"there is no farm {self.farm!r}: `ipytaskfarm list` lists all farms")
+            raise no_such_farm(self.farm)
         if self.json:
             print_json(farms)
         elif farms:
@@ -110,7 +110,7 @@ a crash left behind; with --all it removes the whole farm with its store and its
                 raise errors.FarmExists(f"farm {home.name!r} runs: stop it first (ipytaskfarm stop --farm {home.name})")
             return self._clean_running(home)
         if not home.folder.exists():
-            raise errors.FarmNotRunning(f"there is no farm {home.name!r}: `ipytaskfarm list` lists all farms")
+            raise no_such_farm(home.name)
         # Its supervisor is about to start what looks stopped now.
         with home.lock():
             return self._clean_stopped(home)

@@ -7,7 +7,7 @@ zone, durations are seconds, sizes are bytes, and unknown values are null.
 from __future__ import annotations
 
 import json
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 import msgspec
 
@@ -19,6 +19,9 @@ from ipytaskfarm.core.text import error_line
 from ipytaskfarm.display.farm_tables import EventRow
 from ipytaskfarm.display.text import local_time
 
+if TYPE_CHECKING:  # few commands look at groups
+    from ipytaskfarm.deployment.agent_groups import AgentGroup
+
 
 def print_json(value: Any) -> None:
     """Print one JSON document."""
@@ -28,6 +31,18 @@ def print_json(value: Any) -> None:
 def moment(at_s: float | None) -> str | None:
     """Return a moment as text like ``2026-11-21T10:00:00.000000+01:00``."""
     return None if at_s is None else local_time(at_s).isoformat(timespec="microseconds")
+
+
+def group_shape(group: AgentGroup) -> dict[str, Any]:
+    """Return a group of ``ipytaskfarm agents``."""
+    return {
+        "group": group.name,
+        "launcher": group.agents.launcher,
+        "agents": list(group.names),
+        "engines": group.agents.engines,
+        "options": dict(group.agents.options),
+        "submitted_at": moment(group.submitted_s),
+    }
 
 
 def task_shape(row: TaskRow) -> dict[str, Any]:

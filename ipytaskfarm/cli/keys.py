@@ -4,14 +4,13 @@ from __future__ import annotations
 
 import os
 from pathlib import Path
-from typing import Any
+from typing import Any, ClassVar
 
 from traitlets import Bool, Unicode
 
 from ipytaskfarm.cli import printing
-from ipytaskfarm.cli.application import JSON, OK, JsonCommand, UsageError, complete, switches, values
+from ipytaskfarm.cli.application import JSON, OK, JsonCommand, UsageError, complete, no_such_farm, switches, values
 from ipytaskfarm.cli.json_output import moment, print_json
-from ipytaskfarm.core import errors
 from ipytaskfarm.core.messages import ListConnections
 from ipytaskfarm.core.messages.tables import ConnectionTable
 from ipytaskfarm.deployment import enrolment
@@ -54,14 +53,22 @@ the change at once.
         JSON,
     )
 
+    of_action: ClassVar[dict[str, tuple[str, ...]]] = {
+        "output": ("add",),
+        "reader": ("add",),
+        "client": ("add",),
+        "everything": ("rotate",),
+    }
+
     def carry_out(self) -> int:
         what, *words = self.extra_args or ["list"]
         actions = {"list": self._list, "add": self._add, "rotate": self._rotate, "revoke": self._revoke}
         if what not in actions:
             raise UsageError(f"{what!r} is not one of {complete(list(actions))}")
+        self.check_action(what)
         home = self.home()
         if load_keys(home.folder) is None:
-            raise errors.FarmNotRunning(f"there is no farm {home.name!r}: `ipytaskfarm list` lists all farms")
+            raise no_such_farm(home.name)
         return actions[what](home, words)
 
     # ------------------------------------------------------------------------------------ list

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import codecs
+import contextlib
 import os
 import re
 import sys
@@ -14,10 +16,11 @@ import msgspec
 from traitlets import Bool, Int
 
 from ipytaskfarm.cli import printing
-from ipytaskfarm.cli.application import JSON, OK, JsonCommand, UsageError, switches, values
+from ipytaskfarm.cli.application import JSON, OK, JsonCommand, UsageError, no_such_farm, switches, values
 from ipytaskfarm.cli.history import events
 from ipytaskfarm.cli.json_output import event_shape, print_json
 from ipytaskfarm.core import messages
+from ipytaskfarm.core.agent_names import SHARED, agent_name, owner
 from ipytaskfarm.core.messages import tables
 from ipytaskfarm.core.messages.payload import ResultBody
 from ipytaskfarm.deployment.home import Home
@@ -25,6 +28,8 @@ from ipytaskfarm.deployment.light_client import connect
 from ipytaskfarm.display.farm_tables import EventRow, event_table
 
 FOLLOW_S = 0.2
+BLOCK_BYTES = 1 << 16
+"""How much of the end of a log is read at first."""
 EVENTS_MAX = 1000
 _STAMP = re.compile(r"\d{4}-\d\d-\d\d \d\d:\d\d:\d\d,\d{3} ")
 
@@ -61,6 +66,8 @@ that task in all logs of the farm, what happened to the task, and what it printe
                 raise UsageError("--task searches all logs, so no log can be named with it")
             return self._about_task(home, self.task)
         paths = [path for path in self._candidates(home) if path.exists() and path.stat().st_size]
+        if not home.folder.exists():
+            raise no_such_farm(home.name)
         if not paths:
             if self.extra_args[:1] == ["engine"]:
                 raise FileNotFoundError(
@@ -85,7 +92,7 @@ that task in all logs of the farm, what happened to the task, and what it printe
 
     def _candidates(self, home: Home) -> list[Path]:
         what, *rest = self.extra_args or ["controller"]
-        if what == "engine" and len(rest) == 1 and rest[0].isdigit():
+        if what == "engine" and len(rest) == 1 and rest[0].isdecimal():
             return [self._engine_output(home, int(rest[0]))]
         if rest or what not in ("controller", "agent", "supervisor"):
             raise UsageError(
@@ -106,6 +113,11 @@ that task in all logs of the farm, what happened to the task, and what it printe
         if row is None:
             raise IndexError(
                 f"farm {home.name!r} has no engine {engine} now; `ipytaskfarm logs agent` tells of lost ones"
+            )
+        if (agent := agent_name(owner(row.engine))) != SHARED:
+            raise FileNotFoundError(
+                f"engine {engine} is one of agent {agent} on node {row.node}, whose files are there;"
+                " `ipytaskfarm logs --task ID` shows what a task has printed"
             )
         counter = row.engine.rpartition(".")[2]
         return home.agent_folder(0) / f"engine-{counter}.out"
@@ -195,27 +207,35 @@ def _records(path: Path) -> Iterator[str]:
 def _tail(path: Path, lines: int) -> tuple[list[str], int]:
     """Return the last lines, and the position of the end of the file."""
     with open(path, "rb") as file:
-        end = file.seek(0, os.SEEK_END)
-        file.seek(max(0, end - lines * 400))
-        text = file.read(end - file.tell()).decode(errors="replace")
-    return text.splitlines()[-lines:], end
+        end = begin = file.seek(0, os.SEEK_END)
+        text = b""
+        while begin and text.count(b"\n") <= lines:
+            begin = max(0, end - max(BLOCK_BYTES, 2 * len(text)))
+            file.seek(begin)
+            text = file.read(end - begin)
+    found = text.decode(errors="replace").removesuffix("\n").split("\n")
+    return found[-lines:] if lines and text else [], end
 
 
 def _follow(path: Path, end: int) -> None:
+    """Print what comes behind this position of a log, and of those that take its place."""
+    file = open(path, "rb")  # noqa: SIM115 - it may be another one later
+    file.seek(end)
+    decode = codecs.getincrementaldecoder("utf-8")("replace").decode
     while True:
+        text = file.read()
+        if not text:
+            time.sleep(FOLLOW_S)
+            with contextlib.suppress(FileNotFoundError):
+                found = path.stat()
+                if found.st_ino != os.fstat(file.fileno()).st_ino:
+                    text = file.read()  # what was written before it was renamed
+                    file.close()
+                    file = open(path, "rb")  # noqa: SIM115
+                elif found.st_size < file.tell():
+                    file.seek(0)
+        sys.stdout.write("\n".join(_visible(line) for line in decode(text).split("\n")))
         sys.stdout.flush()
-        time.sleep(FOLLOW_S)
-        try:
-            size = path.stat().st_size
-            if size == end:
-                continue
-            with open(path, "rb") as file:
-                file.seek(end if size > end else 0)  # it is shorter than before, so it was rotated
-                text = file.read()
-                end = file.tell()
-        except FileNotFoundError:
-            continue
-        sys.stdout.write("\n".join(_visible(line) for line in text.decode(errors="replace").split("\n")))
 
 
 def _print_lines(lines: list[str]) -> None:

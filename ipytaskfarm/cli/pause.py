@@ -111,8 +111,8 @@ shut down. This survives restarts of controller and agents, until --off.
             shapes = [{"node": n, "drained": not self.off, "there": n in busy, "busy": busy.get(n, 0)} for n in nodes]
             print_json(shapes)
         else:
-            for node, engines in busy.items():
-                rest = f"drained; {printing.number(engines, 'engine')} still running tasks"
+            for node in nodes if self.off else busy:
+                rest = f"drained; {printing.number(busy.get(node, 0), 'engine')} still running tasks"
                 print(f"node {printing.safe(node)}: {'gets tasks again' if self.off else rest}")
         if absent and not self.off:
             there = ", ".join(sorted({printing.safe(agent["node"]) for agent in state.agents})) or "none"

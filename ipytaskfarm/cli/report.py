@@ -41,7 +41,7 @@ example from a mail. It contains the output and the errors of tasks, but not the
             if self.job:
                 job = find_job(questioner, self.job).id
         text = asyncio.run(self._report(job))
-        path = Path(self.output)
+        path = Path(self.output).expanduser()
         path.write_text(text, encoding="utf-8")
         print(f"{path}: {size(len(text.encode()))}")
         return OK

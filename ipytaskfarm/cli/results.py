@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import sys
 import traceback
+from math import isfinite
 from typing import TYPE_CHECKING, Any
 
 from traitlets import Bool, Unicode
@@ -123,7 +124,8 @@ def _plain(value: Any) -> Any:
         return {str(key): _plain(each) for key, each in value.items()}
     if isinstance(value, list | tuple):
         return [_plain(each) for each in value]
-    return value if value is None or isinstance(value, bool | int | float | str) else shown(value, VALUE_MAX)
+    is_json = value is None or isinstance(value, bool | int | str) or (isinstance(value, float) and isfinite(value))
+    return value if is_json else shown(value, VALUE_MAX)
 
 
 def _wait_for(client: TaskClient, task: int) -> None:

@@ -22,6 +22,7 @@ from ipytaskfarm.deployment.daemon import fork_detached, start_detached
 from ipytaskfarm.deployment.home import Home
 from ipytaskfarm.deployment.settings import FarmSettings, farm_settings
 from ipytaskfarm.deployment.supervisor import Audience, Supervisor
+from ipytaskfarm.display.tables import redraws
 from ipytaskfarm.launchers.local import may_fork
 from ipytaskfarm.settings.checks import Agents, check_agents
 from ipytaskfarm.settings.declarations import SETTINGS
@@ -193,7 +194,7 @@ class Terminal:
     def __init__(self, farm: str, *, stop_with: str = "Ctrl-C") -> None:
         self._farm = farm
         self._stop_with = stop_with
-        self._rewrites = sys.stderr.isatty()
+        self._rewrites = redraws(sys.stderr)
         self._shown = ""
 
     def progress(self, text: str) -> None:
@@ -224,7 +225,7 @@ def _write(stream: IO[str], text: str) -> None:
         stream.write(text)
         stream.flush()
     except OSError:
-        # The terminal was closed: nobody reads on, and the farm must still be stopped in order.
+        # The terminal was closed, or the log's disk is full: the farm must still be looked after, and stopped in order.
         pass
 
 
@@ -239,18 +240,18 @@ class Reporter:
         self._send("progress", text)
 
     def say(self, line: str) -> None:
-        print(printing.safe(line), flush=True)
+        _write(sys.stdout, printing.safe(line) + "\n")
         self._send("say", line)
 
     def ready(self, state: FarmState) -> None:
         line = ready_line(state, self._farm, f"ipytaskfarm stop{farm_flag(self._farm)}")
-        print(line, flush=True)
+        _write(sys.stdout, line + "\n")
         self._send("ready", line)
         self.close()
 
     def failed(self, error: Exception) -> None:
         """Report that the start failed."""
-        print(printing.safe(error), flush=True)
+        _write(sys.stdout, printing.safe(error) + "\n")
         self._send("failed", str(error), code=exit_code(error))
         self.close()
 

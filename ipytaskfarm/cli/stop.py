@@ -7,7 +7,7 @@ from typing import Any
 from traitlets import Bool, Float
 
 from ipytaskfarm.cli.application import OK, Command, UsageError, switches, values
-from ipytaskfarm.cli.start import Terminal
+from ipytaskfarm.cli.start import Terminal, farm_flag
 from ipytaskfarm.deployment.daemon import stop_farm
 
 
@@ -34,6 +34,11 @@ all results stay on disk for the next start. The command returns when all proces
             raise UsageError(f"--wait must be 0 seconds or more, not {self.wait:g}")
         home = self.home()
         terminal = Terminal(home.name)
-        stop_farm(home, None if self.drain else self.wait, terminal)
+        try:
+            stop_farm(home, None if self.drain else self.wait, terminal)
+        except KeyboardInterrupt:
+            at_once = f"`ipytaskfarm stop{farm_flag(home.name)} --wait 0`"
+            terminal.say(f"farm {home.name!r} goes on stopping; {at_once} does not wait for running tasks")
+            raise
         terminal.say(f"farm {home.name!r} has stopped")
         return OK

@@ -11,7 +11,7 @@ from typing import Any
 from traitlets import Int
 
 from ipytaskfarm.cli import printing
-from ipytaskfarm.cli.application import FAILED, OK, Command, UsageError, values
+from ipytaskfarm.cli.application import FAILED, OK, Command, UsageError, no_such_farm, values
 from ipytaskfarm.core import errors, messages, saves
 from ipytaskfarm.core.states import state_counts
 from ipytaskfarm.deployment.home import Home
@@ -179,5 +179,5 @@ def _one_path(words: list[str], what: str) -> Path:
 def _store_path(home: Home) -> Path:
     path = home.store_path()
     if path is None:
-        raise errors.FarmNotRunning(f"there is no farm {home.name!r}: `ipytaskfarm list` lists all farms")
+        raise no_such_farm(home.name)
     return path

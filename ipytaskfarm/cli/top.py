@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import os
 import select
+import signal
 import sys
 import termios
 import time
@@ -24,14 +25,12 @@ from ipytaskfarm.core.messages import tables
 from ipytaskfarm.core.states import State
 from ipytaskfarm.deployment.light_client import Questioner, connect
 from ipytaskfarm.display.farm_tables import engine_table, job_table, task_table
-from ipytaskfarm.display.tables import Table
+from ipytaskfarm.display.tables import Table, redraws
 from ipytaskfarm.display.text import safe, with_local_times
 
 TASKS_ASKED = 200
 """Largest number of running tasks, of unfinished tasks, and of failed tasks, that are read."""
 HELP = "↑ ↓ select · a abort · r retry · q quit"
-DUMB = (None, "", "dumb", "unknown")
-"""The values of TERM for terminals on which nothing can be drawn again."""
 RESIZED_S = 0.25
 """How soon the screen is drawn again in a terminal of another size."""
 LEAST_S = 0.2
@@ -181,7 +180,7 @@ failed one, q quits. Without a terminal, with TERM=dumb, or with --once, the com
 
     def carry_out(self) -> int:
         with connect(self.farm) as questioner:
-            if self.once or not (sys.stdin.isatty() and sys.stdout.isatty()) or os.environ.get("TERM") in DUMB:
+            if self.once or not (sys.stdin.isatty() and redraws(sys.stdout)):
                 print("\n".join(screen(look(questioner), printing.terminal_width(sys.stdout) or 10_000, None)))
                 return OK
             Live(questioner, self.every).run()
@@ -279,13 +278,15 @@ class Live:
 
 @contextmanager
 def _keys_at_once() -> Iterator[None]:
-    """Make the terminal deliver each key at once, without echo."""
+    """Make the terminal deliver each key at once, without echo; also SIGTERM leaves the terminal as it was."""
     before = termios.tcgetattr(sys.stdin)
+    handler = signal.signal(signal.SIGTERM, lambda number, frame: sys.exit(128 + number))
     try:
         tty.setcbreak(sys.stdin)
         yield
     finally:
         termios.tcsetattr(sys.stdin, termios.TCSADRAIN, before)
+        signal.signal(signal.SIGTERM, handler)
 
 
 def _key(timeout_s: float) -> str:

@@ -62,7 +62,7 @@ scale. Ctrl-C ends the server; the farm continues.
         name = connection().farm  # a farm that is not there is said at once
         server = WebServer(FarmFeed(name, connection, self.control), extra_hosts=self.hosts)
         try:
-            server.listen(self.port, Path(self.socket) if self.socket else None)
+            server.listen(self.port, Path(self.socket).expanduser() if self.socket else None)
         except (OSError, ValueError) as error:
             raise self._no_place(error) from None
         over = asyncio.Event()
@@ -70,13 +70,13 @@ scale. Ctrl-C ends the server; the farm continues.
         for number in (signal.SIGINT, signal.SIGTERM):
             loop.add_signal_handler(number, over.set)
         url = f"http://localhost/#token={server.token}" if self.socket else server.url
-        with _url_file(name, url) as path:
-            where = f"on the socket {self.socket}, at" if self.socket else "at"
-            print(f"farm {name!r} is shown {where}\n\n    {url}\n\n(also in {path}; Ctrl-C ends it)", flush=True)
-            await over.wait()
-        await server.stop()
-        if self.socket:
-            Path(self.socket).unlink(missing_ok=True)
+        try:
+            with _url_file(name, url) as path:
+                where = f"on the socket {self.socket}, at" if self.socket else "at"
+                print(f"farm {name!r} is shown {where}\n\n    {url}\n\n(also in {path}; Ctrl-C ends it)", flush=True)
+                await over.wait()
+        finally:
+            await server.stop()
         print("the page is closed; the farm goes on", file=sys.stderr)
 
     def _no_place(self, error: Exception) -> errors.TaskFarmError:

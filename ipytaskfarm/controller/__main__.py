@@ -48,10 +48,9 @@ from ..storage.lost_record import usable_record
 from ..storage.result_cache import ResultCache, cache_file
 from ..storage.store import Store
 from ..system import farm_paths
-from ..system.collector import spare_the_collector
 from ..system.farm_paths import ConnectionInfo
 from ..system.odd_files import set_aside_unless_file
-from ..system.process import name_process
+from ..system.process import name_process, spare_the_collector
 from ..transport.hub import Hub
 from ..transport.keys import FarmKeys, farm_keys
 from ..version import __version__

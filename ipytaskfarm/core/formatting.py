@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from signal import Signals
+
 from .messages.tables import FarmState, JobRow
 
 UP = ("idle", "busy")
@@ -12,6 +14,14 @@ def last_line(text: str) -> str:
     """Return the last line that is not blank: of a traceback, that is the error."""
     lines = [line.strip() for line in text.splitlines() if line.strip()]
     return lines[-1] if lines else ""
+
+
+def signal_text(number: int) -> str:
+    """Return a signal for people: its number and, unless it is a real-time signal, its name."""
+    try:
+        return f"signal {number} ({Signals(number).name})"
+    except ValueError:
+        return f"signal {number} (unknown)"
 
 
 def job_state(row: JobRow) -> str:

@@ -63,6 +63,7 @@ from .messages.task_types import Deferral, Ended, FailureSummary, FrozenRun, Ite
 from .requirements import OPERATORS, Allotment, Asks, Condition, Environment, Recycle
 from .scheduler.clock import Now
 from .scheduler.events import Event
+from .scheduler.queue import KnownRules
 from .scheduler.settings import PLACEMENTS
 from .scheduler.state import SchedulerState
 
@@ -472,10 +473,10 @@ def why_not_storable(value: object) -> str:
         return "it is nested too deeply"
 
 
-def shared_rules(rules: Rules, storable: dict[Rules, Rules]) -> tuple[Rules, str, int]:
+def known_rules(rules: Rules, storable: dict[Rules, KnownRules]) -> tuple[KnownRules, str, int]:
     """Return rules, or the equal ones of earlier tasks; the same as `why_not_storable`; and the bytes of new rules.
 
-    storable: small rules that can be stored are added: tasks that come later share them, and their class is known.
+    storable: small rules that can be stored are added: tasks that come later share them.
     """
     try:
         known = storable.get(rules)
@@ -486,11 +487,12 @@ def shared_rules(rules: Rules, storable: dict[Rules, Rules]) -> tuple[Rules, str
         return known, "", 0
     why = why_not_storable(rules)
     size = len(encode(rules)) if not why else 0
+    known = KnownRules(rules)
     if hashable and not why and size <= REMEMBERED_BYTES:
         if len(storable) >= REMEMBERED_MAX:
             storable.clear()
-        storable[rules] = rules
-    return rules, why, size
+        storable[rules] = known
+    return known, why, size
 
 
 REMEMBERED_MAX = 16_384

@@ -149,15 +149,18 @@ def add(
         name = _free_name(agents.launcher, groups)
         names = launcher.names(name, agents.count if count is None else count)
         seats = [Seat(each, path) for each, path in enrol(home, names).items()]
+        handle: Handle | None = None
         try:
             handle = launcher.submit(seats, _spec(home, name, agents))
+            group = AgentGroup(
+                name=name, agents=agents, names=tuple(names), handle=handle, submitted_s=time.time(), setting=setting
+            )
+            _write_groups(home, [*groups, group])
         except BaseException:
+            if handle is not None:  # nobody would find them again
+                launcher.cancel(handle)
             revoke(home, names)
             raise
-        group = AgentGroup(
-            name=name, agents=agents, names=tuple(names), handle=handle, submitted_s=time.time(), setting=setting
-        )
-        _write_groups(home, [*groups, group])
     return group
 
 
@@ -291,15 +294,3 @@ def _are_there(questioner: Questioner, names: Sequence[str]) -> bool:
     state = questioner.answer_for(FarmStatus(), FarmState)
     # An unreachable agent keeps its lease: do not wait for it.
     return any(goes_by(row["name"], names) for row in state.agents if row["state"] != "unreachable")
-
-
-def describe(group: AgentGroup) -> dict[str, Any]:
-    """Return a group as a dict for programs."""
-    return {
-        "group": group.name,
-        "launcher": group.agents.launcher,
-        "agents": list(group.names),
-        "engines": group.agents.engines,
-        "options": dict(group.agents.options),
-        "submitted_at": group.submitted_s,
-    }

@@ -111,7 +111,9 @@ def _reap(process: LocalProcess) -> None:
     """Wait for the end of a child, which would otherwise stay a zombie as long as this process lives."""
     fd = process.wait_fd()
     if fd is not None:
-        select.select([fd], [], [])
+        end = select.poll()  # not `select`, which takes no number above 1023
+        end.register(fd, select.POLLIN)
+        end.poll()
         process.poll()
     process.close()
 

@@ -80,9 +80,14 @@ def connection_info(home: Home, title: str) -> ConnectionInfo:
 
 
 def write_copy(info: ConnectionInfo, path: Path) -> None:
-    """Write a connection file for others, 0600, at any path. A link of that name is refused."""
+    """Write a connection file for others, 0600, at any path, also in the place of an earlier one.
+
+    A link of that name is refused, and so is any other file, which would be lost.
+    """
     if not path.parent.is_dir():
         raise FileNotFoundError(f"there is no folder {path.parent} for {path.name}")
+    if path.is_file() and (text := path.read_bytes()) and b'"server_key"' not in text:
+        raise FileExistsError(f"{path} is there, and is no connection file: choose another name")
     farm_paths.write_private(path, farm_paths.connection_text(info))
 
 

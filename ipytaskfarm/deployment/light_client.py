@@ -7,9 +7,9 @@ nor `serialization.pack` (which would double the time of ``ipytaskfarm status``)
 from __future__ import annotations
 
 import builtins
+import math
 import os
 import platform
-import select
 import socket
 import time
 import uuid
@@ -174,9 +174,7 @@ class Questioner:
                 raise errors.FarmNotRunning(
                     f"the farm does not answer within {timeout_s:g} s: {returns or self._link.problem or 'busy'}"
                 )
-            wait_s = self._link.next_deadline() - now
-            wait_s = wait_s if deadline is None else min(wait_s, deadline - now)
-            select.select(self._link.fds(), [], [], max(0.0, wait_s))
+            self._link.wait(math.inf if deadline is None else deadline)
         if isinstance(replies[0], Refusal):
             raise refusal_error(replies[0])
         return replies[0]

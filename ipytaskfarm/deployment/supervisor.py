@@ -34,10 +34,9 @@ from ipytaskfarm.core.messages.tables import FarmState
 from ipytaskfarm.deployment.group_manager import GroupManager
 from ipytaskfarm.deployment.home import Home, HomeLock
 from ipytaskfarm.deployment.light_client import Questioner, refusal_error
-from ipytaskfarm.deployment.restarts import RESTARTS
 from ipytaskfarm.deployment.settings import FarmSettings, agent_flags, controller_flags
 from ipytaskfarm.deployment.start_errors import StartWatch, check_loopback, check_threads, last_error, with_remedy
-from ipytaskfarm.deployment.watched_process import WatchedProcess
+from ipytaskfarm.deployment.watched_process import RESTARTS, WatchedProcess
 from ipytaskfarm.launchers import EXIT_UNKNOWN, Processes, ProcessSpec, describe_exit
 from ipytaskfarm.launchers.local import LocalProcesses, trim
 from ipytaskfarm.system.host import open_standard_descriptors, working_folder
@@ -438,7 +437,7 @@ class Supervisor:
             self._ask_status(now)
         if now >= self._trim_at:
             self._trim_at = now + TRIM_S
-            for kind in ("controller", "agent-0"):
+            for kind in ("controller", "agent-0", SUPERVISOR):
                 trim(self.home.output(kind))
         if self.phase is FarmPhase.LEAVING and not any(agent.lives for agent in self._agents):
             self._groups.end()

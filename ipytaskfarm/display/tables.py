@@ -27,6 +27,8 @@ LEAST = 12
 """Characters to which a column of text may be cut; after that, optional columns are left out."""
 TEXT_MAX = 120
 """Largest number of characters in a cell that has its own function for cutting."""
+DUMB = (None, "", "dumb", "unknown")
+"""The values of TERM for terminals on which nothing can be drawn again."""
 _GAP = "  "
 _BOLD, _RED, _PLAIN = "\033[1m", "\033[31m", "\033[0m"
 
@@ -214,6 +216,14 @@ def is_styled(stream: TextIO | Any) -> bool:
     """Return whether a stream is a terminal, and the user has not asked for plain text (https://no-color.org)."""
     try:
         return bool(stream.isatty()) and not os.environ.get("NO_COLOR") and os.environ.get("TERM") != "dumb"
+    except (AttributeError, ValueError):
+        return False
+
+
+def redraws(stream: TextIO | Any) -> bool:
+    """Return whether a stream is a terminal on which a line can be drawn again."""
+    try:
+        return bool(stream.isatty()) and os.environ.get("TERM") not in DUMB
     except (AttributeError, ValueError):
         return False
 

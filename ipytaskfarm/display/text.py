@@ -67,7 +67,8 @@ def span(seconds: float | None) -> str:
     """Format a duration in a suitable unit."""
     if seconds is None:
         return ""
-    for limit, unit, text in ((0.001, 1e6, "µs"), (1.0, 1e3, "ms"), (120.0, 1.0, "s")):
+    # Three digits of anything from these limits on are 1000 of the unit.
+    for limit, unit, text in ((0.0009995, 1e6, "µs"), (0.9995, 1e3, "ms"), (120.0, 1.0, "s")):
         if seconds < limit:
             return f"{seconds * unit:.3g} {text}"
     minutes, rest = divmod(int(seconds), 60)
@@ -83,7 +84,7 @@ def size(count: float | None) -> str:
     if count is None:
         return ""
     for unit in ("B", "KiB", "MiB", "GiB"):
-        if count < 1024:
+        if count < (1024 if unit == "B" else 1023.95):
             return f"{count:.0f} {unit}" if unit == "B" else f"{count:.1f} {unit}"
         count /= 1024
     return f"{count:.1f} TiB"

@@ -11,6 +11,7 @@ from typing import Any
 import psutil
 
 from ipytaskfarm.core import errors
+from ipytaskfarm.core.agent_names import goes_by
 from ipytaskfarm.core.formatting import ready_engines
 from ipytaskfarm.core.messages import FarmStatus
 from ipytaskfarm.core.messages.tables import FarmState
@@ -169,15 +170,11 @@ def groups(
     """Yield a finding for each agent that was asked of a launcher and has not come."""
     heard = {row["name"] for row in state.agents if row["state"] != "unreachable"}
     for group in asked:
-        missing = [name for name in group.names if not any(_is(each, name) for each in heard)]
+        missing = [name for name in group.names if not any(goes_by(each, [name]) for each in heard)]
         if not missing:
             yield fine("groups", f"{group.name}: all of {len(group.names)} are here")
         for name in missing:
             yield _missing(home, group, name, statuses.get(name))
-
-
-def _is(heard: str, name: str) -> bool:
-    return heard == name or heard.startswith(f"{name}.")
 
 
 def _missing(home: Home, group: AgentGroup, name: str, status: AgentStatus | None) -> Finding:

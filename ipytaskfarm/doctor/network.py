@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import errno
 import ipaddress
-import select
 import socket
 import time
 import uuid
@@ -169,10 +168,9 @@ def greet(info: ConnectionInfo, limit_s: float = GREET_S) -> Greeted:
                     return Greeted(event.welcome.version, time.monotonic() - began_s)
                 if isinstance(event, Refused):
                     return Greeted(refusal=event.refuse)
-            left_s = began_s + limit_s - time.monotonic()
-            if left_s <= 0:
+            if time.monotonic() >= began_s + limit_s:
                 return Greeted(problem=link.problem)
-            select.select(link.fds(), [], [], max(0.0, min(left_s, link.next_deadline() - time.monotonic())))
+            link.wait(began_s + limit_s)
     finally:
         link.close()
 

@@ -23,6 +23,7 @@ from ..deployment.light_client import connect as question
 from ..deployment.settings import DEFAULT_NAME
 from ..display.farm_tables import engine_table
 from ..display.ipython import notebook_shell
+from ..display.tables import redraws
 from ..display.text import number
 from ..system.farm_paths import connection_reader
 from . import connection
@@ -42,7 +43,7 @@ class Notes:
         """Show what the magic waits for; the next message replaces it."""
         if self._slot is not None:
             self._show([*self._lines, f"{text} …"])
-        elif _is_terminal():
+        elif redraws(sys.stderr):
             print(f"\r\033[K{text} …", end="", file=sys.stderr, flush=True)
 
     def say(self, line: str) -> None:
@@ -56,17 +57,13 @@ class Notes:
 
     def wipe(self) -> None:
         """Remove the text of `progress`."""
-        if self._slot is None and _is_terminal():
+        if self._slot is None and redraws(sys.stderr):
             print("\r\033[K", end="", file=sys.stderr, flush=True)
 
     def _show(self, lines: list[str]) -> None:
         assert self._slot is not None
         shown = "".join(f"<div>{html.escape(line)}</div>" for line in lines)
         self._slot.show({"text/plain": "\n".join(lines), "text/html": shown})
-
-
-def _is_terminal() -> bool:
-    return sys.stderr is not None and sys.stderr.isatty()
 
 
 class FarmStatusView:

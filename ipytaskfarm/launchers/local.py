@@ -215,12 +215,14 @@ def trim(log: Path, limit_bytes: int = LOG_BYTES) -> None:
     """Copy a log that is too long to ``.1`` and empty it, while its process writes to it.
 
     The file stays the same, because the process has it open. Text that is written between copy and truncation is lost.
+    A log stays as it is if its disk has no room for the copy, or if it cannot be cut.
     """
     import shutil
 
-    if _make_room(log, limit_bytes):
-        shutil.copyfile(log, log.with_name(f"{log.name}.1"))
-        os.truncate(log, 0)
+    with contextlib.suppress(OSError):
+        if _make_room(log, limit_bytes):
+            shutil.copyfile(log, log.with_name(f"{log.name}.1"))
+            os.truncate(log, 0)
 
 
 def _make_room(log: Path, limit_bytes: int) -> bool:

@@ -280,6 +280,8 @@ def read_startup(what: str, startup: object) -> tuple[str | None, str]:
             code = path.read_text(encoding="utf-8")
         except OSError as error:
             raise FileNotFoundError(f"the start-up file {path} cannot be read: {error.strerror}") from None
+        except UnicodeDecodeError as error:
+            raise ValueError(f"the start-up file {path} is not UTF-8 ({error.reason}): save it as UTF-8") from None
         if path.suffix == ".py":
             compile(code, str(path), "exec")  # a SyntaxError is better seen here than on each engine
         return code, str(path)

@@ -15,7 +15,7 @@ from collections.abc import Callable
 from dataclasses import dataclass
 from importlib.metadata import PackageNotFoundError, version
 from pathlib import Path
-from typing import Any
+from typing import Any, TypedDict
 
 import msgspec
 
@@ -63,7 +63,7 @@ class JupyterFiles:
         """Return what is there.
 
         Raises:
-            ValueError: a file of Jupyter's configuration is not JSON.
+            ValueError: a file of Jupyter's configuration is not what Jupyter reads.
         """
         linked = self.lab_folder.is_symlink() and self.lab_folder.resolve() == (SOURCE / "labextension").resolve()
         package = _read(self.lab_folder / "package.json")
@@ -79,7 +79,7 @@ class JupyterFiles:
 
         Raises:
             OSError: the environment may not be written.
-            ValueError: a file of Jupyter's configuration is not JSON.
+            ValueError: a file of Jupyter's configuration is not what Jupyter reads.
         """
         _change(self.server_config, lambda config: _set_server(config, True))
         if self.lab_config.exists():
@@ -95,7 +95,7 @@ class JupyterFiles:
 
         Raises:
             OSError: the environment may not be written.
-            ValueError: a file of Jupyter's configuration is not JSON.
+            ValueError: a file of Jupyter's configuration is not what Jupyter reads.
         """
         if self.lab_folder.is_symlink():
             self.lab_folder.unlink()
@@ -136,16 +136,29 @@ def _set_lab(config: dict[str, Any], *, enabled: bool) -> None:
     config["disabledExtensions"] = off
 
 
+class _ServerSection(TypedDict, total=False):
+    jpserver_extensions: dict[str, bool]
+
+
+class _JupyterConfig(TypedDict, total=False):
+    """What is read of the files, all of which may have more."""
+
+    ServerApp: _ServerSection
+    disabledExtensions: dict[str, bool] | list[str]
+
+
 def _read(path: Path) -> dict[str, Any]:
-    """Return a JSON object; an absent file has none.  Raises ValueError if it is none."""
+    """Return a JSON object; an absent file has none.  Raises ValueError if Jupyter reads no such thing."""
     try:
-        text = path.read_text(encoding="utf-8")
+        content = path.read_bytes()
     except (FileNotFoundError, NotADirectoryError):
         return {}
     try:
-        return msgspec.json.decode(text, type=dict[str, Any])
-    except msgspec.MsgspecError as error:
-        raise ValueError(f"{path} is not a JSON object: {error}; mend it, or remove it") from None
+        config = msgspec.json.decode(content, type=dict[str, Any])
+        msgspec.convert(config, _JupyterConfig)
+    except (msgspec.MsgspecError, UnicodeDecodeError) as error:
+        raise ValueError(f"{path} is not what Jupyter reads: {error}; mend it, or remove it") from None
+    return config
 
 
 def _change(path: Path, change: Callable[[dict[str, Any]], None]) -> None:

@@ -19,6 +19,9 @@ from ..core import errors
 from .host import socket_bases
 from .odd_files import kind_of, odd_kind, set_aside_unless_file
 
+NOT_NOW = (errno.EMFILE, errno.ENFILE, errno.ENOMEM)
+"""The errors of a process, or a system, that can open no further file at present."""
+
 # ------------------------------------------------------------------------------------------------ locks
 
 
@@ -138,12 +141,15 @@ def read_private(path: Path) -> bytes:
         FileNotFoundError: there is no such file.
         SecurityError: it is a link, belongs to another user, is accessible to others, or others may write into its
             folder.
+        OSError: it cannot be read now: this process, or the system, has too many files open.
     """
     try:
         file = os.open(path, os.O_RDONLY | os.O_NOFOLLOW | os.O_CLOEXEC | os.O_NONBLOCK)
     except FileNotFoundError:
         raise
     except OSError as error:
+        if error.errno in NOT_NOW:
+            raise
         what = f"is {odd}; " if (odd := odd_kind(path)) else ""
         remedy = "remove it" if odd else f"chmod 600 {path}"
         raise errors.SecurityError(

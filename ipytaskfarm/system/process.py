@@ -1,7 +1,8 @@
-"""Cores that a process may use, memory that it uses, its name in lists, variables that it inherits."""
+"""What a process may use and uses: cores, memory, files; its garbage collection, its title, variables it inherits."""
 
 from __future__ import annotations
 
+import gc
 import os
 from pathlib import Path
 from typing import Final
@@ -53,6 +54,19 @@ def resident_bytes(pid: int) -> int:
         os.close(file)
 
 
+def require_files(count: int) -> None:
+    """Raise OSError unless this process can open so many further files."""
+    opened: list[int] = []
+    try:
+        for _ in range(count):
+            opened.append(os.open(os.devnull, os.O_RDONLY | os.O_CLOEXEC))
+    except OSError as error:
+        raise OSError(error.errno, error.strerror) from None  # it is not about /dev/null
+    finally:
+        for file in opened:
+            os.close(file)
+
+
 def name_process(title: str) -> None:
     """Set the process's title for ``ps``, and its first word as the short name for ``top`` and the kernel.
 
@@ -64,3 +78,15 @@ def name_process(title: str) -> None:
 
     setproctitle.setproctitle(title)
     setproctitle.setthreadtitle(title.split()[0])
+
+
+def spare_the_collector() -> None:
+    """Limit garbage collection in a process that holds the scheduler's state.
+
+    The state consists of long-lived containers without cycles: full collections would only examine a million tasks
+    again and again.
+    """
+    gc.collect()
+    gc.freeze()
+    gc.set_threshold(50_000, 50, 100)
+    gc.enable()

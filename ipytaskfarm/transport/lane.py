@@ -22,6 +22,7 @@ import msgspec
 from ..core.messages import FromEngine, ToEngine
 from ..core.text import encoded
 from ..system.odd_files import remove_entry
+from ..system.private_files import NOT_NOW
 from .frame_stream import FrameStream, StreamBroken, is_own_user
 
 MESSAGE_BYTES_MAX = (1 << 32) - 1
@@ -68,6 +69,8 @@ class AgentLane:
         self._by_engine: dict[str, _EngineConnection] = {}
         self._readable: deque[_EngineConnection] = deque()
         self._held: Set[str] = frozenset()
+        self._is_full = False
+        """Whether the last connection could not be accepted, because no descriptor was left."""
         self._unread: set[str] = set()
         """Engines that do not read."""
         self._decoder = msgspec.msgpack.Decoder(FromEngine)
@@ -116,6 +119,9 @@ class AgentLane:
 
     def receive(self) -> list[tuple[str, FromEngine]]:
         """Return (engine's incarnation, message) of at most `READ_MAX` messages that have arrived, in turns."""
+        if self._is_full:
+            self._is_full = False
+            self._epoll.modify(self._socket.fileno(), select.EPOLLIN)
         for fd, events in self._epoll.poll(0):
             connection = self._by_fd.get(fd)
             if connection is None:
@@ -163,7 +169,11 @@ class AgentLane:
         while True:
             try:
                 sock, _ = self._socket.accept()
-            except OSError:
+            except OSError as error:
+                # Not watched until the next look: it would be found readable all the time.
+                self._is_full = error.errno in NOT_NOW
+                if self._is_full:
+                    self._epoll.modify(self._socket.fileno(), 0)
                 return
             if not is_own_user(sock):
                 sock.close()

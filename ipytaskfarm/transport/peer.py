@@ -209,6 +209,10 @@ class Link:
         """Return whether `step` has something to do although nothing was received."""
         return self._session.can_speak or now_s >= self.next_deadline()
 
+    def wait(self, until_s: float = math.inf) -> None:
+        """Wait until `step` has something to do, or until this moment, on the monotonic clock."""
+        self._epoll.poll(max(0.0, min(until_s, self.next_deadline()) - time.monotonic()))
+
     def step(self, now_s: float, readable: bool = True) -> list[LinkEvent]:
         """Dial, send, receive and beat, as far as possible now.
 
@@ -238,7 +242,7 @@ class Link:
             self.step(now_s)
             if now_s >= deadline_s:
                 break
-            self._epoll.poll(max(0.0, min(deadline_s, self.next_deadline()) - now_s))
+            self.wait(deadline_s)
         if self._connection is not None and self._up:
             self._put(frame_of(BYE))
         self._over = True

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import contextlib
 import hmac
 import os
 import socket
@@ -48,9 +49,10 @@ class UnixConnection:
 
     def receive(self) -> Frame | None:
         """See `PeerConnection`."""
-        try:
-            if self._stream.has_output:
+        if self._stream.has_output:
+            with contextlib.suppress(StreamBroken):  # what arrived before can still be read, and the end behind it
                 self._stream.flush()
+        try:
             while (frame := self._stream.receive()) is not None:
                 if self._proven:
                     return frame
@@ -102,7 +104,10 @@ def connect_by_unix(info: ConnectionInfo) -> UnixConnection | None:
             return None
     except (OSError, ValueError):
         return None
-    sock = socket.socket(socket.AF_UNIX, socket.SOCK_STREAM)
+    try:
+        sock = socket.socket(socket.AF_UNIX, socket.SOCK_STREAM)
+    except OSError:
+        return None  # no descriptor is left
     try:
         sock.setblocking(False)
         sock.connect(str(path))

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import errno
 import itertools
 import logging
 import os
@@ -14,6 +13,7 @@ from collections.abc import Mapping
 from pathlib import Path
 
 from ..system.odd_files import remove_entry
+from ..system.private_files import NOT_NOW
 from .frame_stream import FrameStream, StreamBroken, is_own_user
 from .interface import FULL, GONE, OK, ConnectionId, KnownKey, ReceivedFrame, Sent
 from .key_challenge import ANSWER_BYTES, judge_answer, new_challenge
@@ -116,7 +116,10 @@ class UnixListener:
             elif now_s - connection.seen_s > HANDSHAKE_S:
                 self._rejected["no proof of a key"] += 1
                 self._end(connection)
-        if not self._is_there():
+        if self._is_there():
+            assert self._socket is not None
+            self._epoll.modify(self._socket.fileno(), select.EPOLLIN)
+        else:
             self._stop_listening()
             try:
                 self._listen()
@@ -169,8 +172,10 @@ class UnixListener:
             try:
                 sock, _ = self._socket.accept()
             except OSError as error:
-                if error.errno in (errno.EMFILE, errno.ENFILE):
+                if error.errno in NOT_NOW:
                     self._rejected["no descriptor left"] += 1
+                    # Not watched until `look_after`: it would be found readable all the time.
+                    self._epoll.modify(self._socket.fileno(), 0)
                 return
             if not is_own_user(sock):
                 self._rejected["another user"] += 1

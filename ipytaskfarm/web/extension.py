@@ -42,9 +42,13 @@ class FarmFeeds:
             KeyError: there is no farm of this name.
         """
         feed = self._feeds.get(name)
-        # Only names that are there: a path in place of a name would open any connection file.
-        if feed is None and name not in [farm.name for farm in farm_paths.list_farms()]:
-            raise KeyError(f"there is no farm {name[:80]!r}: `ipytaskfarm list` shows those that are here")
+        if feed is None:
+            there = {farm.name for farm in farm_paths.list_farms()}
+            # Only names that are there: a path in place of a name would open any connection file.
+            if name not in there:
+                raise KeyError(f"there is no farm {name[:80]!r}: `ipytaskfarm list` shows those that are here")
+            # A server lives for months, and each temporary farm has a name of its own.
+            self._feeds = {each: kept for each, kept in self._feeds.items() if each in there or kept.is_followed}
         control = _may_act(name)
         if feed is None or feed.control != control:  # the file may be replaced by one with another key
             if feed is not None:

@@ -156,6 +156,11 @@ class FarmFeed:
         except (errors.TaskFarmError, OSError):
             return ""
 
+    @property
+    def is_followed(self) -> bool:
+        """Return whether it follows its farm, for pages or for what was asked a moment ago."""
+        return self._task is not None and not self._task.done()
+
     # -- pages
 
     def open(self, page: Page) -> None:
@@ -193,7 +198,7 @@ class FarmFeed:
         return {name: value for name, value in self.fold.picture.data.items() if name not in LONG_SECTIONS}
 
     def _wake(self) -> None:
-        if self._task is None or self._task.done():
+        if not self.is_followed:
             self._problem = ""  # of the last time: the farm may be there again
             self._task = asyncio.get_running_loop().create_task(self._run())
 

@@ -7,8 +7,12 @@ be bound to this address.
 
 from __future__ import annotations
 
+import contextlib
+import errno
 import hmac
+import os
 import secrets
+import socket
 from collections.abc import Callable, Sequence
 from pathlib import Path
 from typing import Any
@@ -142,6 +146,8 @@ class WebServer:
         self.token = token or secrets.token_urlsafe(24)
         self._extra_hosts = list(extra_hosts)
         self._server: BoundedServer | None = None
+        self._file: tuple[Path, int] | None = None
+        """The file of the unix socket, and its number."""
         self.port = 0
 
     def listen(self, port: int = 0, path: Path | None = None) -> None:
@@ -155,9 +161,10 @@ class WebServer:
         if path is None:
             sockets = netutil.bind_sockets(port, "127.0.0.1")
             self.port = int(sockets[0].getsockname()[1])
-            hosts = [f"{name}:{self.port}" for name in ("127.0.0.1", "localhost")]
+            hosts = own_hosts(self.port)
         else:
-            sockets = [netutil.bind_unix_socket(str(path), mode=0o600)]
+            sockets = [_bind_unix_socket(path)]
+            self._file = path, os.stat(path).st_ino
             hosts = ["localhost"]
         self._server = BoundedServer(self._application([*hosts, *self._extra_hosts]))
         self._server.add_sockets(sockets)
@@ -191,11 +198,35 @@ class WebServer:
         return f"http://127.0.0.1:{self.port}/#token={self.token}"
 
     async def stop(self) -> None:
-        """Close the sockets and the connection to the farm."""
+        """Close the sockets and the connection to the farm, and remove the socket's file."""
         if self._server is not None:
             self._server.stop()
             await self._server.close_all_connections()
+        if self._file is not None:
+            path, number = self._file
+            with contextlib.suppress(FileNotFoundError):
+                if os.stat(path).st_ino == number:  # and not that of a server that came in its place
+                    path.unlink()
         await self.feed.stop()
+
+
+def own_hosts(port: int) -> list[str]:
+    """Return the names by which browsers of this machine call a server at this port; they leave that of http out."""
+    ports = ("", ":80") if port == 80 else (f":{port}",)
+    return [f"{name}{number}" for name in ("127.0.0.1", "localhost") for number in ports]
+
+
+def _bind_unix_socket(path: Path) -> socket.socket:
+    """Return a socket that listens at this path, in the place of one on which nobody listens any more.
+
+    Raises:
+        OSError: another process listens there, or the path cannot be used.
+        ValueError: another kind of file is there.
+    """
+    with socket.socket(socket.AF_UNIX, socket.SOCK_STREAM) as other:
+        if path.is_socket() and other.connect_ex(str(path)) == 0:
+            raise OSError(errno.EADDRINUSE, "another process listens there")
+    return netutil.bind_unix_socket(str(path), mode=0o600)
 
 
 def _only(feed: FarmFeed) -> Callable[[str], FarmFeed]:

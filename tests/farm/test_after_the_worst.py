@@ -19,7 +19,7 @@ import pytest
 from ipytaskfarm import Farm, Task, TaskClient
 from ipytaskfarm.client import io as client_io
 from ipytaskfarm.core import errors
-from ipytaskfarm.deployment import restarts
+from ipytaskfarm.deployment import watched_process
 from ipytaskfarm.deployment.home import Home, sweep_temporary
 from ipytaskfarm.storage.beside import recorders_folder
 from ipytaskfarm.transport import peer
@@ -154,7 +154,7 @@ def test_clients_wait_as_long_as_the_supervisor_does(
     file: str, farm_dirs: Dirs, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
 ) -> None:
     """The pause before the next start is longer than all that a client waits for: it says why, and goes on."""
-    monkeypatch.setattr(restarts, "PAUSE_MIN_S", 4.0)
+    monkeypatch.setattr(watched_process, "PAUSE_MIN_S", 4.0)
     for limit in ("GONE_S", "NOTICE_S"):
         monkeypatch.setattr(client_io, limit, 0.5)
     monkeypatch.setattr(peer, "RETRY_LONGEST_S", 0.2)

@@ -2,9 +2,11 @@
 
 from __future__ import annotations
 
+import io
 import json
 import os
 import shutil
+import signal
 import subprocess
 import sys
 from collections.abc import Iterator
@@ -17,6 +19,7 @@ import pytest
 from ipytaskfarm import Farm, Task
 from ipytaskfarm.cli import main
 from ipytaskfarm.cli.completion import entries
+from ipytaskfarm.cli.start import Terminal
 from tests.support.farms import DEADLINE_S, module_farm
 from tests.support.polling import eventually
 
@@ -202,6 +205,49 @@ def test_top_in_a_terminal_aborts_and_retries(ids: dict[str, int], farm: Farm) -
         finally:
             child.close()
         assert child.exitstatus == 0
+
+
+def test_json_has_no_number_that_json_does_not_know(farm: Farm, capsys: pytest.CaptureFixture[str]) -> None:
+    def unknown(name: str) -> None:
+        raise AssertionError(f"{name} is no JSON")
+
+    with farm.task_client() as tc:
+        task = tc.run(Task("a = [float('nan'), 1.5, float('-inf')]", pull="a", priority=9))
+        tc.barrier(task, timeout=60)
+    out = command(capsys, "result", str(task), "--json")[1]
+    assert json.loads(out, parse_constant=unknown)["result"]["a"] == ["nan", 1.5, "-inf"]
+
+
+def test_a_terminal_that_cannot_redraw_gets_lines(monkeypatch: pytest.MonkeyPatch) -> None:
+    class Screen(io.StringIO):
+        def isatty(self) -> bool:
+            return True
+
+    for term, shown in (("xterm", "\r\033[Kstarting …\r\033[K"), ("dumb", "starting …\n")):
+        monkeypatch.setenv("TERM", term)
+        monkeypatch.setattr(sys, "stderr", screen := Screen())
+        terminal = Terminal("x")
+        terminal.progress("starting")
+        terminal.wipe()
+        assert screen.getvalue() == shown
+
+
+def test_top_that_is_told_to_end_leaves_the_terminal_as_it_was(farm: Farm) -> None:
+    with pexpect.spawn(sys.executable, ["-m", "ipytaskfarm", "top"], encoding="utf-8", timeout=60) as child:
+        child.expect("q quit")
+        child.kill(signal.SIGTERM)
+        child.expect_exact("\x1b[?1049l")  # the other screen is gone
+        child.expect(pexpect.EOF)
+    assert child.exitstatus == 128 + signal.SIGTERM
+
+
+def test_commands_work_without_standard_input(farm: Farm, ids: dict[str, int]) -> None:
+    for words, code in ((["top"], 0), (["clean"], 0)):
+        line = f'exec "{sys.executable}" -m ipytaskfarm {" ".join(words)} <&-'
+        done = subprocess.run(["sh", "-c", line], capture_output=True, text=True, timeout=DEADLINE_S, check=False)
+        assert done.returncode == code, done.stderr
+        assert "Traceback" not in done.stderr
+    assert "Nobody is here to answer: use --yes" in done.stderr
 
 
 def go_up_to(child: Any, task: int) -> None:

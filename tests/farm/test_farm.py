@@ -56,6 +56,29 @@ def status(farm: str = "default") -> dict[str, Any]:
     return state
 
 
+def test_no_output_of_the_farms_processes_grows_without_end(farm_dirs: Dirs) -> None:
+    with Farm(n=0, name="long") as farm:
+        outputs = [farm._home.output(kind) for kind in ("controller", "agent-0", "supervisor")]
+        for output in outputs:
+            output.write_bytes(b"line\n" * (3 << 20))
+        farm._supervisor._trim_at = 0.0
+        eventually(lambda: all(output.stat().st_size < 1000 for output in outputs), what="the outputs are cut")
+
+
+def test_the_end_of_waiting_for_a_stop_is_not_the_end_of_the_stop(farm_dirs: Dirs) -> None:
+    with Farm(n=1, name="slow") as farm, farm.task_client() as tc:
+        task = tc.run(Task("import time; time.sleep(300)"))
+        eventually(lambda: tc.status(task).state == "running", what="the task runs")
+        words = ["-m", "ipytaskfarm", "stop", "--farm", "slow", "--drain"]
+        with pexpect.spawn(sys.executable, words, encoding="utf-8", timeout=60, dimensions=(24, 200)) as child:
+            child.expect("stopping: 1 task running")
+            child.sendintr()
+            child.expect_exact("goes on stopping; `ipytaskfarm stop --farm slow --wait 0` does not wait")
+            child.expect(pexpect.EOF)
+        assert child.exitstatus == 130
+        assert command("stop", "--farm", "slow", "--wait", "0").returncode == 0
+
+
 def ready_engines(farm: str = "default") -> list[int]:
     return [row["pid"] for row in status(farm)["engines"] if row["state"] in ("idle", "busy")]
 
@@ -243,9 +266,10 @@ def test_engines_come_and_go(farm_dirs: Dirs) -> None:
         eventually(lambda: len(ready_engines()) == 2)
         shown = command("engines", "list").stdout
         assert shown.splitlines()[0].split()[:2] == ["engine", "state"]
-        assert command("engines", "remove", "1").returncode == 0
+        assert json.loads(command("engines", "remove", "1", "--json").stdout) == {"wanted": 1}
         eventually(lambda: len(ready_engines()) == 1)
         assert command("engines", "remove", "77").returncode == 1
+        assert json.loads(command("engines", "release", "--json").stdout) == {"released": 0}
 
 
 def test_tasks_from_the_command_line(farm_dirs: Dirs) -> None:

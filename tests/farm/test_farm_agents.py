@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import errno
 import json
 import os
 import signal
@@ -9,6 +10,7 @@ import subprocess
 import sys
 from collections.abc import Iterator
 from contextlib import contextmanager
+from datetime import datetime
 from pathlib import Path
 from typing import Any
 
@@ -16,6 +18,7 @@ import psutil
 import pytest
 
 from ipytaskfarm import Agents, Farm, Task, TaskClient, errors
+from ipytaskfarm.deployment import agent_groups
 from ipytaskfarm.deployment.agent_groups import read_groups
 from ipytaskfarm.deployment.home import Home
 from ipytaskfarm.transport.keys import load_keys
@@ -79,6 +82,26 @@ def test_agents_bring_engines_and_leave_nothing(queue: Path) -> None:
         assert keys is not None
         assert set(keys.agents) == {"hands-1.0", "hands-1.1"}
     assert not folder.exists()
+
+
+def test_agents_that_cannot_be_recorded_are_ended(
+    queue: Path, farm_dirs: Dirs, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Nobody would find them again: neither `remove_agents` nor the farm's end."""
+
+    def full(home: Home, groups: object) -> None:
+        raise OSError(errno.ENOSPC, "No space left on device")
+
+    with Farm(n=0, name="full") as farm:
+        monkeypatch.setattr(agent_groups, "_write_groups", full)
+        with pytest.raises(OSError, match="No space left"):
+            farm.add_agents(hands(queue, 1))
+        monkeypatch.undo()
+        names = [path.stem for path in queue.glob("*.pid")]
+        eventually(lambda: not any(Hands({"folder": str(queue)}).pid(each) for each in names), DEADLINE_S)
+        keys = load_keys(farm._home.folder)
+        assert keys is not None
+        assert not keys.agents
 
 
 def test_more_are_added_and_sent_away(queue: Path, tmp_path: Path) -> None:
@@ -240,6 +263,7 @@ def test_the_next_supervisor_finds_the_agents(queue: Path, dirs: Dirs) -> None:
         assert home.is_supervised()
         listed = json.loads(command("agents", *farm, "list", "--json"))
         assert [group["agents"] for group in listed["groups"]] == [["hands-1.0", "hands-1.1"]]
+        assert datetime.fromisoformat(listed["groups"][0]["submitted_at"]).utcoffset() is not None
         assert {row["name"]: row["state"] for row in listed["agents"] if row["name"]} == {
             "hands-1.0": "up",
             "hands-1.1": "up",
@@ -248,6 +272,10 @@ def test_the_next_supervisor_finds_the_agents(queue: Path, dirs: Dirs) -> None:
         assert "--name hands-2.0" in command(
             "agents", *farm, "add", "hands", "1", "--option", f"folder={queue}", "--dry-run"
         )
+        added = json.loads(command("agents", *farm, "add", "hands", "1", "--option", f"folder={queue}", "--json"))
+        assert added["agents"] == ["hands-2.0"]
+        removed = json.loads(command("agents", *farm, "remove", "hands-2", "--json"))
+        assert removed == {"agents": ["hands-2.0"]}
         assert "2 agents sent away" in command("agents", *farm, "remove", "hands-1")
     finally:
         command("stop", *farm)

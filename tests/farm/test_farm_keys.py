@@ -95,6 +95,9 @@ def test_an_agent_with_a_copied_file_works_and_is_shut_out(
         theirs = two_nodes(keyed)
         assert theirs.engine.startswith("node7:")
         assert connected(keyed)["agent:node7"] == 1
+        # Each agent counts its own engines, so the files of this machine's first engine have the same name.
+        assert main(["logs", "engine", str(theirs.id), "--farm", "keyed"]) == 1
+        assert "is one of agent node7 on node node7, whose files are there" in capsys.readouterr().err
         repeated = tc.run(Task(gate.code + "a = 1", pull="a", targets=[theirs.id], retries=1))
         once = tc.run(Task("a = 2", pull="a", targets=[theirs.id]))
         until_running(tc, repeated)
@@ -244,16 +247,31 @@ def test_a_reader_beside_a_client_of_the_same_process_changes_nothing(keyed: Far
         assert tc.map(abs, [-1]) == [1]
 
 
+def test_no_other_file_is_lost_to_a_connection_file(
+    keyed: Farm, farm_dirs: Dirs, capsys: pytest.CaptureFixture[str]
+) -> None:
+    file = farm_dirs.work / "notes"
+    words = ["keys", "add", "--reader", "--output", str(file), "--farm", "keyed"]
+    file.write_text("precious")
+    assert main(words) == 1
+    assert f"{file} is there, and is no connection file: choose another name" in capsys.readouterr().err
+    assert file.read_text() == "precious"
+    file.write_text("")
+    for _ in range(2):
+        assert main(words) == 0
+    assert farm_paths.read_connection_file(file).role == "reader"
+
+
 def test_readers_look_and_change_nothing(keyed: Farm, farm_dirs: Dirs) -> None:
     file = farm_dirs.work / "colleagues.json"
     assert main(["keys", "add", "--reader", "--output", str(file), "--farm", "keyed"]) == 0
     with keyed.task_client() as tc:
-        value(tc, "a = 1", "a")
+        tc.map(abs, [-1], name="squares")
         code = (
             "import sys\n"
             "from ipytaskfarm import TaskClient, Task, errors\n"
             "tc = TaskClient(sys.argv[1])\n"
-            "print(len(tc.tasks().rows), tc.queue_status()['succeeded'])\n"
+            "print(len(tc.tasks().rows), tc.queue_status()['succeeded'], len(tc.jobs()), tc.job('squares').results())\n"
             "for forbidden in (lambda: tc.run(Task('a = 1')), lambda: tc.clear(), lambda: tc.abort(0)):\n"
             "    try:\n"
             "        forbidden()\n"
@@ -261,8 +279,10 @@ def test_readers_look_and_change_nothing(keyed: Farm, farm_dirs: Dirs) -> None:
             "        print('refused:', error)\n"
         )
         lines = python(code, str(file)).splitlines()
-        assert lines[0] == "1 1"
+        assert lines[0] == "1 1 1 [1]"
         assert [line[:8] for line in lines[1:]] == ["refused:"] * 3
+        for command in (["jobs", "squares"], ["tasks", "--job", "squares"], ["failures", "--job", "squares"], ["top"]):
+            assert main([*command, "--farm", str(file)]) == 0, command
         assert len(tc.tasks().rows) == 1
     copy = farm_dirs.work / "clients.json"
     assert main(["keys", "add", "--client", "--output", str(copy), "--farm", "keyed"]) == 0

@@ -515,7 +515,8 @@ def test_draining_a_node_that_is_not_there_is_told(tc: TaskClient, shell: Shell)
     said = command("drain", "elsewhere")
     assert said.code == 1
     assert "`ipytaskfarm drain elsewhere --off` takes that back" in said.err
-    assert done("drain", "elsewhere", "--off").err == ""
+    said = done("drain", "elsewhere", "--off")
+    assert (said.out, said.err) == ("node elsewhere: gets tasks again\n", "")
     assert "no agent of the farm has this name" in shell.ok("%task drain elsewhere").out
     shell.ok("%task drain elsewhere --off")
 

@@ -5,9 +5,14 @@ message, and the way back to TCP.
 from __future__ import annotations
 
 import os
+import resource
 import signal
+import socket
 import subprocess
 import sys
+import time
+from collections.abc import Iterator
+from contextlib import contextmanager
 from pathlib import Path
 
 import msgspec
@@ -15,13 +20,14 @@ import psutil
 import pytest
 
 from ipytaskfarm import Farm, MapTask, Task, TaskClient
-from ipytaskfarm.core.messages import FarmStatus
+from ipytaskfarm.agent.engines import FILES_EACH, SPARE_FILES
+from ipytaskfarm.core.messages import FarmStatus, SetWanted
 from ipytaskfarm.deployment.light_client import connect
 from ipytaskfarm.system.farm_paths import read_connection_file, write_connection_file
 from ipytaskfarm.transport.curve_connection import CurveConnection
 from ipytaskfarm.transport.peer import Link
 from ipytaskfarm.transport.unix_connection import UnixConnection
-from tests.support.farms import DEADLINE_S
+from tests.support.farms import DEADLINE_S, ask, engines, farm_state, until_engines
 from tests.support.polling import eventually
 
 pytestmark = pytest.mark.farm
@@ -55,16 +61,79 @@ def established(pid: int) -> list[object]:
     return [one for one in psutil.Process(pid).net_connections("tcp") if one.status == psutil.CONN_ESTABLISHED]
 
 
+def agent_of(farm: Farm) -> psutil.Process:
+    title = f"ipytaskfarm agent --farm {farm.name}"
+    (found,) = [each for each in psutil.process_iter(["cmdline"]) if title in " ".join(each.info["cmdline"] or [])]
+    return found
+
+
+@contextmanager
+def files_left(process: psutil.Process, count: int) -> Iterator[None]:
+    """Let a process open so many further files and no more."""
+    before = process.rlimit(psutil.RLIMIT_NOFILE)
+    process.rlimit(psutil.RLIMIT_NOFILE, (process.num_fds() + count, before[1]))
+    try:
+        yield
+    finally:
+        process.rlimit(psutil.RLIMIT_NOFILE, before)
+
+
+def busy_s(process: psutil.Process) -> float:
+    times = process.cpu_times()
+    return float(times.user + times.system)
+
+
 def test_client_and_agent_of_this_machine_use_the_socket(farm: Farm, tc: TaskClient) -> None:
     assert works(tc)
     assert isinstance(link_of(tc)._connection, UnixConnection)
-    agents = [
-        process.pid
-        for process in psutil.process_iter(["cmdline"])
-        if "ipytaskfarm agent" in " ".join(process.info["cmdline"] or []) and farm.name in str(process.info["cmdline"])
-    ]
-    assert agents
-    assert not [one for pid in agents for one in established(pid)]
+    assert not established(agent_of(farm).pid)
+
+
+def test_an_agent_without_a_free_descriptor_keeps_its_engines(farm: Farm, tc: TaskClient) -> None:
+    agent = agent_of(farm)
+    lane = next(str(one.laddr) for one in agent.net_connections("unix") if str(one.laddr).endswith("lane.sock"))
+    with files_left(agent, 0), socket.socket(socket.AF_UNIX) as stranger:
+        stranger.connect(lane)
+        before_s = busy_s(agent)
+        tc.get_task_result(tc.run(MapTask(time.sleep, (2.5,))), block=True)
+        assert busy_s(agent) - before_s < 1.0, "it does not try to accept the connection all the time"
+    assert agent.is_running()
+
+
+def test_engines_for_which_no_descriptors_are_left_cost_no_others(farm: Farm, tc: TaskClient) -> None:
+    agent, there = agent_of(farm), len(engines(farm))
+    with files_left(agent, SPARE_FILES + FILES_EACH + 1):
+        ask(farm, SetWanted(there + 4))
+        eventually(lambda: "Too many open files" in str(farm_state(farm).losses), DEADLINE_S)
+        assert works(tc)
+    until_engines(farm, there + 4)
+    ask(farm, SetWanted(there))
+    until_engines(farm, there)
+    assert agent.is_running()
+
+
+def test_a_controller_without_a_free_descriptor_does_not_spin(farm: Farm, tc: TaskClient) -> None:
+    controller = psutil.Process(read_connection_file(farm.connection_file).controller_pid)
+    with files_left(controller, 0), socket.socket(socket.AF_UNIX) as stranger:
+        stranger.connect(str(socket_of(farm)))
+        before_s = busy_s(controller)
+        tc.get_task_result(tc.run(MapTask(time.sleep, (2.5,))), block=True)
+        assert busy_s(controller) - before_s < 0.5
+    assert works(tc)
+
+
+def test_a_process_with_many_open_files_asks_a_farm(farm: Farm) -> None:
+    soft, hard = resource.getrlimit(resource.RLIMIT_NOFILE)
+    resource.setrlimit(resource.RLIMIT_NOFILE, (min(hard, max(soft, 2048)), hard))
+    opened = [os.open(os.devnull, os.O_RDONLY) for _ in range(1100)]
+    try:
+        with connect(str(farm.connection_file)) as questioner:
+            assert min(questioner.fds()) > 1023, "which `select` does not take"
+            assert questioner.answer(FarmStatus())
+    finally:
+        for file in opened:
+            os.close(file)
+        resource.setrlimit(resource.RLIMIT_NOFILE, (soft, hard))
 
 
 def test_a_client_without_the_socket_uses_tcp_beside_it(farm: Farm, tc: TaskClient, tmp_path: Path) -> None:

@@ -11,7 +11,7 @@ from ipytaskfarm.core import messages as m
 from ipytaskfarm.core.messages.task_types import Rules
 from ipytaskfarm.core.requirements import Asks, Condition, Environment
 from ipytaskfarm.core.scheduler.agent_entry import AgentEntry
-from ipytaskfarm.core.scheduler.engine_choice import first_idle, in_default_order, note_idle
+from ipytaskfarm.core.scheduler.engine_choice import first_idle, in_default_order
 from ipytaskfarm.core.scheduler.entries import EngineEntry
 from ipytaskfarm.core.scheduler.settings import SchedulerSettings
 from ipytaskfarm.core.scheduler.state import SchedulerState
@@ -180,21 +180,19 @@ def test_the_first_that_wait_are_found_without_a_look_at_all(seed: int) -> None:
         for e in range(20):
             engine = EngineEntry(f"a{a}.{e}", 20 * a + e, agent.session, agent.node)
             agent.engines[engine.name] = engine
-            farm.readiness.idle[engine] = None
-            note_idle(farm, engine)
+            farm.readiness.put_idle(engine)
     engines = [engine for agent in farm.agents.by_session.values() for engine in agent.engines.values()]
     for _ in range(200):
         expected = in_default_order(farm, farm.readiness.idle)[: chance.randrange(1, 5)]
         assert first_idle(farm, len(expected)) == expected
         for engine in expected:
-            del farm.readiness.idle[engine]
+            farm.readiness.wake(engine)
             if chance.random() < 0.9:
                 engine.last_batch = farm.agents.by_session[engine.agent].last_batch = next(numbers)
             if chance.random() < 0.02:
                 engine.environment = Environment(identity="E", name="E")
         for engine in chance.sample(engines, 3):
-            farm.readiness.idle[engine] = None
-            note_idle(farm, engine)
+            farm.readiness.put_idle(engine)
     assert all(len(heap) <= 60 for heap in farm.readiness.idle_heaps.values()), "what has worked since is forgotten"
 
 

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import os
+import signal
 import subprocess
 import sys
 from collections.abc import Iterator
@@ -13,11 +14,14 @@ import msgspec
 import pytest
 
 from ipytaskfarm.agent import __main__ as agent_main, relay as relay_module, watch
+from ipytaskfarm.agent.engines import _how
 from ipytaskfarm.agent.limits import Backoff, EndedRunWatch, Ladder, Step
+from ipytaskfarm.agent.node import resources
 from ipytaskfarm.agent.reaping import COOKIE, Marks, is_marked, reap
 from ipytaskfarm.agent.relay import Account, Relay
 from ipytaskfarm.agent.sweep import counters, remember_farm, succeed
 from ipytaskfarm.agent.user_stacks import users_stack
+from ipytaskfarm.agent.zygote import Exit
 from ipytaskfarm.core.errors import ResultTooLarge
 from ipytaskfarm.core.messages import (
     AgentState,
@@ -30,6 +34,7 @@ from ipytaskfarm.core.messages import (
     TaskBatch,
 )
 from ipytaskfarm.core.messages.task_types import Ended
+from ipytaskfarm.system import process
 from ipytaskfarm.system.flight_recorder import Recorder
 from ipytaskfarm.system.stopped import STOPPED_S, StoppedWatch
 from ipytaskfarm.transport.peer import Link
@@ -93,6 +98,17 @@ def test_a_run_that_has_ended_is_given_ten_seconds() -> None:
     assert not watch.too_long(OTHER, 10.0)
     assert not watch.too_long(None, 12.0)
     assert [watch.too_long(OTHER, now_s) for now_s in (15.0, 20.0, 25.0)] == [False, False, True]
+
+
+def test_an_engine_that_any_signal_has_ended_at_its_start_is_described() -> None:
+    assert _how(Exit(signal.SIGKILL)) == "signal 9 (SIGKILL)"
+    assert _how(Exit(signal.SIGRTMIN + 3)) == "signal 37 (unknown)"
+
+
+def test_the_cores_of_a_node_are_those_that_its_control_groups_leave(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(process, "core_quotas", lambda: [0.5])
+    assert resources({})[0]["cores"] == 1.0
+    assert resources({"cores": 4.0})[0]["cores"] == 4.0
 
 
 def test_failed_starts_are_delayed_more_and_more() -> None:

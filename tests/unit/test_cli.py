@@ -2,7 +2,10 @@
 
 from __future__ import annotations
 
+import contextlib
 import io
+import json
+import os
 import subprocess
 import sys
 from pathlib import Path
@@ -11,8 +14,8 @@ import pytest
 
 from ipytaskfarm.cli import COMMANDS, main
 from ipytaskfarm.cli.application import STORE, JsonCommand, UsageError, _command, exit_code
-from ipytaskfarm.cli.printing import confirm, print_any_text, safe, span, table
-from ipytaskfarm.cli.start import Start
+from ipytaskfarm.cli.printing import confirm, print_any_text, safe, size, span, table
+from ipytaskfarm.cli.start import Reporter, Start
 from ipytaskfarm.core import errors
 from ipytaskfarm.system.process import usable_cores
 from tests.conftest import Dirs
@@ -86,6 +89,8 @@ def test_without_arguments_it_explains_itself(capsys: pytest.CaptureFixture[str]
         (["start", "--queue-policy", "nonsense"], "mine:Policy"),
         (["start", "--policy-path", "/nowhere"], "not a folder"),
         (["start", "--config", "/nowhere/config.py"], "no config file"),
+        (["start", "--config", "/"], "no config file /: a file was expected whose name ends in .py or .json"),
+        (["start", "--config", "/etc/passwd"], "no config file /etc/passwd: a file was expected"),
         (["stop", "--farm", "../x"], "cannot be a farm's name"),
         (["tasks", "--state", "lost"], "state"),
         (["abort"], "Give one or more ids"),
@@ -124,7 +129,7 @@ def test_no_farms_is_no_error(farm_dirs: Dirs, capsys: pytest.CaptureFixture[str
     assert main(["list"]) == 0
     assert main(["list", "--json"]) == 0
     assert capsys.readouterr().out.endswith("[]\n")
-    assert main(["logs"]) == 1
+    assert main(["logs"]) == 4
 
 
 def test_errors_have_their_exit_codes() -> None:
@@ -173,6 +178,23 @@ def test_a_wrong_config_file_is_named(text: str, farm_dirs: Dirs) -> None:
     (farm_dirs.config / "ipytaskfarm_config.py").write_text(text)
     with pytest.raises(UsageError):
         settings_of()
+
+
+def test_a_named_config_file_is_read_and_none_beside_it(tmp_path: Path) -> None:
+    (tmp_path / "own.json").write_text('{"Start": {"n": 5}}')
+    (tmp_path / "own.py").write_text("c.Command.farm = 'nightly'\nload_subconfig('other.py')\n")
+    (tmp_path / "other.py").write_text("c.Start.n = 3\n")
+    read = [settings_of("--config", str(tmp_path / f"own.{kind}")).settings() for kind in ("json", "py")]
+    assert [(settings.engines, settings.name) for settings in read] == [(5, "default"), (3, "nightly")]
+    (tmp_path / "own.json").write_text("{")
+    with pytest.raises(UsageError, match=r"own\.json raised"):
+        settings_of("--config", str(tmp_path / "own.json"))
+
+
+def test_a_start_up_file_in_another_encoding_is_named(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    (tmp_path / "latin.py").write_bytes(b"# caf\xe9\n")
+    assert main(["start", "--startup", str(tmp_path / "latin.py")]) == 2
+    assert f"the start-up file {tmp_path / 'latin.py'} is not UTF-8" in capsys.readouterr().err
 
 
 def test_the_first_flag_means_start(farm_dirs: Dirs, capsys: pytest.CaptureFixture[str]) -> None:
@@ -237,3 +259,19 @@ def test_durations_have_the_unit_that_suits_them() -> None:
         *("20 µs", "250 ms", "12.3 s"),
         *("2 min 10 s", "2 h 5 min", "2 d 2 h"),
     ]
+    assert [span(s) for s in (0.0009994, 0.0009996, 0.9994, 0.9996)] == ["999 µs", "1 ms", "999 ms", "1 s"]
+    assert [size(n) for n in (1023, 1024, 2**20 - 1, 2**40)] == ["1023 B", "1.0 KiB", "1.0 MiB", "1.0 TiB"]
+
+
+def test_a_detached_farm_goes_on_while_the_disk_of_its_log_is_full(monkeypatch: pytest.MonkeyPatch) -> None:
+    read_end, write_end = os.pipe()
+    reporter = Reporter(os.fdopen(write_end, "w", buffering=1), "x")
+    full = open("/dev/full", "w")  # noqa: SIM115 - closing it fails
+    monkeypatch.setattr(sys, "stdout", full)
+    reporter.say("engine 1 is ready")
+    reporter.failed(errors.StoreError("its disk is full"))
+    reporter.say("engine 1 is gone")
+    with contextlib.suppress(OSError):
+        full.close()
+    with os.fdopen(read_end) as reports:
+        assert [json.loads(line)["what"] for line in reports] == ["say", "failed"]

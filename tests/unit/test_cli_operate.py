@@ -3,7 +3,11 @@
 from __future__ import annotations
 
 import json
+import os
 import re
+import subprocess
+import sys
+import time
 from datetime import datetime
 from pathlib import Path
 from typing import Any
@@ -21,10 +25,11 @@ from ipytaskfarm.cli.json_output import (
     print_json,
     task_shape,
 )
-from ipytaskfarm.cli.logs import lines_about
+from ipytaskfarm.cli.logs import FOLLOW_S, lines_about
 from ipytaskfarm.client.tables import Event, JobLine, TaskStatus, event_listing, job_listing
 from ipytaskfarm.core.messages.tables import EngineRow, FarmState, JobRow, TaskRow
 from ipytaskfarm.core.messages.task_types import FailureSummary
+from ipytaskfarm.deployment.home import Home
 from ipytaskfarm.display.farm_tables import event_table
 from ipytaskfarm.display.tables import MARK
 from tests.conftest import Dirs
@@ -62,6 +67,7 @@ def test_it_can_print_json(name: str) -> None:
         (["logs", "--task", "3", "-f"], "--follow shows one log"),
         (["logs", "--json", "-f"], "--follow shows one log"),
         (["logs", "agent", "--task", "3"], "no log can be named"),
+        (["logs", "engine", "²"], "which log?"),
     ],
 )
 def test_a_wrong_command_line_ends_with_2(
@@ -180,3 +186,46 @@ def test_the_lines_that_speak_of_a_task(tmp_path: Path) -> None:
         ("controller.out", "in task 12", 0),
     ]
     assert lines_about(tmp_path, 7) == []
+
+
+@pytest.fixture
+def log(farm_dirs: Dirs) -> Path:
+    """The controller's log of a stopped farm."""
+    path = Home.of("default").log("controller")
+    path.parent.mkdir(parents=True)
+    return path
+
+
+@pytest.mark.parametrize("lines", [0, 1, 3, 400])
+def test_the_last_lines_of_a_log_are_whole(log: Path, capsys: pytest.CaptureFixture[str], lines: int) -> None:
+    there = [f"{n} {'x' * 1000}" for n in range(300)]
+    log.write_text("".join(f"{line}\n" for line in there))
+    assert main(["logs", "--lines", str(lines)]) == 0
+    assert capsys.readouterr().out.splitlines() == (there[-lines:] if lines else [])
+
+
+def test_a_log_is_followed_whatever_becomes_of_its_file(log: Path) -> None:
+    log.write_text("before\n")
+    words = [sys.executable, "-m", "ipytaskfarm", "logs", "-f", "--lines", "1"]
+    with subprocess.Popen(words, stdout=subprocess.PIPE, env={**os.environ, "PYTHONIOENCODING": "utf-8"}) as process:
+        try:
+            assert process.stdout is not None
+            assert process.stdout.readline() == b"before\n"
+            with open(log, "ab") as file:
+                file.write(b"half of \xc3")
+                file.flush()
+                time.sleep(2 * FOLLOW_S)
+                file.write(b"\xa9\n")
+            assert process.stdout.readline() == "half of é\n".encode()
+            log.rename(log.with_name("controller.log.1"))
+            log.write_text("another file, which is longer than the one before\n")
+            assert process.stdout.readline() == b"another file, which is longer than the one before\n"
+            log.write_text("cut\n")
+            assert process.stdout.readline() == b"cut\n"
+        finally:
+            process.kill()
+
+
+def test_a_farm_that_is_not_there_has_no_logs(farm_dirs: Dirs, capsys: pytest.CaptureFixture[str]) -> None:
+    assert main(["logs", "--farm", "nosuch"]) == 4
+    assert "there is no farm 'nosuch'" in capsys.readouterr().err

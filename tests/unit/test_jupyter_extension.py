@@ -57,14 +57,24 @@ def test_other_settings_of_jupyter_stay(tmp_path: Path) -> None:
     assert not files.state().linked
 
 
-def test_a_broken_config_file_is_named(tmp_path: Path) -> None:
+@pytest.mark.parametrize(
+    "content",
+    [
+        b"[1]",
+        b'{"ServerApp": [1]}',
+        b'{"ServerApp": {"jpserver_extensions": {"ipytaskfarm.web.extension": "yes"}}}',
+        b'{"disabledExtensions": "ipytaskfarm"}',
+        b'{"caf\xe9": 1}',
+    ],
+)
+def test_a_broken_config_file_is_named(tmp_path: Path, content: bytes) -> None:
     files = JupyterFiles(tmp_path)
     files.server_config.parent.mkdir(parents=True)
-    files.server_config.write_text("[1]")
+    files.server_config.write_bytes(content)
     for look in (files.state, files.enable):
-        with pytest.raises(ValueError, match=r"ipytaskfarm\.json is not a JSON object"):
+        with pytest.raises(ValueError, match=r"ipytaskfarm\.json is not what Jupyter reads"):
             look()
-    assert files.server_config.read_text() == "[1]"
+    assert files.server_config.read_bytes() == content
 
 
 def test_the_doctor_says_what_is_missing() -> None:

@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
+import errno
 import os
+import shutil
 import signal
 import socket
 import sys
@@ -116,6 +118,16 @@ def test_a_log_in_use_is_trimmed_under_its_writer(tmp_path: Path) -> None:
         print("more", file=writer, flush=True)
     assert (log.read_text(), log.with_name("a.out.1").read_text()) == ("more\n", "much\n")
     trim(tmp_path / "not there", 3)
+
+
+def test_a_log_without_room_for_its_copy_stays(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    def full(*paths: Path) -> None:
+        raise OSError(errno.ENOSPC, "No space left on device")
+
+    monkeypatch.setattr(shutil, "copyfile", full)
+    (tmp_path / "a.out").write_text("much")
+    trim(tmp_path / "a.out", limit_bytes=3)
+    assert (tmp_path / "a.out").read_text() == "much"
 
 
 # ---------------------------------------------------------------------------------------- changes

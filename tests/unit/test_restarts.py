@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from ipytaskfarm.deployment.restarts import PAUSE_MAX_S, RESTARTS, WORKED_S, Restarts
+from ipytaskfarm.deployment.watched_process import PAUSE_MAX_S, RESTARTS, WORKED_S, Restarts
 
 
 def test_pauses_grow_in_a_storm_and_stay_below_the_limit() -> None:

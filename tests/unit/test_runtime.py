@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import os
+import resource
 import subprocess
 import sys
 import time
@@ -420,3 +421,19 @@ def test_a_supervisor_that_ended_in_a_living_process_brings_no_controller_back(t
     assert supervision.comes_back(tmp_path, no_file) == ""
     supervision.note_supervised(tmp_path, True)
     assert supervision.comes_back(tmp_path, no_file)
+
+
+def test_a_file_that_cannot_be_read_now_is_not_called_insecure(tmp_path: Path) -> None:
+    """A peer whose connection file is refused ends; one whose process has too many files open tries again."""
+    path = tmp_path / "file"
+    farm_paths.write_private(path, b"text")
+    before = resource.getrlimit(resource.RLIMIT_NOFILE)
+    lowest = os.open(os.devnull, os.O_RDONLY)
+    os.close(lowest)
+    resource.setrlimit(resource.RLIMIT_NOFILE, (lowest, before[1]))
+    try:
+        with pytest.raises(OSError, match="Too many open files"):
+            farm_paths.read_private(path)
+    finally:
+        resource.setrlimit(resource.RLIMIT_NOFILE, before)
+    assert farm_paths.read_private(path) == b"text"

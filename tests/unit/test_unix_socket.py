@@ -23,6 +23,7 @@ from ipytaskfarm.transport.key_challenge import answer_challenge
 from ipytaskfarm.transport.keys import KeyPair, make_farm_keys
 from ipytaskfarm.transport.peer import Acked, Lost, Refused, Resumed
 from ipytaskfarm.transport.peer_events import PeerUp
+from ipytaskfarm.transport.unix_connection import UnixConnection
 from ipytaskfarm.transport.unix_listener import UnixListener
 from tests.support.wire_world import World, world
 
@@ -355,6 +356,21 @@ def drained(stream: FrameStream) -> list[bytes]:
     while (frame := stream.receive()) is not None:
         found.append(bytes(frame))
     return found
+
+
+def test_what_arrived_before_a_cut_is_read_although_something_is_still_to_be_sent(w: World) -> None:
+    ours, theirs = socket.socketpair(socket.AF_UNIX, socket.SOCK_STREAM)
+    connection = UnixConnection(FrameStream(ours, 1 << 20), w.info())
+    connection._proven = True
+    while not connection.is_congested:
+        assert connection.send(bytes(1 << 16))
+    other = FrameStream(theirs, 1 << 20)
+    assert other.send(b"why it ends")
+    other.close()
+    assert connection.receive() == b"why it ends"
+    assert connection.failure() is None
+    w.until(lambda: connection.receive() is None and connection.failure() is not None)
+    connection.close(0)
 
 
 def test_a_cut_by_unix_socket_is_seen_at_once_and_repaired(w: World) -> None:

@@ -2,26 +2,26 @@
 
 from __future__ import annotations
 
-from ipytaskfarm.agent.unrung_results import WAIT_S, UnrungResults
+from ipytaskfarm.agent.relay import UNRUNG_S, UnrungResults
 
 
 def test_results_are_due_when_they_have_waited() -> None:
     unrung = UnrungResults()
     assert not unrung.are_due(True, 100.0)
-    assert not unrung.are_due(True, 100.0 + WAIT_S / 2)
-    assert unrung.are_due(True, 100.1 + WAIT_S)
-    assert unrung.are_due(True, 100.2 + WAIT_S), "until they are read"
+    assert not unrung.are_due(True, 100.0 + UNRUNG_S / 2)
+    assert unrung.are_due(True, 100.1 + UNRUNG_S)
+    assert unrung.are_due(True, 100.2 + UNRUNG_S), "until they are read"
 
 
 def test_the_wait_begins_anew_when_all_were_read() -> None:
     unrung = UnrungResults()
     assert not unrung.are_due(True, 100.0)
     unrung.read()
-    assert not unrung.are_due(True, 100.1 + WAIT_S)
+    assert not unrung.are_due(True, 100.1 + UNRUNG_S)
 
 
 def test_the_wait_begins_anew_when_nothing_was_left() -> None:
     unrung = UnrungResults()
     assert not unrung.are_due(True, 100.0)
     assert not unrung.are_due(False, 100.01)
-    assert not unrung.are_due(True, 100.1 + WAIT_S)
+    assert not unrung.are_due(True, 100.1 + UNRUNG_S)

@@ -23,8 +23,9 @@ from ipytaskfarm.core.messages import (
     QueueStatus,
     Refusal,
 )
+from ipytaskfarm.core.scheduler import scheduler
 from ipytaskfarm.system.farm_paths import ConnectionInfo
-from ipytaskfarm.transport import curve_listener, wire
+from ipytaskfarm.transport import curve_listener, read_only, wire
 from ipytaskfarm.transport.curve_listener import CurveListener
 from ipytaskfarm.transport.handshake import Hello, Refuse, Welcome, WhoAreYou
 from ipytaskfarm.transport.hub import Hub
@@ -252,6 +253,10 @@ def test_a_read_only_key_may_ask_and_nothing_else(w: World) -> None:
     link.send(submit(1))
     assert refusal(w, link).etype == "SecurityError"
     assert numbers(w.said()) == []
+
+
+def test_a_read_only_key_may_ask_all_questions_that_change_nothing() -> None:
+    assert set(scheduler.READ_ONLY) <= set(read_only.READ_ONLY)
 
 
 def test_an_unknown_connection_is_asked_who_it_is(w: World) -> None:

@@ -97,7 +97,7 @@ def _note_time_left(farm: SchedulerState, agent: AgentEntry, left_s: float | Non
         return
     farm.queues.by_time_limit = True
     out.saves.append(SaveSetting(TIME_LIMITED, 1))
-    farm.queues.of_rules.clear()
+    farm.queues.forget_classes_of_rules()
     farm.sweep.limits_later = True
     for engine in agent.engines.values():
         if engine.state == EngineState.UP:

@@ -3,10 +3,10 @@
 from __future__ import annotations
 
 import re
-from signal import Signals
 
 import msgspec
 
+from ..formatting import signal_text
 from ..messages import Crash, EngineDown
 from ..messages.task_types import AttemptRow, FailureSummary, Incarnation, RunKey
 from ..saves import DropAgent
@@ -272,11 +272,7 @@ def _loss_text(engine: EngineEntry, crash: Crash, known: bool) -> str:
 def describe(crash: Crash) -> str:
     """Return a phrase on how an engine ended."""
     if crash.signal is not None:
-        try:
-            name = Signals(crash.signal).name
-        except ValueError:
-            name = "unknown"
-        how = f"was ended by signal {crash.signal} ({name})"
+        how = f"was ended by {signal_text(crash.signal)}"
     elif crash.exit_code is not None:
         how = f"exited with code {crash.exit_code}"
     else:

@@ -63,7 +63,7 @@ def on_results(farm: SchedulerState, session: str, event: Results, now: Now, out
             out.saves.append(DropHandOut(assigned.batch.number))
         if assigned.task_class is not None:
             assigned.task_class.durations.add(ended.run_s)
-            if assigned.task_class.key.requirements is not None:
+            if assigned.task_class.requirements is not None:
                 count_run(engine, assigned)
         if engine.recycling:
             after_run(farm, engine, ended, now, out)

@@ -15,10 +15,11 @@ from ..scheduler.clock import Now
 from ..scheduler.decision import Decision
 from ..scheduler.entries import TaskEntry
 from ..scheduler.functions import functions_of
+from ..scheduler.queue import KnownRules
 from ..scheduler.state import SchedulerState
 from ..scheduler.transitions import accept
 from ..states import Reason
-from ..validation import SECONDS_MAX, shared_rules, why_not_storable
+from ..validation import SECONDS_MAX, known_rules, why_not_storable
 from .depends import ask_for_verdicts
 from .jobs import count_arrival, open_job, save_jobs
 from .requirements import apply_requirements
@@ -62,7 +63,7 @@ def on_submit(farm: SchedulerState, session: str, event: Submit, now: Now, out: 
         open_job(farm, session, spec)
     block: Block | None = None
     fresh = False
-    last: Rules | None = None
+    last: KnownRules | None = None
     fault = ""
     rules_bytes = 0
     edges: Needs | None = None
@@ -77,13 +78,13 @@ def on_submit(farm: SchedulerState, session: str, event: Submit, now: Now, out: 
             out.sends.append((session, Full(block.next, "an earlier task has not arrived yet")))
             break
         if submission.id == block.next:
-            rules = submission.rules
+            rules, known = submission.rules, None
             if rules is not None:
                 # Most tasks of a message have the same rules: they share one object, which is checked once, and their
                 # class is found at once.
-                if rules != last:
-                    last, fault, rules_bytes = shared_rules(rules, farm.clients.storable_rules)
-                rules = last
+                if last is None or rules != last.rules:
+                    last, fault, rules_bytes = known_rules(rules, farm.queues.storable_rules)
+                known, rules = last, last.rules
             if submission.needs is not None and submission.needs != edges:
                 # The tasks of a layer have the same edges.
                 edges, edge_fault = submission.needs, why_not_storable(submission.needs)
@@ -100,7 +101,7 @@ def on_submit(farm: SchedulerState, session: str, event: Submit, now: Now, out: 
             if not 0.0 <= submission.submitted_s <= SECONDS_MAX:
                 submission = msgspec.structs.replace(submission, submitted_s=now.wall_s)
             why = (fault if rules is not None else "") or (edge_fault if needs is not None else "")
-            _take_in(farm, client, submission, rules, needs, now, out, why)
+            _take_in(farm, client, submission, known, needs, now, out, why)
             task = farm.tasks.unfinished.get(submission.id)
             farm.tasks.large.hold(session, task, rules, own_bytes, needs, len(submission.payload))
     _acknowledge(farm, client, block, fresh, out)
@@ -149,15 +150,26 @@ def _take_in(
     farm: SchedulerState,
     client: ClientEntry,
     submission: Submission,
-    rules: Rules | None,
+    known: KnownRules | None,
     needs: Needs | None,
     now: Now,
     out: Decision,
     fault: str,
 ) -> None:
     """Accept a new task, or refuse it. `fault`: why its rules or edges cannot be stored, see `why_not_storable`."""
-    if submission.function is None and rules is None and needs is None and submission.cache is None:
-        accept(farm, submission, client.session, rules, out)
+    rules = known.rules if known is not None else None
+    refers = rules is not None and (
+        rules.depend is not None
+        or rules.asks is not None
+        or rules.recovery is not None
+        or rules.job is not None
+        or rules.unique is not None
+    )
+    if not (fault or refers or submission.function is not None or needs is not None or submission.cache is not None):
+        # Nothing is missing to which the task does not refer: no question is asked.
+        task = accept(farm, submission, client.session, rules, out, known=known)
+        if rules is not None and farm.settings.unmet_timeout_s is not None:
+            apply_rules(farm, task, now, out)
         return
     refusal = why_refused(farm, submission, rules, fault)
     if refusal is not None:
@@ -167,7 +179,7 @@ def _take_in(
         farm.clients.to_tell[client.session] = client
         count_arrival(farm, rules, submission.items)
         return
-    task = accept(farm, submission, client.session, rules, out, needs=needs)
+    task = accept(farm, submission, client.session, rules, out, needs=needs, known=known)
     if rules is None:
         return
     if rules.depend is not None or rules.asks is not None or farm.settings.unmet_timeout_s is not None:

@@ -6,7 +6,7 @@ from bisect import bisect_right
 from dataclasses import dataclass, field
 
 from ..messages import Retried
-from ..messages.task_types import Final, Rules
+from ..messages.task_types import Final
 from ..saves import SaveBlock, SaveLeft
 from .decision import Decision
 
@@ -114,8 +114,6 @@ class ClientRegistry:
     """(session, number of its question) -> tasks that are read from the store, to be submitted again."""
     retried: dict[str, Retried] = field(default_factory=dict)
     """"session n" of a `RetryTasks` -> the answer.  A client that repeats the question gets the same answer."""
-    storable_rules: dict[Rules, Rules] = field(default_factory=dict)
-    """Rules of earlier tasks that can be stored, by themselves, see `core.validation.shared_rules`."""
 
     def of(self, session: str) -> ClientEntry:
         """Return the client of a session; it is made if it is new."""

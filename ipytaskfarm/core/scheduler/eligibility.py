@@ -46,7 +46,7 @@ def _drop_empty_classes(farm: SchedulerState, kept: int) -> None:
         del farm.queues.classes[key]
     # Classes with tasks stay, and to look at all of them takes long: it is not done for each new class.
     farm.queues.drop_at = len(farm.queues.classes) * 5 // 4
-    farm.queues.of_rules.clear()
+    farm.queues.forget_classes_of_rules()
 
 
 def may_serve(farm: SchedulerState, engine: EngineEntry, key: ClassKey) -> bool:
@@ -183,14 +183,16 @@ def _refresh_member(farm: SchedulerState, task_class: TaskClass, engine: EngineE
         announce_to(farm, task_class, engine)
 
 
-def announce(farm: SchedulerState, task_class: TaskClass) -> None:
-    """Make a class known to the engines that may serve it, because its head or its set of engines has changed."""
+def announce(farm: SchedulerState, task_class: TaskClass, head: tuple[Any, int] | None = None) -> None:
+    """Make a class known to the engines that may serve it, because its head or its set of engines has changed.
+
+    head: the class's head, if it is known."""
     if not task_class.restricted:
         farm.queues.open_heads.push(task_class)
         return
     if task_class.environment is not None:
         farm.queues.environment_heads.push(task_class)
-    head = task_class.head()
+    head = head or task_class.head()
     for engine in task_class.eligible:
         _announce_head(farm, task_class, head, engine)
 
@@ -208,5 +210,5 @@ def _announce_head(
         return
     if head is not None:
         engine.heads.push_head(head, task_class)
-    if engine in readiness.idle or engine in readiness.with_room or engine in readiness.blocked:
+    if engine.waits_in is not None:
         readiness.wake(engine)

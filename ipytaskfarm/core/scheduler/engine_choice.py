@@ -55,17 +55,11 @@ def _least_recent(engine: EngineEntry) -> tuple[bool, int, int]:
     return engine.environment is not None, engine.last_batch, engine.id
 
 
-def note_idle(farm: SchedulerState, engine: EngineEntry) -> None:
-    """Record that an engine is idle, so that `first_idle` finds it.
-
-    Engines that run only restricted tasks are woken by name: no heap is kept in order for them."""
-    farm.readiness.newly_idle[engine] = None
-
-
 def _fill_heaps(farm: SchedulerState) -> None:
     """Put the engines that became idle into the heaps of their agents."""
     readiness = farm.readiness
     for engine in readiness.newly_idle:
+        engine.is_newly_idle = False
         if engine not in readiness.idle:
             continue
         heap = readiness.idle_heaps.setdefault(engine.agent, [])

@@ -148,19 +148,20 @@ class TaskClass:
 
     __slots__ = (
         "_ahead", "_behind", "_end", "_heap", "_heaped", "_left", "alone", "concurrent", "durations", "eligible",
-        "ends_with_job", "environment", "gated", "key", "reserved_by", "restricted", "size",
+        "ends_with_job", "environment", "gated", "key", "requirements", "reserved_by", "restricted", "size",
     )  # fmt: skip
 
     def __init__(self, key: ClassKey) -> None:
         self.key = key
         self.restricted = key.restricted
         self.environment = key.environment
-        recycle = key.requirements.recycle if key.requirements is not None else None
+        self.requirements = requirements = key.requirements
+        recycle = requirements.recycle if requirements is not None else None
         self.ends_with_job = recycle is not None and recycle.on_job_end
         """Whether engines are recycled when its job ends: no other job's tasks are sent behind its own."""
-        self.gated = key.limit_s is not None or (key.requirements is not None and key.requirements.gated)
+        self.gated = key.limit_s is not None or (requirements is not None and requirements.gated)
         self.concurrent = key.concurrent
-        self.alone = key.suspect or key.concurrent or (key.requirements is not None and key.requirements.alone)
+        self.alone = key.suspect or key.concurrent or (requirements is not None and requirements.alone)
         self.reserved_by: str | None = None
         """The session of the agent that starts nothing later than this class's head until the head can start."""
         # Tasks that came in order wait in a line of two lists; a deque would take ten times their room in each class.
@@ -335,7 +336,7 @@ class TaskClass:
     @property
     def quick(self) -> bool:
         """Return whether tasks of the class may be sent ahead to a busy engine."""
-        return self.durations.quick and not self.alone
+        return not self.alone and self.durations.quick
 
 
 class Heads:
@@ -455,14 +456,23 @@ class EngineEntry:
     agent: str
     """The session of the engine's agent."""
     node: str
-    pid: int = 0
-    started_s: float = 0.0
     state: str = EngineState.PREPARING
-    facts: dict[str, Any] = field(default_factory=dict)
-    connection_file: str = ""
-    note: str = ""
+    retiring: bool = False
+    """Whether the engine is ended as soon as it is empty."""
+    withheld_until_s: float = 0.0
+    """The engine gets no tasks before this time (monotonic)."""
     assigned: dict[RunKey, AssignedRun] = field(default_factory=dict)
     """The runs that the engine holds, in the order in which it runs them."""
+    heads: Heads = field(default_factory=Heads)
+    """The restricted classes that the engine may serve."""
+    waits_in: dict[EngineEntry, None] | None = None
+    """That of `Readiness.idle`, `blocked` and `with_room` in which the engine is."""
+    is_newly_idle: bool = False
+    """Whether the engine is in `Readiness.newly_idle`."""
+    idle_s: float = 0.0
+    """The monotonic time since which the engine has no run; 0 if it has one."""
+    environment: Environment | None = None
+    """None if the engine is blank."""
     ahead_s: float = 0.0
     """How long the engine will take for its runs, as far as their durations are known."""
     current: RunKey | None = None
@@ -475,8 +485,18 @@ class EngineEntry:
     """How many of the assigned runs are not quick: nothing is sent behind them."""
     concurrent: int = 0
     """How many of the assigned runs are concurrent: all of them, or none."""
-    heads: Heads = field(default_factory=Heads)
-    """The restricted classes that the engine may serve."""
+    recycling: dict[tuple[str, Recycle], None] = field(default_factory=dict)
+    """(scope, settings) of the tasks that the engine ran.  The scope is an environment's identity, or a job."""
+    finished: int = 0
+    """How many runs the engine has answered."""
+    last_batch: int = 0
+    """The number of the batch that was sent to the engine last."""
+    # What is above is needed for each task: it lies together in the memory of thousands of engines.
+    pid: int = 0
+    started_s: float = 0.0
+    facts: dict[str, Any] = field(default_factory=dict)
+    connection_file: str = ""
+    note: str = ""
     properties: PropertiesChanged | None = None
     preparing: dict[int, str] = field(default_factory=dict)
     """Number -> text of the farm's own unanswered commands, in the order in which they are run."""
@@ -488,10 +508,6 @@ class EngineEntry:
     """(text, failure) of commands from the predecessor that failed when they were repeated here."""
     replaces: str = ""
     """What the engine was told about its predecessor; "" if it is no replacement, or is not prepared yet."""
-    withheld_until_s: float = 0.0
-    """The engine gets no tasks before this time (monotonic)."""
-    retiring: bool = False
-    """Whether the engine is ended as soon as it is empty."""
     surplus: bool = False
     """Whether the engine is retiring because fewer are wanted: it is taken back if more are wanted again."""
     recycled: str = ""
@@ -500,22 +516,12 @@ class EngineEntry:
     """Whether the engine is retiring, and not ended yet: a nested wait may need it, see `scheduler.kept_engines`."""
     saving: int = 0
     """The number under which a recycled engine's names will be kept; 0 if they are not being saved."""
-    finished: int = 0
-    """How many runs the engine has answered."""
-    environment: Environment | None = None
-    """None if the engine is blank."""
     set_up: bool = False
     """Whether the environment's setup has ended."""
-    recycling: dict[tuple[str, Recycle], None] = field(default_factory=dict)
-    """(scope, settings) of the tasks that the engine ran.  The scope is an environment's identity, or a job."""
     runs: dict[str, int] = field(default_factory=dict)
     """Scope -> how many of its runs have ended here."""
     ran_commands: bool = False
     """Whether MultiEngine commands ran here: such an engine is recycled last for another environment."""
-    last_batch: int = 0
-    """The number of the batch that was sent to the engine last."""
-    idle_s: float = 0.0
-    """The monotonic time since which the engine has no run; 0 if it has one."""
 
     @property
     def counts_as_wanted(self) -> bool:

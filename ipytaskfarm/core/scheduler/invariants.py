@@ -145,6 +145,9 @@ def _check_engines(farm: SchedulerState) -> None:
             held = sum(each.batch is batch for each in engine.assigned.values())
             assert batch.unanswered == held, f"the runs of batch {batch.number} are miscounted"
         assert engine.retiring or not engine.surplus, f"engine {engine.id} is surplus and works"
+        for waits_in in (readiness.idle, readiness.blocked, readiness.with_room):
+            assert (engine in waits_in) == (engine.waits_in is waits_in), f"engine {engine.id} waits elsewhere"
+        assert engine.is_newly_idle == (engine in readiness.newly_idle), f"engine {engine.id} is not newly idle"
         done = (
             engine.retiring
             and not engine.kept

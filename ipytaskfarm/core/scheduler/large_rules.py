@@ -6,11 +6,11 @@ a megabyte of rules each, or with ten thousand edges each.  So these are counted
 
 from __future__ import annotations
 
-from collections.abc import KeysView
+from collections.abc import Collection, KeysView
 from dataclasses import dataclass, field
 
 from ..messages.dependencies import Needs
-from ..messages.task_types import Rules
+from ..messages.task_types import Rules, RunKey
 from .entries import TaskEntry
 
 COUNTED_BYTES = 2048
@@ -19,6 +19,8 @@ EDGE_BYTES = 100
 """About what an edge takes in the controller."""
 PAYLOAD_BYTES = 64 << 10
 """Smaller payloads are not noted. Payloads are in the store; large ones count where they are read for a hand-out."""
+AHEAD_BYTES = 16 << 20
+"""The most bytes of large payloads that an engine is sent beside its first run: all are read at once."""
 LARGE_BYTES = 1 << 30
 """The most bytes of all clients; one may have a half of them."""
 
@@ -90,6 +92,11 @@ class LargeRules:
         if key or edge_bytes or payload_bytes >= PAYLOAD_BYTES:
             self._of_task[task.id] = session, edge_bytes, key
             self._add(session, edge_bytes)
+
+    def may_follow(self, task: TaskEntry | None, runs: Collection[RunKey]) -> bool:
+        """Return whether a task may be sent to an engine that holds these runs."""
+        size = self.payloads.get(task.id, 0) if task is not None else 0
+        return not size or not runs or size + sum(self.payloads.get(run[0], 0) for run in runs) <= AHEAD_BYTES
 
     def release(self, task: int) -> None:
         """Record that a task has ended."""

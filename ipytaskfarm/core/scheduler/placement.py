@@ -17,13 +17,13 @@ from .agent_entry import AgentEntry
 from .class_of_task import SUSPECTS_TOGETHER
 from .clock import Now
 from .decision import Assignment, Decision, ToRun, Wants
-from .engine_choice import better_engine, first_idle, in_default_order, note_idle
+from .engine_choice import better_engine, first_idle, in_default_order
 from .engine_shutdown import recall, recycle
 from .entries import AssignedRun, EngineEntry, EngineState, TaskClass, TaskEntry, serves_environment
 from .environments import class_for_blank, idle_engine_with, make_room, why_gives_way
 from .nested_waits import end_wait
 from .recall_checks import arm_recall, has_much_behind
-from .recycling import begin_idle_time, note_settings, room_left
+from .recycling import note_settings, room_left, set_idle_timer
 from .running_tasks import RecordedBatch
 from .second_copies import OtherRun
 from .slots import slots_to_fill
@@ -35,8 +35,6 @@ _UP = EngineState.UP
 """Access to a member of an enumeration takes long, compared with the code that is run for each task."""
 MAX_BATCH = 2048
 """The most tasks in one batch; this keeps a turn short."""
-PAYLOADS_BYTES = 16 << 20
-"""The most bytes of large payloads that an engine is sent beside its first run: all are read at once."""
 
 PREFETCH_RUNS = 15
 """The number of tasks that an engine is sent ahead if they take longer than `prefetch_s`, up to `prefetch_max_s`."""
@@ -46,15 +44,16 @@ REFILL = 0.75
 # -- room
 
 
-def _has_room(farm: SchedulerState, engine: EngineEntry, now: Now) -> bool:
+def _agent_with_room(farm: SchedulerState, engine: EngineEntry, now: Now) -> AgentEntry | None:
+    """Return the agent of an engine that may be given tasks now.  None: the engine may not, or has no room."""
     if engine.state != _UP or engine.retiring or engine.withheld_until_s > now.mono_s:
-        return False
+        return None
     agent = farm.agents.by_session.get(engine.agent)
     if agent is None or not agent.present or not agent.reachable or agent.excluded:
-        return False
+        return None
     if agent.ends_s is not None and farm.sweep.sorts_limits:
-        return False
-    return not engine.assigned or _has_room_behind(farm, engine, now)
+        return None
+    return agent if not engine.assigned or _has_room_behind(farm, engine, now) else None
 
 
 def _has_room_behind(farm: SchedulerState, engine: EngineEntry, now: Now) -> bool:
@@ -90,10 +89,9 @@ def _runs_suspects(farm: SchedulerState, engine: EngineEntry) -> bool:
 
 
 def best_class(
-    farm: SchedulerState, engine: EngineEntry, now: Now
+    farm: SchedulerState, engine: EngineEntry, agent: AgentEntry, now: Now
 ) -> tuple[TaskClass, tuple[object, int] | None] | None:
-    """Return the class with the head that an engine takes next, and the runner-up's head as the limit."""
-    agent = farm.agents.by_session[engine.agent]
+    """Return the class with the head that an engine of this agent takes next, and the runner-up's head as the limit."""
     if agent.exclusive is not None:
         return None
     own, kept_free = engine.heads.first(engine), False
@@ -190,25 +188,28 @@ def _look_at_candidates(farm: SchedulerState, now: Now, out: Decision) -> None:
     """Give work to the engines for which something has changed, as far as they have room."""
     readiness, queues = farm.readiness, farm.queues
     may_choose = _may_choose(farm)
-    while readiness.candidates:
-        for engine in list(readiness.candidates):
-            if engine not in readiness.candidates:
+    candidates = readiness.candidates
+    while candidates:
+        for engine in list(candidates):
+            if engine not in candidates:
                 continue
-            share = queues.size // len(readiness.candidates) or 1
-            del readiness.candidates[engine]
-            if not _has_room(farm, engine, now):
+            share = queues.size // len(candidates) or 1
+            del candidates[engine]
+            agent = _agent_with_room(farm, engine, now)
+            if agent is None:
                 continue
             if not queues.size:
-                engine.heads.heap.clear()  # of classes without tasks
-            elif engine.assigned or not may_choose or not _serve_chosen(farm, engine, share, now, out):
-                _fill(farm, engine, share, now, out)
+                if engine.heads.heap:
+                    engine.heads.heap.clear()  # of classes without tasks
+            elif engine.assigned or not may_choose or not _serve_chosen(farm, engine, agent, share, now, out):
+                _fill(farm, engine, agent, share, now, out)
             else:
                 continue
-            if engine.assigned and not engine.retiring:  # its agent was looked at by `_has_room`
+            if engine.assigned and not engine.retiring:  # its agent was looked at by `_agent_with_room`
                 if _has_room_behind(farm, engine, now):
-                    readiness.with_room[engine] = None
+                    readiness.put(engine, readiness.with_room)
             else:
-                _note_standing(farm, engine, now)
+                _note_standing(farm, engine, agent, now)
 
 
 def _order_candidates(farm: SchedulerState) -> None:
@@ -232,10 +233,12 @@ def _may_choose(farm: SchedulerState) -> bool:
     return bool(farm.environments.uses) or farm.queues.has_preferences or farm.settings.placement != "default"
 
 
-def _serve_chosen(farm: SchedulerState, engine: EngineEntry, share: int, now: Now, out: Decision) -> bool:
+def _serve_chosen(
+    farm: SchedulerState, engine: EngineEntry, agent: AgentEntry, share: int, now: Now, out: Decision
+) -> bool:
     """Fill another engine that suits an idle engine's task better, and return whether there is one."""
     readiness = farm.readiness
-    found = best_class(farm, engine, now)
+    found = best_class(farm, engine, agent, now)
     if found is None:
         return False
     chosen = idle_engine_with(farm, engine, found[0]) or better_engine(farm, engine, found[0])
@@ -245,30 +248,31 @@ def _serve_chosen(farm: SchedulerState, engine: EngineEntry, share: int, now: No
     readiness.candidates[engine] = None
     readiness.wake(chosen)
     del readiness.candidates[chosen]
-    if not _fill(farm, chosen, 1, now, out, found[0]):
+    other = farm.agents.by_session[chosen.agent]
+    if not _fill(farm, chosen, other, 1, now, out, found[0]):
         del readiness.candidates[engine]
-        _fill(farm, engine, share, now, out)
-        _note_standing(farm, engine, now)
-    _note_standing(farm, chosen, now)
+        _fill(farm, engine, agent, share, now, out)
+        _note_standing(farm, engine, agent, now)
+    _note_standing(farm, chosen, other, now)
     return True
 
 
-def _note_standing(farm: SchedulerState, engine: EngineEntry, now: Now) -> None:
+def _note_standing(farm: SchedulerState, engine: EngineEntry, agent: AgentEntry, now: Now) -> None:
     """Note where an engine is found after its turn: idle, blocked, or with room for more."""
     readiness = farm.readiness
     if engine.retiring or engine.state != _UP:
         return
     if not engine.assigned:
-        agent = farm.agents.by_session[engine.agent]
-        blocked = agent.exclusive is not None or agent.reserving or _is_overloaded(farm, agent)
-        (readiness.blocked if blocked else readiness.idle)[engine] = None
-        if not blocked:
-            note_idle(farm, engine)
-            readiness.has_newly_idle = readiness.has_newly_idle or not engine.idle_s
+        if agent.exclusive is not None or agent.reserving or (farm.limits.load_guard and overload(farm, agent)):
+            readiness.put(engine, readiness.blocked)
+        else:
+            readiness.put_idle(engine)
         if not engine.idle_s:
-            begin_idle_time(farm, engine, now)
-    elif _has_room(farm, engine, now):
-        readiness.with_room[engine] = None
+            engine.idle_s = now.mono_s
+            if engine.recycling or farm.settings.warm is not None:
+                set_idle_timer(farm, engine, now)
+    elif _agent_with_room(farm, engine, now) is not None:
+        readiness.put(engine, readiness.with_room)
 
 
 def _is_overloaded(farm: SchedulerState, agent: AgentEntry) -> bool:
@@ -289,15 +293,16 @@ def _wake_for_open_tasks(farm: SchedulerState) -> None:
 
 
 def _fill(
-    farm: SchedulerState, engine: EngineEntry, share: int, now: Now, out: Decision, only: TaskClass | None = None
-) -> bool:
+    farm: SchedulerState, engine: EngineEntry, agent: AgentEntry, share: int, now: Now, out: Decision,
+    only: TaskClass | None = None,
+) -> bool:  # fmt: skip
     """Assign tasks to one engine until it has no room, as one record and one message.
 
     only: tasks of this class alone.  Returns whether any task was assigned."""
     batch: RecordedBatch | None = None
     tasks: list[ToRun] = []
-    while len(tasks) < MAX_BATCH:
-        found = best_class(farm, engine, now) if only is None else (only, None)
+    while True:
+        found = best_class(farm, engine, agent, now) if only is None else (only, None)
         if engine.environment is not None and _recycle_for_other(farm, engine, found, now, out):
             break
         if found is None:
@@ -305,7 +310,7 @@ def _fill(
         task_class, limit = found
         if engine.assigned and not _may_be_sent_behind(farm, engine, task_class):
             break
-        if share == 1 and not engine.assigned and task_class.key.requirements is None:
+        if share == 1 and not engine.assigned and task_class.requirements is None:
             room = 1
         else:
             room = _room_for(farm, engine, task_class)
@@ -313,13 +318,14 @@ def _fill(
             break
         if batch is None:
             batch = RecordedBatch(farm.readiness.next_batch, now.wall_s)
-        took = _take(farm, engine, task_class, limit, min(room, share, MAX_BATCH - len(tasks)), batch, tasks, now)
+        count = min(room, share, MAX_BATCH - len(tasks)) if share > 1 else 1
+        took = _take(farm, engine, task_class, limit, count, batch, tasks, now)
         share -= took
-        if took == 0 or share <= 0 or only is not None:
+        if share <= 0 or took == 0 or only is not None or len(tasks) >= MAX_BATCH:
             break
     if batch is None or not tasks:
         return False
-    _send_batch(farm, engine, batch, tasks, now, out)
+    _send_batch(farm, engine, agent, batch, tasks, now, out)
     return True
 
 
@@ -333,28 +339,32 @@ def _recycle_for_other(
 
 
 def _send_batch(
-    farm: SchedulerState, engine: EngineEntry, batch: RecordedBatch, tasks: list[ToRun], now: Now, out: Decision
-) -> None:
+    farm: SchedulerState, engine: EngineEntry, agent: AgentEntry, batch: RecordedBatch, tasks: list[ToRun],
+    now: Now, out: Decision,
+) -> None:  # fmt: skip
     readiness = farm.readiness
-    engine.last_batch = farm.agents.by_session[engine.agent].last_batch = readiness.next_batch
+    engine.last_batch = agent.last_batch = number = batch.number
+    readiness.next_batch = number + 1
     engine.idle_s = 0.0
-    readiness.next_batch += 1
-    held = reversed(engine.assigned)
-    batch.sent = sent = (next(held),) if len(tasks) == 1 else tuple(islice(held, len(tasks)))[::-1]
-    out.saves.append(SaveHandOut(batch.number, engine.name, engine.id, sent, now.wall_s))
-    assigned = engine.assigned[sent[0]]
+    assigned = engine.assigned
+    count, held = len(tasks), len(assigned)
+    latest = reversed(assigned)
+    batch.sent = sent = (next(latest),) if count == 1 else tuple(islice(latest, count))[::-1]
+    out.saves.append(SaveHandOut(number, engine.name, engine.id, sent, now.wall_s))
+    claim = assigned[sent[0]].claim
     concurrent = engine.concurrent > 0
-    allotment = assigned.claim.allotment if assigned.claim is not None and not concurrent else None
+    allotment = claim.allotment if claim is not None and not concurrent else None
     recycling = tuple(engine.recycling) if engine.recycling else ()
+    graces = _graces(farm, tasks) if count > 1 or tasks[0][3] is not None else None
     out.assignments.append(
         Assignment(
-            engine.agent, engine.name, tasks, engine.environment, allotment, recycling, _graces(farm, tasks),
-            concurrent, batch.number, batch.newest_s,
+            engine.agent, engine.name, tasks, engine.environment, allotment, recycling, graces, concurrent, number,
+            batch.newest_s,
         )
     )  # fmt: skip
-    if len(engine.assigned) == len(tasks):
-        engine.current, engine.since_s = batch.sent[0], now.mono_s
-    if len(engine.assigned) > 1 and not concurrent:
+    if held == count:
+        engine.current, engine.since_s = sent[0], now.mono_s
+    if held > 1 and not concurrent:
         readiness.with_runs_ahead[engine] = None
 
 
@@ -398,7 +408,7 @@ def _room_for(farm: SchedulerState, engine: EngineEntry, task_class: TaskClass) 
         settings, mean_s = farm.settings, task_class.durations.mean_s
         ahead_s = max(settings.prefetch_s, min(settings.prefetch_max_s, PREFETCH_RUNS * mean_s))
         room = int((ahead_s - engine.ahead_s) / mean_s) or (not engine.assigned)
-    left = room_left(engine, task_class) if task_class.key.requirements is not None else None
+    left = room_left(engine, task_class) if task_class.requirements is not None else None
     return room if left is None else min(room, left)
 
 
@@ -413,23 +423,19 @@ def _take(
     now: Now,
 ) -> int:
     """Pop up to `count` tasks that are not later than `limit`, and assign them."""
-    cost_s = task_class.durations.mean_s
-    quick = task_class.quick
-    requirements = task_class.key.requirements
+    durations = task_class.durations
+    cost_s, quick = durations.mean_s, not task_class.alone and durations.quick
+    requirements = task_class.requirements
     environment, concurrent = task_class.environment, task_class.concurrent
     measured = (
         requirements is not None and requirements.recycle is not None and requirements.recycle.memory_bytes is not None
     )
     took = 0
-    large = farm.tasks.large.payloads
-    bytes_left = PAYLOADS_BYTES - sum(large.get(run[0], 0) for run in engine.assigned) if large else 0
-    while took < count:
-        if large and engine.assigned and (first := task_class.first()) and large.get(first.id, 0) > bytes_left:
-            break
+    large = farm.tasks.large
+    while took < count and (not large.payloads or large.may_follow(task_class.first(), engine.assigned)):
         task = task_class.pop(limit if took else None)
         if task is None:
             break
-        bytes_left -= large.get(task.id, 0) if large else 0
         assign(farm, task, engine, not engine.assigned or concurrent, now)
         if task.submitted_s > batch.newest_s:
             batch.newest_s = task.submitted_s
@@ -498,9 +504,10 @@ def begin_copy(
     version = engine.version if rules.depend is not None else None
     wants = _special_wants(farm, task, engine, task_class)
     to_run: ToRun = (*run, task.function, rules.time_limit_s, version, task_class.environment, False, wants)
-    _send_batch(farm, engine, batch, [to_run], now, out)
+    agent = farm.agents.by_session[engine.agent]
+    _send_batch(farm, engine, agent, batch, [to_run], now, out)
     out.notes.append(f"task {task.id} is slow: a second copy begins on engine {engine.id} ({engine.node})")
-    _note_standing(farm, engine, now)
+    _note_standing(farm, engine, agent, now)
 
 
 # -- what an engine holds
@@ -525,7 +532,8 @@ def begin_oldest(farm: SchedulerState, engine: EngineEntry, now: Now) -> None:
     """Begin the oldest run that an engine holds: that is the one which it runs."""
     if not engine.assigned:
         engine.current, engine.since_s = None, now.mono_s
-        farm.readiness.with_runs_ahead.pop(engine, None)
+        if farm.readiness.with_runs_ahead:
+            farm.readiness.with_runs_ahead.pop(engine, None)
         return
     run = engine.oldest()
     if run != engine.current:
@@ -572,7 +580,7 @@ def recall_for_others(farm: SchedulerState, now: Now, out: Decision) -> None:
             if run != oldest and assigned.recalled_s is None and _wanted_elsewhere(farm, assigned.task_class)
         ]
         if not readiness.idle:
-            found = best_class(farm, engine, now)
+            found = best_class(farm, engine, farm.agents.by_session[engine.agent], now)
             head = found[0].head() if found else None
             behind = [run for run in behind if head is not None and _less_urgent(farm, run, head[0])]
         if behind:

@@ -5,9 +5,22 @@ from __future__ import annotations
 from dataclasses import dataclass, field
 from typing import Any
 
+import msgspec
+
 from ..messages.task_types import Rules
 from .class_key import ClassKey
 from .entries import Heads, TaskClass
+
+_RULES_KNOWN = 16_384
+"""The most rules of which the class of fresh tasks is remembered."""
+
+
+class KnownRules(msgspec.Struct, eq=False, gc=False):
+    """The rules of earlier tasks, which equal ones share."""
+
+    rules: Rules
+    task_class: TaskClass | None = None
+    """The class of fresh tasks with these rules, if it is known."""
 
 
 @dataclass(slots=True)
@@ -15,6 +28,8 @@ class Queues:
     """The classes of waiting tasks, and where engines find them."""
 
     classes: dict[ClassKey, TaskClass] = field(default_factory=dict)
+    storable_rules: dict[Rules, KnownRules] = field(default_factory=dict)
+    """Rules that can be stored, see `core.validation.known_rules`."""
     of_rules: dict[int, tuple[Rules | None, TaskClass]] = field(default_factory=dict)
     """Identity of rules -> (the rules, which must live as long as their identity is used, and the class of fresh tasks
     with these rules)."""
@@ -36,6 +51,17 @@ class Queues:
     """Whether tasks with a time limit wait in classes of their own, because some agents' time is limited."""
     has_preferences: bool = False
     """Whether some task had its own placement or locality."""
+
+    def note_class(self, rules: Rules | None, task_class: TaskClass) -> None:
+        """Note the class of fresh tasks with these rules."""
+        if len(self.of_rules) >= _RULES_KNOWN:
+            self.of_rules.clear()
+        self.of_rules[id(rules)] = rules, task_class
+
+    def forget_classes_of_rules(self) -> None:
+        """Look for the class of each task again, because classes were dropped, or rules now lead to other ones."""
+        self.of_rules.clear()
+        self.storable_rules.clear()
 
 
 @dataclass(slots=True)

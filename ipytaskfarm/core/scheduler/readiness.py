@@ -44,16 +44,38 @@ class Readiness:
 
     def wake(self, engine: EngineEntry) -> None:
         """Look at this engine in this turn: something has changed for it."""
-        self.idle.pop(engine, None)
-        self.blocked.pop(engine, None)
-        self.with_room.pop(engine, None)
+        if engine.waits_in is not None:
+            del engine.waits_in[engine]
+            engine.waits_in = None
         self.candidates[engine] = None
+
+    def put(self, engine: EngineEntry, waits_in: dict[EngineEntry, None]) -> None:
+        """Add an engine to `idle`, `blocked` or `with_room`: nothing was found for it in this turn."""
+        if engine.waits_in is not None:
+            del engine.waits_in[engine]
+        engine.waits_in = waits_in
+        waits_in[engine] = None
+
+    def put_idle(self, engine: EngineEntry) -> None:
+        """Add an engine to `idle`.
+
+        Engines that run only restricted tasks are woken by name: no heap is kept in order for them."""
+        if engine.waits_in is not None:
+            del engine.waits_in[engine]
+        engine.waits_in = self.idle
+        self.idle[engine] = None
+        if not engine.is_newly_idle:
+            engine.is_newly_idle = True
+            self.newly_idle[engine] = None
+        if not engine.idle_s:
+            self.has_newly_idle = True
 
     def withdraw(self, engine: EngineEntry) -> None:
         """Give no more work to this engine."""
-        self.idle.pop(engine, None)
-        self.blocked.pop(engine, None)
-        self.with_room.pop(engine, None)
+        if engine.waits_in is not None:
+            del engine.waits_in[engine]
+            engine.waits_in = None
         self.candidates.pop(engine, None)
         self.newly_idle.pop(engine, None)
+        engine.is_newly_idle = False
         self.with_runs_ahead.pop(engine, None)

@@ -97,9 +97,8 @@ def after_run(farm: SchedulerState, engine: EngineEntry, ended: Ended, now: Now,
             return
 
 
-def begin_idle_time(farm: SchedulerState, engine: EngineEntry, now: Now) -> None:
-    """Note that an engine holds nothing from now on, and set the timers that end it if that lasts."""
-    engine.idle_s = now.mono_s
+def set_idle_timer(farm: SchedulerState, engine: EngineEntry, now: Now) -> None:
+    """Set the timer that ends an engine if it holds nothing for too long from now on."""
     limits = engine.recycling and [settings.idle_s for _, settings in engine.recycling if settings.idle_s is not None]
     if limits:
         farm.timers.set(now.mono_s + min(limits), "idle", (engine.name, now.mono_s))
@@ -116,7 +115,7 @@ def is_idle_since(farm: SchedulerState, name: str, since_s: float) -> EngineEntr
 
 
 def idle_too_long(farm: SchedulerState, name: str, since_s: float, now: Now, out: Decision) -> None:
-    """Recycle an engine that was idle for too long; the timer of `begin_idle_time`."""
+    """Recycle an engine that was idle for too long; the timer of `set_idle_timer`."""
     engine = is_idle_since(farm, name, since_s)
     if engine is not None:
         recycle(farm, engine, f"idle for {now.mono_s - since_s:.1f} s", now, out)

@@ -22,6 +22,7 @@ from .decision import Decision
 from .eligibility import announce, class_for
 from .entries import EngineEntry, TaskClass, TaskEntry
 from .nested_waits import note_task_end
+from .queue import KnownRules
 from .queue_keys import compute_key, compute_keys
 from .state import SchedulerState
 from .task import (
@@ -44,8 +45,6 @@ from .task_ends import tell, tell_watchers
 from .task_messages import close
 from .waits import count_dependencies
 
-_RULES_KNOWN = 16_384
-"""The most rules of which the class of fresh tasks is remembered."""
 _SCHEDULED, _PENDING, _SUCCEEDED, _FAILED = State
 """Access to a member of an enumeration takes long, compared with the code that is run for each task."""
 
@@ -118,11 +117,13 @@ def _note_functions(farm: SchedulerState, rules: Rules, session: str) -> None:
         farm.functions.undecided[rules.asks.locality, True] = session
 
 
-def _join_queue(farm: SchedulerState, task: TaskEntry) -> None:
+def _join_queue(farm: SchedulerState, task: TaskEntry, known: KnownRules | None = None) -> None:
     queues = farm.queues
-    task_class = _class_of(farm, task)
+    task_class = (known.task_class if known is not None else None) or _class_of(farm, task)
+    if known is not None:
+        known.task_class = task_class
     if task_class.push(task):
-        announce(farm, task_class)
+        announce(farm, task_class, (task.key, task.queue_seq))
     queues.size += 1
     if not task_class.restricted:
         queues.open_size += 1
@@ -139,9 +140,7 @@ def _class_of(farm: SchedulerState, task: TaskEntry) -> TaskClass:
     if known is not None and known[0] is rules:
         return known[1]
     task_class = class_for(farm, class_key_of(task, queues.by_time_limit))
-    if len(queues.of_rules) >= _RULES_KNOWN:
-        queues.of_rules.clear()
-    queues.of_rules[id(rules)] = rules, task_class
+    queues.note_class(rules, task_class)
     return task_class
 
 
@@ -159,8 +158,7 @@ def leave_queue(farm: SchedulerState, task: TaskEntry) -> None:
     if task_class is not None:
         task_class.leave(task)
         farm.queues.size -= 1
-        if not task_class.restricted:
-            farm.queues.open_size -= 1
+        farm.queues.open_size -= not task_class.restricted
 
 
 def _move_to_the_end(farm: SchedulerState, task: TaskEntry) -> None:
@@ -215,8 +213,7 @@ def _end_in_job(farm: SchedulerState, task: TaskEntry, final: Final) -> None:
         return
     job.unfinished -= farm.tasks.chunks.size(task.id) if task.items else 1
     farm.followers.note_job(job.spec.id)
-    if job.tasks:
-        job.tasks.pop(task.id, None)
+    job.tasks.pop(task.id, None)
     if job.spec.abort_on_failure and final.reason and not job.failed and final.reason not in CONSEQUENCES:
         why = final.failure.value.partition("\n")[0] if final.failure is not None else ""
         job.failed = f"task {task.id} of its job failed ({final.reason}): {why[:200]}"
@@ -234,14 +231,15 @@ def accept(
     parent: int | None = None,
     spawn: str | None = None,
     needs: Needs | None = None,
+    known: KnownRules | None = None,
 ) -> TaskEntry:
     """Make the move None -> scheduled.
 
-    rules, needs: the submission's, or equal ones; parent, spawn: see `saves.SaveTask`."""
+    rules, needs, known: the submission's, or equal ones; parent, spawn: see `saves.SaveTask`."""
     tasks, seq = farm.tasks, farm.queues.next_seq
     farm.queues.next_seq = seq + 1
     if rules is not None and farm.jobs.priorities:
-        rules = farm.jobs.rules_of(rules)
+        rules, known = farm.jobs.rules_of(rules), None
     job = rules.job if rules is not None else None
     task = TaskEntry(submission.id, seq, submission.submitted_s, session, submission.function, rules, job, NO_PAST)
     compute_key(farm, task)
@@ -257,7 +255,7 @@ def accept(
         if submission.part is not None:
             task.part = submission.part
             tasks.chunks.add_part(task.part[0])
-    if rules is not None:
+    if rules is not None and (rules.asks or job is not None or rules.unique is not None or rules.idempotent):
         _note_rules(farm, task, rules)
     needs = needs or submission.needs
     out.saves.append(
@@ -273,7 +271,7 @@ def accept(
         farm.cache_uses.add(task.id, submission.cache, needs is not None and bool(needs.inputs))
         _enqueue(farm, task, QUEUED)
     elif needs is None and not farm.jobs.paused:
-        _join_queue(farm, task)
+        _join_queue(farm, task, known)
     elif needs is None or not (needs.join or task.waits_for):
         _enqueue(farm, task, QUEUED)
     else:
@@ -375,8 +373,7 @@ def restore_line(farm: SchedulerState, tasks: list[TaskEntry]) -> None:
     if task_class.push_line(tasks):
         announce(farm, task_class)
     farm.queues.size += len(tasks)
-    if not task_class.restricted:
-        farm.queues.open_size += len(tasks)
+    farm.queues.open_size += 0 if task_class.restricted else len(tasks)
 
 
 def rejoin(farm: SchedulerState, task: TaskEntry, why: Queued = QUEUED) -> None:
@@ -414,9 +411,14 @@ def assign(farm: SchedulerState, task: TaskEntry, engine: EngineEntry, running: 
     task.attempt += 1
     if running:
         task.place = Assigned(engine.name, task.attempt, now.mono_s, now.wall_s)
-        _count(farm, task.id, _SCHEDULED, _PENDING)
-        if task.rules is not None:
-            _watch(farm, task, now)
+        if task.items:
+            _count(farm, task.id, _SCHEDULED, _PENDING)
+        else:
+            counts = farm.tasks.counts
+            counts[_SCHEDULED] -= 1
+            counts[_PENDING] += 1
+        if task.rules is not None and task.rules.warn_after_s is not None:
+            _watch(farm, task, task.rules.warn_after_s, now)
     else:
         task.place = Assigned(engine.name, task.attempt)  # scheduled before and after: nothing to count
     farm.queues.last_key = task.key
@@ -441,13 +443,13 @@ def begin(farm: SchedulerState, task: TaskEntry, now: Now) -> None:
         raise IllegalMove(f"task {task.id} begins without an engine")
     if place.since_s is None:
         _place(farm, task, Assigned(place.engine, place.attempt, now.mono_s, now.wall_s))
-        _watch(farm, task, now)
+        if task.rules is not None and task.rules.warn_after_s is not None:
+            _watch(farm, task, task.rules.warn_after_s, now)
 
 
-def _watch(farm: SchedulerState, task: TaskEntry, now: Now) -> None:
+def _watch(farm: SchedulerState, task: TaskEntry, warn_after_s: float, now: Now) -> None:
     """Set the timer of `warn_after` for a run that has begun."""
-    if task.rules is not None and task.rules.warn_after_s is not None:
-        farm.timers.set(now.mono_s + task.rules.warn_after_s, "late", (task.id, task.attempt))
+    farm.timers.set(now.mono_s + warn_after_s, "late", (task.id, task.attempt))
 
 
 def unassign(farm: SchedulerState, task: TaskEntry, why: Queued) -> None:
@@ -522,8 +524,7 @@ def refund(task: TaskEntry, charge: Charge, out: Decision) -> None:
 def note_attempt(farm: SchedulerState, task: TaskEntry, row: AttemptRow, out: Decision) -> None:
     """Add a row to a task's history."""
     past = task.own_past()
-    if past.history is None:
-        past.history = []
+    past.history = past.history or []
     past.history.append(row)
     out.saves.append(SaveAttempt(task.id, row))
     farm.followers.note_attempt(row, task, farm.tasks.chunks.size(task.id))
