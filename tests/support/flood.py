@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import contextlib
 import itertools
+import os
 import socket
 import time
 from collections.abc import Callable, Iterable, Sequence
@@ -101,8 +102,9 @@ class Flood:
         sock.connect(f"tcp://127.0.0.1:{self.info.port}")
         return sock
 
-    def session(self, name: str = "flood", *, reads: bool = True) -> RawSession:
-        session = RawSession(self, name, reads=reads)
+    def session(self, name: str = "", *, reads: bool = True) -> RawSession:
+        # The controller remembers a session for a minute, with the ids that another attack has not used.
+        session = RawSession(self, name or f"flood-{os.getpid()}", reads=reads)
         assert session.is_welcome(), "the controller does not let it in"
         self.sessions.append(session)
         return session
