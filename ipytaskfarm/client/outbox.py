@@ -19,7 +19,7 @@ from ..core import errors
 from ..core.messages import Full, IdBlock, Submit
 from ..core.messages.dependencies import Needs
 from ..core.messages.payload import StringWork
-from ..core.messages.task_types import Function, JobSpec, Packed, Submission
+from ..core.messages.task_types import LARGE_CODE_SENT, SENT_AGAIN_BYTES, Function, JobSpec, Packed, Submission
 from ..core.text import text_of
 from ..transport.wire import MAX_MESSAGE_BYTES, encode_message
 
@@ -34,8 +34,6 @@ FULL_RETRY_S = 1.0
 
 _TASK_BYTES = 150
 """Estimated bytes of a submission without its payload."""
-
-_SMALL_FUNCTION_BYTES = 16 * 1024
 
 
 class SubmitChunk:
@@ -82,7 +80,8 @@ class Outbox:
         self._open: SubmitChunk | None = None
         self._unsent: deque[SubmitChunk] = deque()
         self._sent: deque[SubmitChunk] = deque()
-        self._large_sent: set[str] = set()
+        self._large_sent: dict[str, None] = {}
+        """The large functions that were sent last, and are not sent again."""
         self.size_bytes = 0
         self.full_why: str | None = None
         """The controller's message when its disk is full; None: it accepts tasks."""
@@ -185,17 +184,17 @@ class Outbox:
         if code.digest in chunk.functions:
             return 0
         size = len(code.code)
-        if size > _SMALL_FUNCTION_BYTES:
+        if size > SENT_AGAIN_BYTES:
             if code.digest in self._large_sent:
                 return 0
-            self._large_sent.add(code.digest)
+            self._large_sent[code.digest] = None
+            if len(self._large_sent) > LARGE_CODE_SENT:
+                del self._large_sent[next(iter(self._large_sent))]
         chunk.functions[code.digest] = code
         return size
 
     def forget_functions(self) -> None:
-        """Send large functions again from now on: results were cleared, and the controller may have dropped functions
-        with them.
-        """
+        """Send large functions again from now on: the controller may have dropped functions."""
         self._large_sent.clear()
 
     def _close(self) -> None:
@@ -315,6 +314,7 @@ class Outbox:
         """Queue all unaccepted chunks again, because a new controller process knows only the accepted tasks."""
         self._unsent.extendleft(reversed(self._sent))
         self._sent.clear()
+        self.forget_functions()
         self._probe = None
         self.full_why = None
         if self.asked_ids:

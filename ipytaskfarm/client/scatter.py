@@ -130,7 +130,7 @@ def _by_its_library(found: Sequence[Any]) -> Any:
     """
     if not all(hasattr(part, "dtype") and bool(getattr(part, "shape", ())) for part in found):
         return None
-    module = sys.modules.get(type(found[0]).__module__.partition(".")[0])
+    module = sys.modules.get(str(type(found[0]).__module__).partition(".")[0])
     join = next(
         (f for name in ("concatenate", "concat", "cat") if (f := getattr(module, name, None)) is not None), None
     )

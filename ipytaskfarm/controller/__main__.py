@@ -59,7 +59,7 @@ from .blob_reading import BlobReader
 from .blob_receiving import BlobReceiver
 from .loop import ControllerLoop
 from .policy import PolicyError, load_policy
-from .retention import BlobSweeper, Retention
+from .retention import BlobSweeper, FunctionSweeper, Retention
 
 log = logging.getLogger("ipytaskfarm.controller")
 
@@ -248,6 +248,7 @@ def _serve(
             reader=BlobReader(blobs),
             receiver=BlobReceiver(blobs, _min_free_bytes(options, Path(record.store))),
             blob_sweeper=BlobSweeper(blobs, Path(record.store)),
+            function_sweeper=FunctionSweeper(Path(record.store), time.monotonic()),
             retention=Retention(store, blobs.folder, options.keep_results, options.keep_results_size),
             event_log=event_log,
             access=access,

@@ -37,7 +37,7 @@ from ..core.messages.task_types import KeptResults
 from ..core.saves import SaveFinal
 from ..core.scheduler.clock import Now
 from ..core.scheduler.decision import Decision, Load
-from ..core.scheduler.events import Back, Event, Gone, Joined, ProcessGone, Revoked, Silent, StoreRoom
+from ..core.scheduler.events import Back, Event, Gone, Joined, ProcessGone, Revoked, Silent, StoreRoom, UnusedFunctions
 from ..core.scheduler.failed_answers import AnswerFailed, MessageFailed
 from ..core.scheduler.scheduler import Scheduler
 from ..core.scheduler.state import SchedulerState
@@ -60,7 +60,7 @@ from .compaction import Compaction
 from .direct_answers import DirectAnswers, is_direct
 from .evaluators import Evaluators
 from .payloads import Payloads, parts_of, singly, unsent
-from .retention import BlobSweeper, Retention
+from .retention import BlobSweeper, FunctionSweeper, Retention
 from .view_answers import StoreQuestion, ViewAnswers
 
 log = logging.getLogger(__name__)
@@ -96,6 +96,7 @@ class ControllerLoop:
         reader: BlobReader | None = None,
         receiver: BlobReceiver | None = None,
         blob_sweeper: BlobSweeper | None = None,
+        function_sweeper: FunctionSweeper | None = None,
         retention: Retention | None = None,
         event_log: EventLog | None = None,
         access: FarmAccess | None = None,
@@ -116,6 +117,7 @@ class ControllerLoop:
         self._reader = reader
         self._receiver = receiver
         self._blob_sweeper = blob_sweeper
+        self._function_sweeper = function_sweeper
         self._retention = retention
         self._event_log = event_log
         self._cache_answers = CacheAnswers(store, result_cache or ResultCache.off())
@@ -289,12 +291,17 @@ class ControllerLoop:
         """Return the same events one by one: the time until the next one is asked for is the cost of an event."""
         for session, event in heard:
             self.recent.append((now.mono_s, session, type(event).__name__))
+            if type(event) is AskQuestion and type(event.question) is Clear and self._function_sweeper is not None:
+                self._function_sweeper.is_worth_it = True
             if self._event_log is not None:
                 events.append((session, event))
             yield session, event
 
     def _events(self, ready: set[int], now: Now) -> Iterator[tuple[str, Event]]:
         later, self._next = self._next, []
+        # First of all: the tasks that came until now are known to it, and later ones find that the code is gone.
+        if self._function_sweeper is not None and (unused := self._function_sweeper.turn(now.mono_s)):
+            yield "", UnusedFunctions(unused)
         yield from later
         for fd in ready & self._watch_fds.keys():
             stop = self._watch_fds[fd]()
@@ -377,6 +384,8 @@ class ControllerLoop:
         if fenced:
             log.error("the store refused stale rows of tasks %s", fenced[:20])
         self._payloads.keep(out.saves)
+        if self._function_sweeper is not None:
+            self._function_sweeper.note(out.saves)
         self._payloads.forget(
             save.final.id
             for save in out.saves
@@ -395,6 +404,8 @@ class ControllerLoop:
                 self._send(session, self._completed(session, message))
         for session in out.given_up:
             self._hub.forget(session)
+        if out.given_up:
+            self._payloads.forget_agents(out.given_up)
         for assignment in out.assignments:
             self._hand_out(assignment.agent, self._payloads.hand_out(assignment))
         if out.cache_results:

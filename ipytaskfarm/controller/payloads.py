@@ -8,10 +8,11 @@ batch.
 from __future__ import annotations
 
 from collections import OrderedDict
-from collections.abc import Iterable, Iterator
+from collections.abc import Collection, Iterable, Iterator
 
 import msgspec
 
+from ..core.agent_names import owner
 from ..core.messages import Finals, HandOut, Input, Results, Run, Special, TaskBatch
 from ..core.messages.task_types import Ended, FailureSummary, Final, Function, Incarnation
 from ..core.saves import Save, SaveFunction, SaveTask
@@ -68,6 +69,11 @@ class Payloads:
     def forget_engine(self, engine: Incarnation) -> None:
         """Forget which functions a lost engine was sent."""
         self._sent.pop(engine, None)
+
+    def forget_agents(self, sessions: Collection[str]) -> None:
+        """Forget which functions the engines of agents were sent that never come back."""
+        for engine in [name for name in self._sent if owner(name) in sessions]:
+            del self._sent[engine]
 
     def _take(self, task_id: int) -> bytes | None:
         payload = self._waiting.pop(task_id, None)
@@ -129,6 +135,7 @@ class Payloads:
                 wants.part,
                 wants.concurrent,
                 wants.freeze,
+                wants.recovery,
             )
             for task, wants in wanted.items()
         }

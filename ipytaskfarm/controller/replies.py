@@ -25,8 +25,9 @@ from ..core.scheduler.decision import (
     LoadOriginals,
     LoadTable,
     LoadTaken,
+    LookForJobs,
 )
-from ..core.scheduler.events import EndedLoaded, Event, Originals
+from ..core.scheduler.events import EndedLoaded, Event, JobsCleared, Originals
 from ..core.states import FREEZES
 from ..core.text import error_line, place_beside
 
@@ -46,6 +47,10 @@ class StoreReader(Protocol):
     def original(self, ids: Sequence[int]) -> list[Submission]: ...
 
     def ended(self, ids: Sequence[int], dependents: bool) -> list[TaskRecord]: ...
+
+    def conversations(
+        self, ids: Sequence[int]
+    ) -> tuple[list[tuple[int, str, int]], list[tuple[int, int, int, str]]]: ...
 
     def mail(self, task: int, outgoing: bool, after: int, count: int) -> list[tuple[int, str, float, bytes]]: ...
 
@@ -82,7 +87,9 @@ def answer(store: StoreReader, load: Load) -> tuple[str, Answer | TaskReply] | t
         missing = [*load.missing, *gone]
         return load.session, Originals(load.n, tasks, missing, load.not_failed, [*load.earlier], newest, load.latest)
     if isinstance(load, LoadEnded):
-        return "", EndedLoaded(store.ended(load.ids, load.dependents), load.ids, load.outcome, load.asker)
+        records = store.ended(load.ids, load.dependents)
+        children, mail = store.conversations([record.id for record in records])
+        return "", EndedLoaded(records, load.ids, load.outcome, load.asker, children, mail)
     if isinstance(load, LoadMail):
         return _mail(store, load)
     if isinstance(load, LoadTaken):
@@ -92,6 +99,9 @@ def answer(store: StoreReader, load: Load) -> tuple[str, Answer | TaskReply] | t
         return load.agent, TaskReply(load.call.engine, load.call.run, load.call.n, taken)
     if isinstance(load, LoadJobs):
         return load.session, Answer(load.n, _jobs(store, load))
+    if isinstance(load, LookForJobs):
+        there = store.jobs_with_tasks([job for job, _ in load.jobs])
+        return "", JobsCleared([job for job in load.jobs if job[0] not in there])
     return load.session, Answer(load.n, _explanation(store, load))
 
 
@@ -117,6 +127,8 @@ def unanswered(load: Load, why: str) -> tuple[str, Answer | TaskReply] | tuple[s
         if load.asker is None:
             return "", EndedLoaded([], load.ids, load.outcome, None)
         return load.asker[0], Answer(load.asker[1], refusal)
+    if isinstance(load, LookForJobs):
+        return "", JobsCleared([])
     call = load.call if isinstance(load, LoadTaken | LoadMail) else None
     if call is not None:
         agent = load.agent if isinstance(load, LoadTaken) else load.session

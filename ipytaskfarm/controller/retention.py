@@ -1,13 +1,16 @@
-"""Removal of old results, by age and by the size of the store (both off by default), and of unused blobs."""
+"""Removal of old results, by age and by the size of the store (both off by default), and of unused code and blobs."""
 
 from __future__ import annotations
 
 import logging
 import threading
-from collections.abc import Sequence
+import time
+from collections.abc import Iterable, Sequence
 from pathlib import Path
 
-from ..storage.backup import needed_blobs
+from ..core.messages.task_types import SENT_AGAIN_BYTES, code_of
+from ..core.saves import Save, SaveTask
+from ..storage.backup import needed_blobs, unused_code
 from ..storage.blobs import KEPT_S, Blobs
 from ..storage.result_cache import cache_file, needed_by_cache
 from ..storage.store import Store
@@ -23,6 +26,9 @@ CHUNK = 2_000
 """The number of ended tasks examined or cleared at a time: the loop must not stop for a million of them."""
 
 SWEEP_S = 300.0
+CODE_LOOK_S = 10.0
+CODE_LOOK_SHARE = 0.02
+"""The most of the time that is spent on looking for unused code: the rows of all tasks are read for it."""
 
 
 class Retention:
@@ -117,3 +123,54 @@ class BlobSweeper:
 
     def _needed(self, digests: Sequence[str]) -> set[str]:
         return needed_blobs(self._store, digests) | needed_by_cache(cache_file(self._store), digests)
+
+
+class FunctionSweeper:
+    """Finds code that no task needs any more, in a thread; the scheduler drops it."""
+
+    def __init__(self, store: Path, now_s: float) -> None:
+        self._store = store
+        self._due_s = now_s + CODE_LOOK_S
+        self._all_from_s = now_s + KEPT_S
+        """When large code is looked for too: by then, clients have sent again what they think is here."""
+        self._needed: set[str] | None = None
+        """The code of tasks that have come since the look began.  None: nothing is looked for."""
+        self._found: set[str] = set()
+        self._took_s = 0.0
+        self._thread: threading.Thread | None = None
+        self.is_worth_it = True
+        """Whether tasks were cleared since the last look."""
+
+    def turn(self, now_s: float) -> list[str]:
+        """Begin to look if it is time for it, and return what was found.  Called at the beginning of a turn."""
+        if self._needed is not None:
+            if self._thread is not None and self._thread.is_alive():
+                return []
+            unused, self._needed = sorted(self._found - self._needed), None
+            self._due_s = now_s + max(CODE_LOOK_S, self._took_s / CODE_LOOK_SHARE)
+            return unused
+        if self.is_worth_it and now_s >= self._due_s:
+            self.is_worth_it = False
+            self._needed, self._found = set(), set()
+            bytes_max = SENT_AGAIN_BYTES if now_s < self._all_from_s else 2**62
+            self._thread = threading.Thread(target=self._look, args=(bytes_max,), name="sweep of code", daemon=True)
+            self._thread.start()
+        return []
+
+    def note(self, saves: Iterable[Save]) -> None:
+        """Keep the code that new tasks need."""
+        if self._needed is None:
+            return
+        for save in saves:
+            if type(save) is SaveTask:
+                self._needed.update(code_of(save.function, save.rules))
+                if save.cache is not None:
+                    self._needed.add(save.cache.recipe)
+
+    def _look(self, bytes_max: int) -> None:
+        began_s = time.monotonic()
+        try:
+            self._found = unused_code(self._store, bytes_max)
+        except Exception:  # an error in a thread that nobody waits for
+            log.exception("unused code could not be found")
+        self._took_s = time.monotonic() - began_s

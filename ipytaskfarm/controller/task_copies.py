@@ -8,8 +8,7 @@ from typing import Protocol
 import msgspec
 
 from ..core.messages import Refusal, TaskCopy
-from ..core.messages.task_types import Final, Function, Submission
-from ..core.scheduler.functions import functions_of
+from ..core.messages.task_types import Final, Function, Submission, code_of
 from .payloads import input_of
 
 
@@ -44,7 +43,7 @@ def task_copy(store: TaskStore, task_id: int) -> TaskCopy | Refusal:
         task, item = msgspec.structs.replace(task, id=task_id), task_id - chunk_id - 1
     sources = task.needs.inputs if task.needs is not None else ()
     inputs = [input_of(number, source, _end_of(store, source)) for number, source in sources]
-    return TaskCopy(task, store.functions(list(dict.fromkeys(functions_of(task.function, task.rules)))), inputs, item)
+    return TaskCopy(task, store.functions(list(dict.fromkeys(code_of(task.function, task.rules)))), inputs, item)
 
 
 def _end_of(store: TaskStore, task_id: int) -> Final | None:

@@ -16,7 +16,7 @@ from .messages.task_types import AttemptRow, Final, Incarnation, JobSpec, Rules,
 
 
 class SaveBlock(msgspec.Struct, frozen=True):
-    """Task ids first..last (inclusive) were given to a session."""
+    """Task ids first..last (inclusive) were given to a session.  With a known `first`: the block has become longer."""
 
     first: int
     last: int
@@ -64,6 +64,12 @@ class SaveFunction(msgspec.Struct, frozen=True):
 
     digest: str
     code: bytes
+
+
+class DropFunctions(msgspec.Struct, frozen=True):
+    """No task needs this code any more."""
+
+    digests: list[str]
 
 
 class SaveHandOut(msgspec.Struct, frozen=True, gc=False):
@@ -260,9 +266,9 @@ class DropKept(msgspec.Struct, frozen=True):
 
 
 Save: TypeAlias = (
-    SaveBlock | SaveLeft | SaveAccepted | SaveTask | SaveFunction | SaveHandOut | DropHandOut | SaveAttempt
-    | SaveRequeue | SaveReopen | SaveMail | SaveFinal | SaveClear | SaveRefusal | SaveJob | SaveSetting | SaveSticky
-    | DropSticky | SaveSeparate | SaveKept | SaveKeptOn | DropKept | SaveAgent | DropAgent | SavePriority
+    SaveBlock | SaveLeft | SaveAccepted | SaveTask | SaveFunction | DropFunctions | SaveHandOut | DropHandOut
+    | SaveAttempt | SaveRequeue | SaveReopen | SaveMail | SaveFinal | SaveClear | SaveRefusal | SaveJob | SaveSetting
+    | SaveSticky | DropSticky | SaveSeparate | SaveKept | SaveKeptOn | DropKept | SaveAgent | DropAgent | SavePriority
 )  # fmt: skip
 
 

@@ -226,6 +226,6 @@ def _is_for_user(error: Exception) -> bool:
     if inner:
         return any(map(_is_users, inner))
     last = entries[-1]
-    of_python = type(error).__module__.partition(".")[0] in ("builtins", __name__.partition(".")[0])
+    of_python = str(type(error).__module__).partition(".")[0] in ("builtins", __name__.partition(".")[0])
     is_raised = last.tb_frame.f_code.co_code[last.tb_lasti] == _RAISE
     return of_python and is_raised and not isinstance(error, AssertionError)

@@ -224,7 +224,9 @@ class Starts:
             module._fork_exec = _posixsubprocess.fork_exec
         for name in ("posix_spawn", "posix_spawnp", "system"):
             setattr(os, name, self._before(getattr(os, name)))
+        vars(os)["execve"] = helper_processes.executing(os.execve)
         os.register_at_fork(before=self.prepare)
+        os.register_at_fork(before=helper_processes.note_fork)
         child_processes.before_children.append(self.prepare)
 
     def prepare(self) -> None:

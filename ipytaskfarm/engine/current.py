@@ -15,7 +15,7 @@ from ..core.errors import InputsLost
 from ..core.lost_ids import lost_ids
 from ..core.messages import Granted, Run, Special
 from ..core.messages.payload import Message
-from ..core.messages.running_task import Await, Children, Letter, Receive, Spawn, Take, TaskReply
+from ..core.messages.running_task import Await, Children, Letter, Receive, Spawn, Take, TaskReply, trial_name
 from ..core.messages.task_types import Deferral, Final, Function, JobSpec, LostInputs, Packed
 from ..core.states import DEFERS, LOSES_INPUTS
 from ..core.text import text_of
@@ -293,7 +293,8 @@ class CurrentTask:
     def spawn(self, made: list[Packed], job: str = "", abort_on_failure: bool = False) -> list[int]:
         """Submit packed children, as a job if `job` gives a name. Many are submitted in parts, in their order."""
         # The same run of the same trial gives the job the same id.
-        job_id = f"{self.id}.{self.trial}.{self._submitted + 1}" if job else None
+        trial = trial_name(self.trial, self._special.recovery)
+        job_id = f"{self.id}.{trial}.{self._submitted + 1}" if job else None
         spec = None
         if job_id is not None:
             spec = JobSpec(job_id, job, len(made), abort_on_failure=abort_on_failure, opened_s=time.time())

@@ -15,13 +15,14 @@ import contextlib
 import os
 import sys
 from collections.abc import Callable, Iterator, Sequence
-from typing import Any
+from typing import Any, NoReturn
 
 from .change_hooks import usual
 from .descriptors import STDERR_FD, STDOUT_FD
 from .surroundings import folder_now
 
 _LOKY = ("joblib.externals.loky.reusable_executor", "loky.reusable_executor")
+_LOKYS_STARTS = ("joblib.externals.loky.backend.fork_exec", "loky.backend.fork_exec")
 _WORKER = "loky.backend.popen_loky_posix"
 _SET_BY_JOBLIB = b"KMP_INIT_AT_FORK"
 """A variable that joblib sets on import, so it is set in one task and not in the next."""
@@ -142,15 +143,36 @@ def following(start: Callable[..., int]) -> Callable[..., int]:
     """Wrap ``_posixsubprocess.fork_exec``: processes that libraries keep start without the lock on their output."""
 
     def fork_exec(command: Sequence[str | bytes], *args: Any) -> int:
-        words = [os.fsdecode(word) for word in command if isinstance(word, str | bytes)]
-        if not any(name in word for word in words for name in _HELPERS):
+        if not _names(command, _HELPERS):
             return start(command, *args)
-        if any(_WORKER in word for word in words):
+        if _names(command, (_WORKER,)):
             LOKY_WORKERS.note_start()
         with _unlocked_output():
             return start(command, *args)
 
     return fork_exec
+
+
+def executing(execute: Callable[..., NoReturn]) -> Callable[..., NoReturn]:
+    """Wrap ``os.execve``, by which the forked children of loky before 3.5 become workers, as `following` does."""
+
+    def execve(path: Any, command: Sequence[str | bytes], environment: Any) -> NoReturn:
+        if _names(command, _HELPERS):
+            _unlock_output()
+        execute(path, command, environment)
+
+    return execve
+
+
+def note_fork() -> None:
+    """Record the surroundings of a process that is about to be forked: loky before 3.5 starts its workers so."""
+    if any(name in sys.modules and not hasattr(sys.modules[name], "subprocess") for name in _LOKYS_STARTS):
+        LOKY_WORKERS.note_start()
+
+
+def _names(command: Sequence[str | bytes], programs: Sequence[str]) -> bool:
+    words = [os.fsdecode(word) for word in command if isinstance(word, str | bytes)]
+    return any(name in word for word in words for name in programs)
 
 
 @contextlib.contextmanager
@@ -163,12 +185,18 @@ def _unlocked_output() -> Iterator[None]:
     try:
         for number in (STDOUT_FD, STDERR_FD):
             with contextlib.suppress(OSError):
-                again = os.open(f"/proc/self/fd/{number}", os.O_WRONLY | os.O_APPEND | os.O_CLOEXEC)
                 kept.append((number, os.dup(number)))
-                usual["dup2"](again, number)
-                os.close(again)
+        _unlock_output()
         yield
     finally:
         for number, copy in kept:
             usual["dup2"](copy, number)
             os.close(copy)
+
+
+def _unlock_output() -> None:
+    for number in (STDOUT_FD, STDERR_FD):
+        with contextlib.suppress(OSError):
+            again = os.open(f"/proc/self/fd/{number}", os.O_WRONLY | os.O_APPEND | os.O_CLOEXEC)
+            usual["dup2"](again, number)
+            os.close(again)

@@ -183,26 +183,36 @@ def _is_of_a_module(finder: Any) -> bool:
 
 
 class Numpy:
-    """numpy's error state before numpy 2, where it belongs to the thread. Since numpy 2 it belongs to the context."""
+    """numpy's error state before numpy 2.0, and its print options before 2.1: they belong to the thread, or to the
+    process. Later they belong to the context."""
 
     def take(self) -> None:
-        numpy = _old_numpy()
-        self._state = numpy.geterr() if numpy is not None else None
+        numpy, version = _numpy()
+        self._errors = numpy.geterr() if version.startswith("1.") else _NUMPYS_ERRORS
+        self._options = numpy.get_printoptions() if version.startswith(("1.", "2.0.")) else _NUMPYS_OPTIONS
 
     def restore(self) -> bool:
-        numpy = _old_numpy()
-        if numpy is None:
+        numpy, version = _numpy()
+        if not version.startswith(("1.", "2.0.")):
             return False
-        before = numpy.seterr(**(self._state or _NUMPYS_OWN))
-        return bool(before != numpy.geterr())
+        changed = version.startswith("1.") and numpy.seterr(**self._errors) != self._errors
+        if numpy.get_printoptions() != self._options:
+            numpy.set_printoptions(**self._options)
+            changed = True
+        return bool(changed)
 
 
-_NUMPYS_OWN = {"divide": "warn", "over": "warn", "under": "ignore", "invalid": "warn"}
+_NUMPYS_ERRORS = {"divide": "warn", "over": "warn", "under": "ignore", "invalid": "warn"}
+_NUMPYS_OPTIONS: dict[str, Any] = {
+    "edgeitems": 3, "threshold": 1000, "floatmode": "maxprec", "precision": 8, "suppress": False, "linewidth": 75,
+    "nanstr": "nan", "infstr": "inf", "sign": "-", "formatter": None, "legacy": False,
+}  # fmt: skip
 
 
-def _old_numpy() -> Any:
+def _numpy() -> tuple[Any, str]:
+    """Return (numpy, its version); "" while it is not imported."""
     numpy = sys.modules.get("numpy")
-    return numpy if numpy is not None and getattr(numpy, "__version__", "2").startswith("1.") else None
+    return numpy, getattr(numpy, "__version__", "") if hasattr(numpy, "set_printoptions") else ""
 
 
 class StandardInput:

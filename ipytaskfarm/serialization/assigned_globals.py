@@ -179,6 +179,24 @@ def state_to_compare(name: str, file: str, source: bytes) -> AssignedGlobals | N
     )
 
 
+def source_says(module: str, path: str) -> bool | None:
+    """Return whether the source of an imported module says what it has under a path; None if no source decides it."""
+    try:
+        expected, objects = state_of(Path(sys.modules[module].__file__ or "").read_bytes())
+    except OSError:
+        return None
+    owner, _, name = path.rpartition(".")
+    known = dict.get({(holder, key): value for holder, key, value in expected}, (owner, name), _MISSING)
+    if known is _MISSING and owner in objects:
+        known = objects[owner].get(name, _MISSING)
+    if known is _MISSING or not is_decided(known) or type(known) is Defined:
+        return None
+    found: Any = sys.modules[module]
+    for part in path.split("."):
+        found = asked(found, part)
+    return _same(found, known)
+
+
 @functools.cache
 def _began_s() -> float:
     """Return the wall-clock time at which this process began."""

@@ -20,6 +20,7 @@ which costs some microseconds for each definition.
 
 from __future__ import annotations
 
+import contextlib
 import gc
 import sys
 import types
@@ -176,7 +177,7 @@ class Stages:
         while waiting:
             obj = waiting.pop()
             kind = type(obj)
-            if kind in LEAVES or id(obj) in seen or isinstance(obj, DEFINITIONS):
+            if kind in LEAVES or id(obj) in seen or issubclass(kind, DEFINITIONS):  # isinstance asks dead proxies
                 continue
             seen[id(obj)] = obj
             if kind is types.MethodType and isinstance(obj.__self__, type) and self._travels(obj.__self__):
@@ -186,7 +187,7 @@ class Stages:
             if len(seen) > _WALKED_MAX:
                 found.add(object)
                 break
-            referents = [obj()] if isinstance(obj, ref) else gc.get_referents(obj)
+            referents = _referents(obj, kind)
             if not LEAVES.issuperset(map(type, referents)):
                 waiting += referents
         return found
@@ -246,6 +247,16 @@ class Stages:
         steps = [each for each in self.steps if isinstance(each, DefinitionStep)] + [step for step, _ in self._late]
         found = [step for step in steps if step.owner in wanted and not step.written]
         return found if self._parent is None else found + self._parent.waiting(wanted)
+
+
+def _referents(obj: Any, kind: Any) -> list[Any]:
+    """Return what an object refers to; of one that its library reduces, like numba's functions, what it sends."""
+    if issubclass(kind, ref):
+        return [obj()]
+    if type(kind.__reduce__) is types.FunctionType and kind.__reduce_ex__ is object.__reduce_ex__:
+        with contextlib.suppress(Exception):  # its pickling tells
+            return [obj.__reduce__()]
+    return gc.get_referents(obj)
 
 
 def _until_then(name: str, part: Any, classes: set[type], owner: type | None) -> dict[str, Any]:

@@ -147,6 +147,11 @@ def _is_meant(name: str) -> bool:
     return name in _BUILTINS and (name in BUILTINS_AT_HOME or name not in _ALWAYS_THERE)
 
 
+_USED_BY_C = {name: _BUILTINS[name] for name in ("__build_class__", "__import__", "getattr", "iter", "reversed")}
+"""What C code takes from the builtins of the running function without `Names.__missing__`: in some Python versions
+IMPORT_NAME and LOAD_BUILD_CLASS, and whenever bound methods and iterators are pickled or copied."""
+
+
 class Names(dict[str, Any]):
     """The ``__builtins__`` of by-value functions, with the globals that belong to it."""
 
@@ -156,8 +161,7 @@ class Names(dict[str, Any]):
     )  # fmt: skip
 
     def __init__(self, module_name: str, namespace: Mapping[str, Any]) -> None:
-        # In some Python versions IMPORT_NAME and LOAD_BUILD_CLASS look here without calling __missing__.
-        super().__init__(__import__=_BUILTINS["__import__"], __build_class__=_BUILTINS["__build_class__"])
+        super().__init__(_USED_BY_C)
         self.namespace = namespace
         self.assigned = False
         """Whether some function with these globals may assign to a global."""
@@ -249,13 +253,20 @@ class Names(dict[str, Any]):
         for name in before - self.taken:
             if name in self.packed:
                 self.globals.setdefault(name, self.packed[name])
+            if name in _USED_BY_C:
+                self[name] = _USED_BY_C[name]
         for name in self.taken:
-            self.globals.pop(name, None)
+            self._look_up(name)
+
+    def _look_up(self, name: str) -> None:
+        """Make each use of a name look it up in the namespace."""
+        self.globals.pop(name, None)
+        self.pop(name, None)
 
     def prefer(self, name: str) -> None:
         """Look a name up in the namespace although it was not placed by hand, until the next `hide`."""
         self.taken |= {name}
-        self.globals.pop(name, None)
+        self._look_up(name)
 
     def look_for_placed(self) -> None:
         """Find which of the functions' names are placed by hand at present."""

@@ -43,7 +43,14 @@ _BY_TEXT = frozenset({"globals", "eval", "exec"})
 _QUERIES = frozenset({"query", "eval"})
 """Methods of pandas whose texts name variables of the caller: ``df.query("a > @least")``."""
 _NAME_IN_QUERY = re.compile(r"@(\w+)")
-_NAME_IN_TEXT = re.compile(r"%\((\w+)\)|\{(\w+)[^{}]*\}")
+_BY_CALLERS = frozenset({
+    "dmatrices", "dmatrix", "duckdb", "evaluate", "from_formula", "glm", "gls", "glsar", "logit", "mixedlm",
+    "mnlogit", "model_matrix", "negativebinomial", "ols", "phreg", "probit", "quantreg", "rlm", "sql", "wls",
+})  # fmt: skip
+"""Functions of libraries that look up names of their texts in the caller: numexpr's ``evaluate("a * 2")``, formulas of
+patsy, statsmodels and formulaic, ``duckdb.sql("from frame")``, ``pl.sql``."""
+_WORD = re.compile(r"[^\W\d]\w*")
+_NAME_IN_TEXT = re.compile(r"%\((\w+)\)|\{(\w+)[^{}]*\}|\$\{?(\w+)")
 _TEXT_MAX = 10_000
 _SOURCE_CHARACTERS_MAX = 20_000
 
@@ -52,7 +59,8 @@ def global_names(code: types.CodeType) -> list[str]:
     """Return the sorted names that the code, or code nested in it, looks up among the globals.
 
     Included are those in constant texts of code that uses `_BY_TEXT`: ``globals()["a"]``, ``"%(a)s" % globals()``,
-    ``eval("a + 1")``; and those in texts of code that uses `_QUERIES`.
+    ``eval("a + 1")``; those in texts of code that uses `_QUERIES` or `_BY_CALLERS`; and the attributes of code that
+    mentions the main module: ``import __main__; __main__.a``, ``sys.modules[__name__].a``.
     """
     names = _names_in_code(code)
     return sorted(names | _names_by_text(code, names))
@@ -65,16 +73,24 @@ def only_in_texts(code: types.CodeType, names: Iterable[str]) -> frozenset[str]:
 
 
 def _names_by_text(code: types.CodeType, names: Iterable[str]) -> frozenset[str]:
-    found = _names_in_queries(code)
+    found = _names_by_others(code)
     return found if _BY_TEXT.isdisjoint(names) else found | _names_in_texts(code)
 
 
 @functools.lru_cache(maxsize=4096)
-def _names_in_queries(code: types.CodeType) -> frozenset[str]:
-    if mentioned(code).isdisjoint(_QUERIES):
-        return frozenset()
-    texts = (value for each in nested_codes(code) for value in each.co_consts if isinstance(value, str))
-    return frozenset(name for text in texts for name in _NAME_IN_QUERY.findall(text))
+def _names_by_others(code: types.CodeType) -> frozenset[str]:
+    """Return the names that libraries look up among the caller's, and those of attributes of the main module."""
+    names = mentioned(code)
+    texts = [value for each in nested_codes(code) for value in each.co_consts if isinstance(value, str)]
+    found: set[str] = set()
+    if not names.isdisjoint(_QUERIES):
+        found.update(name for text in texts for name in _NAME_IN_QUERY.findall(text))
+    if not names.isdisjoint(_BY_CALLERS):
+        found.update(name for text in texts if len(text) <= _TEXT_MAX for name in _WORD.findall(text))
+    if "__main__" in names or "__main__" in texts or names >= {"modules", "__name__"}:
+        found |= names
+        found.update(text for text in texts if text.isidentifier())
+    return frozenset(found)
 
 
 def _names_in_code(code: types.CodeType) -> set[str]:

@@ -63,7 +63,7 @@ def may_change(value: Any, how: str, function: str) -> bool:
         return not how.startswith("next(")
     if isinstance(value, Iterator):
         return how.startswith("next(")
-    if kind in _VALUES or kind.__module__.partition(".")[0] in ("numpy", "pandas"):
+    if kind in _VALUES or str(kind.__module__).partition(".")[0] in ("numpy", "pandas"):
         if how.partition("(")[0].rpartition(".")[2] in _FILLING:
             return kind not in _VALUES
         return "=" in how and (kind not in _VALUES or not how.partition("=")[0].rstrip(" +-*/|&^%<>@").endswith("]"))
@@ -203,7 +203,7 @@ _VALUES = (bool, int, float, complex, str, bytes, tuple, frozenset, type(None))
 def _changes_in(code: types.CodeType) -> dict[str, str]:
     if mentioned(code).isdisjoint(_MENTIONED) and not _stores(code, _STORING):
         return {}
-    tree = _tree_of(code)
+    tree = tree_of(code)
     return _Changes(tree).found if tree is not None else {}
 
 
@@ -211,14 +211,14 @@ def _changes_in(code: types.CodeType) -> dict[str, str]:
 def _statement_calls(code: types.CodeType) -> dict[str, set[str]]:
     """Return name -> its methods that the code calls in statements of their own."""
     found: dict[str, set[str]] = {}
-    for node in ast.walk(_tree_of(code) or ast.Module([], [])):
+    for node in ast.walk(tree_of(code) or ast.Module([], [])):
         called = node.value.func if isinstance(node, ast.Expr) and isinstance(node.value, ast.Call) else None
         if isinstance(called, ast.Attribute) and isinstance(called.value, ast.Name):
             found.setdefault(called.value.id, set()).add(called.attr)
     return found
 
 
-def _tree_of(code: types.CodeType) -> ast.AST | None:
+def tree_of(code: types.CodeType) -> ast.AST | None:
     """Return the syntax tree of a function's source; None if it is not known, or too long."""
     text = "".join(linecache.getlines(code.co_filename)[code.co_firstlineno - 1 : last_line(code)])
     if not text or len(text) > _CHARACTERS_MAX:

@@ -77,7 +77,7 @@ def _reduce_array(pickler: Pickler, array: Any) -> Reduced:
     """Reduce an array over the file of a memory map to the place in the file; leave any other array to pickle."""
     writer = _packing.writer
     root = _root_of(array)
-    if root is None or writer is None or pickler.inline or type(array).__module__.partition(".")[0] != "numpy":
+    if root is None or writer is None or pickler.inline or str(type(array).__module__).partition(".")[0] != "numpy":
         return NotImplemented
     writes = bool(array.flags.writeable)
     if (writes and root.mode not in _WRITES) or not array.nbytes or not (writes or array.nbytes >= SMALL_BYTES):

@@ -42,6 +42,7 @@ from .module_origin import (
 )
 from .module_state import parsed, state_of
 from .program_arguments import program_arguments, readers_of_arguments
+from .program_settings import warn_of_settings
 from .script_parts import warn_of_script_parts
 
 DATA_BYTES_MAX = 16 * 2**20
@@ -172,7 +173,9 @@ def _warn(bundle: Bundle) -> None:
     looks, ended_s, took_s = _part_looks.get(bundle.name, (0, 0.0, 0.0))
     began_s = monotonic()
     if looks < _ALL_LOOKS or began_s - ended_s >= _PAUSE_LOOKS * took_s:
-        warn_of_script_parts(sys.modules[member.name] for member in bundle.members if member.name in sys.modules)
+        modules = {member.name for member in bundle.members} & sys.modules.keys()
+        warn_of_script_parts(map(sys.modules.__getitem__, modules))
+        warn_of_settings(modules)
         ended_s = monotonic()
         _part_looks[bundle.name] = looks + 1, ended_s, ended_s - began_s
 

@@ -140,7 +140,7 @@ def _reducer_of_kind(kind: type) -> Callable[[Pickler, Any], Reduced] | None:
     """Return the reducer for instances of a type that `REDUCERS` does not list; None leaves them to pickle."""
     inherited = inherited_reducer(kind)
     if inherited is not None:
-        return inherited
+        return None if _is_registered(kind) else inherited
     for find in KINDS:
         found = find(kind)
         if found is not None:
@@ -158,12 +158,8 @@ def plain_reducer(kind: type) -> Callable[[Pickler, Any], Reduced] | None:
 def _answers_before_its_state(kind: Any) -> bool:
     """Return whether pickle's look-up of ``__setstate__`` may call a ``__getattr__`` that needs state not set yet."""
     by_default = kind.__reduce_ex__ is object.__reduce_ex__ and kind.__reduce__ is object.__reduce__
-    return (
-        by_default
-        and hasattr(kind, "__getattr__")
-        and not hasattr(kind, "__setstate__")
-        and kind not in copyreg.dispatch_table
-    )
+    answers = hasattr(kind, "__getattr__") and not hasattr(kind, "__setstate__")
+    return by_default and answers and kind not in copyreg.dispatch_table
 
 
 def _reduce_guarded(pickler: Pickler, found: Any) -> Reduced:
@@ -273,7 +269,14 @@ def reduce_function(pickler: Pickler, function: types.FunctionType) -> Reduced:
 
 def by_value(cls: type) -> bool:
     """Return whether instances of the class can be built only where its by-value definition has arrived."""
-    return not is_made_in_c(cls) and cls.__module__ != "_ctypes" and find_named(cls) is None
+    made_by_library = is_made_in_c(cls) or cls.__module__ == "_ctypes" or _is_registered(type(cls))
+    return not made_by_library and find_named(cls) is None
+
+
+def _is_registered(metaclass: type) -> bool:
+    """Return whether a library has told `copyreg` how its classes are made, as sympy has for ``Function("f")``."""
+    registered = metaclass in copyreg.dispatch_table and issubclass(metaclass, type)
+    return registered and find_named(metaclass) is not None
 
 
 def is_made_in_c(cls: type) -> bool:

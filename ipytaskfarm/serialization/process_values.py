@@ -98,11 +98,16 @@ _PACKAGE = __name__.partition(".")[0]
 
 
 def asked(value: Any, name: str, default: Any = None) -> Any:
-    """Return an attribute of any object of the user; the default also if its ``__getattr__`` raises anything else.
+    """Return an attribute of any object of the user; the default if there is none, or anything else is raised.
 
-    A dict whose items are attributes too (``__getattr__ = dict.__getitem__``) raises a KeyError.
+    A ``__getattr__`` of the user is not called: a dict whose items are attributes too may add what it is asked for.
     """
+    kind = type(value)
     try:
+        if hasattr(kind, "__getattr__"):
+            holders = (*kind.__mro__, *(value.__mro__ if isinstance(value, type) else ()))
+            if not any(name in vars(each) for each in holders) and name not in vars(value):
+                return default
         return getattr(value, name, default)
     except Exception:
         return default
@@ -117,7 +122,7 @@ def own_value(value: Any, function: types.FunctionType, name: str) -> Any:
         name: under which name it uses it.
     """
     kind = type(value)
-    if kind.__name__ in _CLIENTS and kind.__module__.startswith(_PACKAGE) and _is_method(function):
+    if kind.__name__ in _CLIENTS and str(kind.__module__).startswith(_PACKAGE) and _is_method(function):
         return AbsentClient(kind.__name__, name)
     found = find_process_value(value)
     return value if found is None else found

@@ -12,6 +12,7 @@ without hooks.
 from __future__ import annotations
 
 import abc
+import contextlib
 import enum
 import functools
 import importlib
@@ -229,6 +230,11 @@ def register_with(cls: Any, abstract: list[Any]) -> None:
 def finish_class(cls: type, part: None) -> None:
     """Mark the class as complete. From now on it is found by its digests."""
     build.note_filled(cls)
+    made = vars(cls).get("__pydantic_generic_metadata__")
+    if made and made["origin"] is not None:
+        with contextlib.suppress(Exception):  # pydantic's own business, in another version elsewhere
+            generics = importlib.import_module("pydantic._internal._generics")
+            generics.set_cached_generic_type(made["origin"], made["args"], cls)  # so that ``Page[int]`` is this class
 
 
 # --------------------------------------------------------------------------------------------------

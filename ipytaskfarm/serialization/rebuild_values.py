@@ -7,6 +7,7 @@ remove one.
 from __future__ import annotations
 
 import contextlib
+import importlib
 import logging
 import sys
 import types
@@ -237,6 +238,11 @@ def fill_handler(handler: logging.Handler, state: dict[str, Any]) -> None:
     """Set everything except the lock, which is created here."""
     handler.__dict__.update(state)
     handler.createLock()
+
+
+def new_wrapper(wrapped: Any, wrapper: Any, enabled: Any) -> Any:
+    """Return a function with a decorator of wrapt."""
+    return importlib.import_module("wrapt").FunctionWrapper(wrapped, wrapper, enabled)
 
 
 class NotedValues:

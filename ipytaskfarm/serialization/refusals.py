@@ -213,7 +213,7 @@ def _is_of_user(obj: Any) -> bool:
 
 
 def _is_of_library(obj: Any) -> bool:
-    top = type(obj).__module__.partition(".")[0]
+    top = str(type(obj).__module__).partition(".")[0]
     return top not in sys.stdlib_module_names and top not in _TRANSPARENT and not _is_of_user(obj)
 
 
@@ -320,7 +320,7 @@ def explain(found: Culprit, error: BaseException) -> str:
     reason = str(error)
     remedy = remedy_of(culprit)
     article = "an" if type_name(culprit)[0].lower() in "aeiou" else "a"
-    if remedy is not None and type(culprit).__module__.startswith(_OWN):
+    if remedy is not None and str(type(culprit).__module__).startswith(_OWN):
         return f"{path}: a {type(culprit).__name__} cannot travel; {remedy}"
     known = remedy is not None or reason.startswith(("cannot pickle", "Can't pickle")) or not reason
     if remedy is None:

@@ -31,6 +31,7 @@ from .module_state import parsed
 from .outside_inputs import dotted_names, full_name
 from .process_values import asked
 from .program_arguments import PARSING, program_arguments
+from .program_settings import program_settings
 from .session_patches import patches
 from .session_settings import (
     FILTERS,
@@ -70,6 +71,7 @@ def readings(function: Any) -> Iterator[Reading]:
         yield from _context_variables(each)
         yield from (Reading(*found, is_note=True) for found in computed_variables(each, _program_sources()))
     yield from (Reading(*found) for found in patches(reached))
+    yield from _settings(reached, names)
     if "random" in names or not names.isdisjoint(_own_methods()):
         yield from _draws(reached)
     if not names.isdisjoint(_ARGUMENTS):
@@ -129,6 +131,34 @@ def _functions_of(value: Any) -> Iterator[types.FunctionType]:
 
 def _short(function: types.FunctionType) -> str:
     return function.__qualname__.rpartition("<locals>.")[2]
+
+
+# -- what the program has set
+
+
+def _settings(reached: Iterable[types.FunctionType], names: frozenset[str]) -> Iterator[Reading]:
+    """Yield what the program has set in installed packages that the functions use."""
+    found = [each for each in program_settings() if travel(each.owner) is Travel.REFERENCE]
+    if not found:
+        return
+    used = {package: _short(each) for each in reached for package in _packages(each)}
+    for setting in found:
+        if setting.owner in used and setting.path.rpartition(".")[2] not in names:
+            yield Reading(
+                f"{setting.owner}: {setting.path}",
+                f"{used[setting.owner]} uses {setting.owner}, which this program has set ({setting.place}: "
+                f"{setting.text}), and tasks have not: set it in the function, in a module of yours that it imports, "
+                "or for all with mec.execute(…)",
+            )
+
+
+def _packages(function: types.FunctionType) -> Iterator[str]:
+    """Yield the top names of the packages to which the globals that a function mentions belong."""
+    here = function.__globals__
+    for name in mentioned(function.__code__) & here.keys():
+        value = here[name]
+        owner = value.__name__ if type(value) is types.ModuleType else asked(value, "__module__")
+        yield from (each.partition(".")[0] for each in (owner, type(value).__module__) if isinstance(each, str))
 
 
 # -- generators

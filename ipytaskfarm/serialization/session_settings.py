@@ -25,7 +25,7 @@ def changed_settings(value: Any) -> Iterator[tuple[str, str]]:
     """Yield (library, sentence) if a global belongs to a library with settings that this session has changed."""
     owner = value.__name__ if isinstance(value, types.ModuleType) else getattr(value, "__module__", None)
     if not isinstance(owner, str):
-        owner = type(value).__module__
+        owner = str(type(value).__module__)
     top = owner.partition(".")[0]
     find = _FINDERS.get(top)
     if find is not None and top in sys.modules:
@@ -163,7 +163,7 @@ def _of_pandas() -> list[str]:
     config: Any = sys.modules["pandas._config.config"]
     found = []
     for name, option in config._registered_options.items():
-        if name.startswith(("compute.", "mode.", "display.date_")) and name not in _DECIDED_LATER:
+        if name.startswith(("compute.", "mode.", "future.", "display.date_")) and name not in _DECIDED_LATER:
             # get_option would warn of each option that is deprecated
             value = functools.reduce(lambda inner, part: inner[part], name.split("."), config._global_config)
             if value != option.defval:

@@ -240,7 +240,7 @@ def _look_at_numbers(function: types.FunctionType, value: Any) -> None:
 
 
 def _is_generator(value: Any, kind: type) -> bool:
-    if kind.__module__.startswith("numpy.random"):
+    if str(kind.__module__).startswith("numpy.random"):
         hidden = getattr(sys.modules.get("numpy.random.mtrand"), "_rand", None)
         return kind.__name__ in ("Generator", "RandomState") and value is not hidden
     return kind is random.Random and value is not getattr(random, "_inst", None)

@@ -37,7 +37,7 @@ class ShortTexts(reprlib.Repr):
         cls = type(x)
         if isinstance(x, str | bytes):
             return super().repr_instance(x, level)
-        if cls.__module__.partition(".")[0] in _LIBRARIES:
+        if str(cls.__module__).partition(".")[0] in _LIBRARIES:
             shape = getattr(x, "shape", None)
             if isinstance(shape, tuple) and _product(shape) > _SMALL:
                 return _large(x, shape)
@@ -83,7 +83,7 @@ def on_one_line(value: object, text: str) -> str:
     if "\n" not in text:
         return text
     with contextlib.suppress(Exception):  # the library may do anything
-        shape = getattr(value, "shape", None) if type(value).__module__.partition(".")[0] in _LIBRARIES else None
+        shape = getattr(value, "shape", None) if str(type(value).__module__).partition(".")[0] in _LIBRARIES else None
         if isinstance(shape, tuple):
             return _large(value, shape)
     return " ".join(text.split())

@@ -377,9 +377,23 @@ def _of_stateless(kind: type) -> Any:
     named = (kind.__module__, kind.__name__)
     if named == ("random", "SystemRandom"):
         return lambda pickler, found: (kind, ())
-    if kind.__name__ == "finfo" and kind.__module__.partition(".")[0] == "numpy":
+    if kind.__name__ == "finfo" and str(kind.__module__).partition(".")[0] == "numpy":
         return lambda pickler, found: (kind, (found.dtype,))
     return None
+
+
+def _of_wrapt(kind: type) -> Any:
+    """Find the reducer for functions and methods with a decorator of wrapt, which it leaves to others."""
+    wrapt: Any = sys.modules.get("wrapt")
+    if wrapt is not None and kind is wrapt.BoundFunctionWrapper:
+        return lambda pickler, found: (getattr, (found._self_instance, found.__name__))
+    if wrapt is None or kind is not wrapt.FunctionWrapper:
+        return None
+    return lambda pickler, found: (
+        values.new_wrapper,
+        (found.__wrapped__, found._self_wrapper, found._self_enabled),
+        vars(found) or None,
+    )
 
 
 def _of_module_singles(kind: Any) -> Any:
@@ -410,7 +424,7 @@ def _has_no_state(found: Any) -> bool:
 
 
 REDUCERS[vars(typing)["_GenericAlias"]] = _reduce_alias
-KINDS += [_of_compiled, _of_name_resolver, _of_stateless, *shared_state.KINDS, _of_module_singles]
+KINDS += [_of_compiled, _of_name_resolver, _of_stateless, _of_wrapt, *shared_state.KINDS, _of_module_singles]
 BASES.update(
     {
         vars(io)["IOBase"].__base__: _reduce_stream,

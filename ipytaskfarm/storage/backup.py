@@ -15,6 +15,7 @@ from collections.abc import Iterator, Sequence
 from pathlib import Path
 
 from ..core.errors import StoreError
+from ..core.messages.task_types import code_of
 from ..system.files import sync_folder
 from ..system.odd_files import odd_kind
 from . import disk, rows
@@ -22,6 +23,7 @@ from .beside import count_file
 from .blobs import blobs_folder
 from .commit_count import Count, LogPlace, Missing, log_place, missing, read as read_count
 from .opening import APPLICATION_ID, SCHEMA
+from .task_records import RulesReader
 
 TRIES = 3
 """The number of tries, since a blob may be removed between reading the tables and copying the folder."""
@@ -209,7 +211,23 @@ def _reading(path: Path) -> Iterator[sqlite3.Connection]:
         raise StoreError(f"the store {path} cannot be read: {error}") from error
 
 
+def _reader(path: Path) -> contextlib.closing[sqlite3.Connection]:
+    return contextlib.closing(sqlite3.connect(f"{path.absolute().as_uri()}?mode=ro", uri=True))
+
+
+def unused_code(path: Path, bytes_max: int) -> set[str]:
+    """Return the digests of functions of at most this size that no task needs. Any thread may call this."""
+    read_rules = RulesReader()
+    with _reader(path) as db:
+        db.execute("BEGIN")  # one state of the store for all
+        unused = {row[0] for row in db.execute(rows.CODE_UPTO, (bytes_max,))}
+        unused.difference_update(row[0] for row in db.execute(rows.CODE_OF_TASKS))
+        for (text,) in db.execute(rows.RULES_WITH_CODE) if unused else ():
+            unused.difference_update(code_of(None, read_rules(text, None)))
+    return unused
+
+
 def needed_blobs(path: Path, digests: Sequence[str]) -> set[str]:
     """Return those of these blobs that a task, a result or a kept command needs. Any thread may call this."""
-    with contextlib.closing(sqlite3.connect(f"{path.absolute().as_uri()}?mode=ro", uri=True)) as db:
+    with _reader(path) as db:
         return {row[0] for row in db.execute(rows.NEEDED_BLOBS, (rows.asked(digests),))}

@@ -114,7 +114,7 @@ def _reopened(group: list[s.SaveReopen]) -> list[Statement]:
     progress = (
         "INSERT INTO progress (task, queue_seq, attempt, errors, losses, recovery) "
         f"SELECT ?1, ?2, ?3, ?4, ?5, ?6 WHERE {ended} "
-        "ON CONFLICT (task) DO UPDATE SET queue_seq = ?2, attempt = ?3, until_s = NULL"
+        "ON CONFLICT (task) DO UPDATE SET queue_seq = ?2, attempt = ?3, until_s = NULL, began_s = NULL"
     )
     return [
         Statement(becomes, [(r.task, r.outcome) for r in group]),
@@ -133,8 +133,11 @@ def _mails(group: list[s.SaveMail]) -> list[Statement]:
 
 
 def _blocks(group: list[s.SaveBlock]) -> list[Statement]:
-    sql = "INSERT INTO blocks (first, last, accepted_upto, session) VALUES (?, ?, ?, ?)"
-    return [Statement(sql, [(b.first, b.last, b.first - 1, b.session) for b in group])]
+    sql = (
+        "INSERT INTO blocks (first, last, accepted_upto, session) VALUES (?1, ?2, ?1 - 1, ?3) "
+        "ON CONFLICT (first) DO UPDATE SET last = ?2"
+    )
+    return [Statement(sql, [(b.first, b.last, b.session) for b in group])]
 
 
 def _left(group: list[s.SaveLeft]) -> list[Statement]:
@@ -154,6 +157,10 @@ def _accepted(group: list[s.SaveAccepted]) -> list[Statement]:
 def _functions(group: list[s.SaveFunction]) -> list[Statement]:
     sql = "INSERT INTO functions (digest, code) VALUES (?, ?) ON CONFLICT (digest) DO NOTHING"
     return [Statement(sql, [(f.digest, f.code) for f in group])]
+
+
+def _dropped_functions(group: list[s.DropFunctions]) -> list[Statement]:
+    return [Statement("DELETE FROM functions WHERE digest = ?", [(digest,) for d in group for digest in d.digests])]
 
 
 HAND_OUT = (
@@ -301,6 +308,7 @@ _BY_KIND: dict[type, Callable[[list[Any]], list[Statement]]] = {
     s.SaveAccepted: _accepted,
     s.SaveTask: tasks,
     s.SaveFunction: _functions,
+    s.DropFunctions: _dropped_functions,
     s.SaveHandOut: _handouts,
     s.DropHandOut: _dropped_handouts,
     s.SaveAttempt: _attempts,
@@ -376,9 +384,17 @@ CHILDREN = (
 )
 EDGES = "SELECT id, needs FROM tasks WHERE needs IS NOT NULL"
 MAIL = "SELECT seq, sender, at_s, body FROM mail WHERE task = ? AND outgoing = ? AND seq > ? ORDER BY seq LIMIT ?"
+CHILDREN_OF = (
+    "SELECT t.parent, t.spawn, t.id FROM json_each(?) AS asked CROSS JOIN tasks AS t ON t.parent = asked.value "
+    "WHERE t.spawn IS NOT NULL ORDER BY t.id"
+)
+_MAIL_COUNTS = "SELECT m.task, m.outgoing, max(m.seq), json_group_array(m.mark) FROM "
 MAIL_COUNTS = (
-    "SELECT m.task, m.outgoing, max(m.seq), json_group_array(m.mark) FROM mail AS m "
+    f"{_MAIL_COUNTS} mail AS m "
     "WHERE NOT EXISTS (SELECT 1 FROM finals AS f WHERE f.task = m.task) GROUP BY m.task, m.outgoing"
+)
+MAIL_COUNTS_OF = (
+    f"{_MAIL_COUNTS} json_each(?) AS asked CROSS JOIN mail AS m ON m.task = asked.value GROUP BY m.task, m.outgoing"
 )
 STATES = (
     "SELECT p.task, p.state FROM json_each(?) AS asked CROSS JOIN progress AS p ON p.task = asked.value "
@@ -443,6 +459,14 @@ NEEDED_BLOBS = (
     "SELECT asked.value FROM json_each(?) AS asked "
     "WHERE EXISTS (SELECT 1 FROM blob_uses AS u WHERE u.digest = asked.value) "
     "OR EXISTS (SELECT 1 FROM kept_blobs AS k WHERE k.digest = asked.value)"
+)
+
+CODE_UPTO = "SELECT digest FROM functions WHERE length(code) <= ?"
+CODE_OF_TASKS = "SELECT DISTINCT function FROM tasks UNION SELECT json_extract(cache, '$[2]') FROM tasks"
+"""The functions of tasks, and the recipes of their keys in the result cache."""
+RULES_WITH_CODE = (
+    "SELECT DISTINCT rules FROM tasks "
+    """WHERE instr(rules, '"depend"') OR instr(rules, '"asks"') OR instr(rules, '"recovery"')"""
 )
 
 _HISTORY = (

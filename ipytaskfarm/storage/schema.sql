@@ -40,7 +40,7 @@ CREATE TABLE tasks (
     needs        TEXT,                  -- JSON: what it waits for, whose results it takes; NULL: nothing
     job          TEXT,                  -- the job it belongs to, see jobs
     parent       INTEGER,               -- the task that submitted it
-    spawn        TEXT,                  -- that one's trial, and which of its submissions it came with: "1.3"
+    spawn        TEXT,                  -- its trial, and which of its submissions it came with: "1.3", and a checksum
     items        INTEGER NOT NULL DEFAULT 0, -- a chunk of a map: so many items, whose ids follow its own; 0: none
     part_of      INTEGER,               -- it runs one item of this chunk, whose payload is its own
     part         INTEGER,               -- ... the item of this index

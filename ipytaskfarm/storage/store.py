@@ -40,12 +40,11 @@ from ..system.files import sync_folder
 from . import disk, free_room, opening, rows
 from .beside import count_file
 from .commit_count import CommitCount, Count, Missing, missing, read as read_count
-from .dependents import with_dependents
 from .inserts import Row
 from .log_room import LogRoom
 from .map_places import place_in_map
 from .opening import APPLICATION_ID, FORMER, REMEDY
-from .task_records import RulesReader, part_of, task_records, unfinished_records
+from .task_records import RulesReader, part_of, task_records, unfinished_records, with_dependents
 from .writing import Fenced, write
 
 CHECKPOINT_BYTES = 4 << 20
@@ -385,10 +384,13 @@ class Store:
         row = self._db.execute(sql).fetchone()
         return None if row is None else row[0]
 
-    def _rows(self, sql: str, keys: Sequence[int] | Sequence[str]) -> list[Row]:
+    def _select(self, sql: str, parameters: Row = ()) -> list[Row]:
         self._usable()
         with self._reading():
-            return self._db.execute(sql, (rows.asked(keys),)).fetchall()
+            return self._db.execute(sql, parameters).fetchall()
+
+    def _rows(self, sql: str, keys: Sequence[int] | Sequence[str]) -> list[Row]:
+        return self._select(sql, (rows.asked(keys),))
 
     def load(self) -> s.StoredState:
         """Return the state that earlier controllers have stored. A million waiting tasks take some seconds."""
@@ -466,10 +468,7 @@ class Store:
 
     def chunk_of(self, task: int) -> int | None:
         """Return the chunk among whose ids this one is; None: it is no item of a chunk."""
-        self._usable()
-        with self._reading():
-            found = self._db.execute(rows.CHUNK_OF, (task,)).fetchone()
-        return found[0] if found is not None and task <= found[0] + found[1] else None
+        return next((chunk for chunk, items in self._select(rows.CHUNK_OF, (task,)) if task <= chunk + items), None)
 
     def place_in_map(self, task: int) -> s.MapPlace | None:
         """Return the place of a task in its map.  None: it belongs to none."""
@@ -498,11 +497,13 @@ class Store:
             for record, final in zip(records, self.finals([record.id for record in records]), strict=True)
         ]
 
+    def conversations(self, ids: Sequence[int]) -> tuple[list[Row], list[Row]]:
+        """Return the children of these tasks and the counts of their messages, as `core.saves.StoredState` has them."""
+        return self._rows(rows.CHILDREN_OF, ids), self._rows(rows.MAIL_COUNTS_OF, ids)
+
     def tasks_of_job(self, job: str, after: int, count: int) -> list[s.TaskOfJob]:
         """Return at most `count` of a job's tasks that were not cleared, with ids higher than `after`, in order."""
-        self._usable()
-        with self._reading():
-            return [s.TaskOfJob(*row) for row in self._db.execute(rows.OF_JOB, (job, after, count))]
+        return [s.TaskOfJob(*row) for row in self._select(rows.OF_JOB, (job, after, count))]
 
     def latest_retries(self, ids: Sequence[int]) -> dict[int, int]:
         """Return the latest retry, that was not cleared, of those of these tasks that were submitted again."""
@@ -516,9 +517,7 @@ class Store:
         """Return (number, sender, time, body) of at most `count` messages to a task after a number; `outgoing`: from
         the task.
         """
-        self._usable()
-        with self._reading():
-            return self._db.execute(rows.MAIL, (task, outgoing, after, count)).fetchall()
+        return self._select(rows.MAIL, (task, outgoing, after, count))
 
     def functions(self, digests: Sequence[str]) -> list[Function]:
         """Return the code of these functions, in the given order."""
@@ -576,22 +575,16 @@ class Store:
 
     def final_ids(self, after: int, count: int) -> list[tuple[int, float]]:
         """Return (id, time of end) of at most `count` ended tasks, in order of their ids."""
-        self._usable()
-        with self._reading():
-            return self._db.execute(rows.FINAL_IDS, (after, count)).fetchall()
+        return self._select(rows.FINAL_IDS, (after, count))
 
     def oldest_finals(self, count: int) -> list[tuple[int, int, tuple[str, ...]]]:
         """Return (id, bytes of payload and result, digests of its blobs) of `count` ended tasks, in order of ids."""
-        self._usable()
-        with self._reading():
-            found = self._db.execute(rows.OLDEST_FINALS, (count,)).fetchall()
+        found = self._select(rows.OLDEST_FINALS, (count,))
         return [(task, size, tuple(digests.split(",")) if digests else ()) for task, size, digests in found]
 
     def blobs_in_use(self) -> list[str]:
         """Return the digests of all blobs that tasks, results and kept commands need."""
-        self._usable()
-        with self._reading():
-            return [row[0] for row in self._db.execute(rows.BLOBS_IN_USE)]
+        return [row[0] for row in self._select(rows.BLOBS_IN_USE)]
 
     def used_bytes(self) -> int:
         """Return the bytes used in the file, without its free pages."""

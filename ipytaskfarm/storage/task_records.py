@@ -1,9 +1,10 @@
-"""Converts rows of unfinished tasks into records: there may be millions, when a controller starts."""
+"""Converts rows of tasks into records: there may be millions of unfinished ones, when a controller starts."""
 
 from __future__ import annotations
 
 from collections.abc import Iterable
 from sys import intern
+from typing import Any
 
 import msgspec
 
@@ -81,3 +82,18 @@ def _with_rare_columns(record: TaskRecord, rare: str) -> TaskRecord:
 def part_of(chunk: int | None, index: int | None) -> tuple[int, int] | None:
     """Convert the two columns of an item of a chunk."""
     return None if chunk is None or index is None else (chunk, index)
+
+
+def with_dependents(ids: Iterable[int], edges: Iterable[Any]) -> list[int]:
+    """Return these tasks and all that use their results, directly or indirectly.  edges: the rows of `rows.EDGES`."""
+    users: dict[int, list[int]] = {}
+    for task, needs in edges:
+        for other in decode_needs(needs).after:
+            users.setdefault(other, []).append(task)
+    found = dict.fromkeys(ids)
+    waiting = list(found)
+    while waiting:
+        fresh = [task for task in users.get(waiting.pop(), ()) if task not in found]
+        found.update(dict.fromkeys(fresh))
+        waiting += fresh
+    return list(found)

@@ -3,14 +3,14 @@
 from __future__ import annotations
 
 import re
-from collections.abc import Sequence
+from collections.abc import Collection, Sequence
 from dataclasses import dataclass, field
 
 import msgspec
 
 from ..core import saves as s
 from ..core.messages.tables import TaskRow
-from ..core.messages.task_types import AttemptRow, Final, Submission
+from ..core.messages.task_types import AttemptRow, Final, Submission, code_of
 from ..core.scheduler.decision import Wanted
 from ..core.scheduler.events import Cached
 from ..core.scheduler.task import with_priority
@@ -72,7 +72,10 @@ class MemoryStore:
             getattr(self, "_" + re.sub(r"(?<!^)(?=[A-Z])", "_", type(save).__name__).lower())(save)
 
     def _save_block(self, save: s.SaveBlock) -> None:
-        self.blocks[save.first] = [save.first, save.last, save.first - 1, save.session]
+        known = self.blocks.setdefault(save.first, [save.first, save.last, save.first - 1, save.session])
+        assert known[3] == save.session
+        assert int(known[2]) <= save.last
+        known[1] = save.last
 
     def _save_left(self, save: s.SaveLeft) -> None:
         assert save.last >= int(self.blocks[save.first][2]), "ids that were used are given again"
@@ -96,6 +99,12 @@ class MemoryStore:
 
     def _save_function(self, save: s.SaveFunction) -> None:
         self.functions[save.digest] = save.code
+
+    def _drop_functions(self, save: s.DropFunctions) -> None:
+        for digest in save.digests:
+            used = [t.id for t in self.tasks.values() if digest in code_of(t.function, t.rules)]
+            assert not used, f"code was dropped that tasks {used} need"
+            del self.functions[digest]
 
     def _save_hand_out(self, save: s.SaveHandOut) -> None:
         self.handouts[save.number] = save
@@ -133,9 +142,12 @@ class MemoryStore:
         ended_s = end.started_s + end.run_s
         row = AttemptRow(end.attempts, end.engine_id, end.node, end.started_s, ended_s, save.outcome)
         self.history.setdefault(save.task, []).append(row)
+        known = self.progress.get(save.task)
+        trial, received = (known.trial, known.received) if known is not None else (1, 0)
         self.progress[save.task] = s.SaveRequeue(
-            save.task, save.queue_seq, save.attempt, save.errors, save.losses, save.recovery
-        )
+            save.task, save.queue_seq, save.attempt, save.errors, save.losses, save.recovery, trial=trial,
+            received=received,
+        )  # fmt: skip
 
     def _save_mail(self, save: s.SaveMail) -> None:
         assert save.task in self.tasks
@@ -223,22 +235,24 @@ class MemoryStore:
             kept=[command for _, command in sorted(self.kept.items())],
             kept_on=[place for _, place in sorted(self.kept_on.items())],
             jobs=list(self.jobs.values()),
-            children=[
-                (t.parent, t.spawn, i)
-                for i, t in sorted(self.tasks.items())
-                if t.parent is not None
-                and t.spawn is not None
-                and t.parent in self.tasks
-                and t.parent not in self.finals
-            ],
-            mail=self._mail(),
+            children=self.children(self.tasks.keys() - self.finals.keys()),
+            mail=self.mail_counts(self.tasks.keys() - self.finals.keys()),
             separate=sorted(self.separate),
         )
 
-    def _mail(self) -> list[tuple[int, int, int, str]]:
+    def children(self, parents: Collection[int]) -> list[tuple[int, str, int]]:
+        """Return the children of these tasks, as `StoredState` has them."""
+        return [
+            (t.parent, t.spawn, i)
+            for i, t in sorted(self.tasks.items())
+            if t.parent is not None and t.spawn is not None and t.parent in parents
+        ]
+
+    def mail_counts(self, tasks: Collection[int]) -> list[tuple[int, int, int, str]]:
+        """Return the counts of messages of these tasks, as `StoredState` has them."""
         found: dict[tuple[int, int], list[s.SaveMail]] = {}
         for save in self.mail:
-            if save.task in self.tasks and save.task not in self.finals:
+            if save.task in tasks:
                 found.setdefault((save.task, int(save.outgoing)), []).append(save)
         return [(*key, len(x), msgspec.json.encode([y.mark for y in x]).decode()) for key, x in sorted(found.items())]
 
@@ -343,6 +357,10 @@ class MemoryReader:
     def ended(self, ids: Sequence[int], dependents: bool) -> list[s.TaskRecord]:
         """Return records of those of these tasks that have succeeded, for another run."""
         return self._store.ended(ids, dependents)
+
+    def conversations(self, ids: Sequence[int]) -> tuple[list[tuple[int, str, int]], list[tuple[int, int, int, str]]]:
+        """Return the children of these tasks and the counts of their messages."""
+        return self._store.children(ids), self._store.mail_counts(ids)
 
     def mail(self, task: int, outgoing: bool, after: int, count: int) -> list[tuple[int, str, float, bytes]]:
         """Return the messages to a task after number `after`; `outgoing`: from the task."""

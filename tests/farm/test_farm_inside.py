@@ -243,6 +243,51 @@ def test_a_repeated_run_gets_the_same_children(tc: TaskClient, tmp_path: Path) -
         tc.get_task_result(failing).raise_exception()
 
 
+def test_a_recovery_task_has_children_of_its_own(tc: TaskClient) -> None:
+    def child(n: int) -> int:
+        return n // (n - 1)
+
+    def submit(what: str, n: int) -> list[int]:
+        me = current_task()
+        alone = me.submit(child, n)
+        job = me.create_job(what, abort_on_failure=True)
+        job.add_task(child, n)
+        job.submit()
+        return [*me.results([alone]), *job.results()]
+
+    def first() -> None:
+        submit("of the task", 1)
+
+    def second() -> list[int]:
+        return submit("of its recovery task", 3)
+
+    task = tc.run(Task(first, recovery_task=Task(second)))
+    assert value(tc, task) == [1, 1]
+    assert {tc.job("of the task").id, tc.job("of its recovery task").id} == {f"{task}.1.2", f"{task}.1-1.2"}
+
+
+def test_a_task_that_runs_again_after_its_end_keeps_its_messages_and_children(tc: TaskClient) -> None:
+    """Messages of the second run were dropped, as were those to it: they had the numbers of the first ones."""
+
+    def work() -> tuple[int, list[str]]:
+        me = current_task()
+        me.send(me.attempt)
+        child = me.submit(abs, -1)
+        return child, [me.receive(30).value for _ in range(me.attempt)]
+
+    task = tc.run(Task(work))
+    tc.send(task, "first")
+    child, heard = value(tc, task)
+    assert heard == ["first"]
+    tc.pause()
+    assert tc.mark_failed(task, "again") == "reopened"
+    tc.send(task, "second")
+    tc.resume()
+    tc.barrier(task, timeout=DEADLINE_S)
+    assert value(tc, task) == (child, ["first", "second"])
+    assert [message.value for message in tc.messages(task)] == [1, 2]
+
+
 def test_a_deferred_run_comes_back_uncharged_with_its_state(tc: TaskClient) -> None:
     def later() -> tuple[Any, ...]:
         me = current_task()

@@ -10,9 +10,16 @@ import pytest
 from ipytaskfarm.core import limits, messages as m
 from ipytaskfarm.core.handlers import clients, commands
 from ipytaskfarm.core.messages.dependencies import Needs
-from ipytaskfarm.core.messages.task_types import JobSpec, Rules
+from ipytaskfarm.core.messages.task_types import (
+    LARGE_CODE_SENT,
+    SENT_AGAIN_BYTES,
+    Function,
+    JobSpec,
+    Rules,
+    Submission,
+)
 from ipytaskfarm.core.scheduler import open_questions, task_messages
-from ipytaskfarm.core.scheduler.events import Gone
+from ipytaskfarm.core.scheduler.events import Gone, UnusedFunctions
 from ipytaskfarm.core.states import Reason
 from tests.support.simulated_farm import SimFarm, farm_with_engines, move, one_engine
 
@@ -218,3 +225,29 @@ def test_a_client_that_goes_takes_its_unused_ids_from_those_who_watch_them(sim: 
         (block.first + 3, "IndexError")
     ]
     assert sim.scheduler.farm.clients.watches == 1
+
+
+def test_code_that_nobody_needs_is_forgotten(sim: SimFarm) -> None:
+    """A client sends large code once: it stays as long as the client counts on it."""
+    small, large = Function("small", b"code"), Function("large", bytes(SENT_AGAIN_BYTES + 1))
+    first = sim.ids("b").first
+    sim.handle(m.Submit([Submission(first, b"work", 0.0, "small")], [small, large]), "b")
+    sim.ask(m.AbortTasks([first]))
+    sim.ask(m.Clear([first]))
+    sim.handle(UnusedFunctions(["small", "large", "never there"]))
+    assert set(sim.store.functions) == {"large"}
+    sim.handle(m.Submit([Submission(first + 1, b"work", 0.0, "large")], []), "b")
+    sim.handle(m.Submit([Submission(first + 2, b"work", 0.0, "small")], [small]), "b")
+    assert {first + 1, first + 2} <= sim.scheduler.farm.tasks.unfinished.keys()
+    sim.handle(Gone(said=True), "b")
+    sim.ask(m.AbortTasks([first + 1]))
+    sim.ask(m.Clear([first + 1]))
+    sim.handle(UnusedFunctions(["large"]))
+    assert set(sim.store.functions) == {"small"}
+
+
+def test_what_a_client_counts_on_is_bounded(sim: SimFarm) -> None:
+    for number in range(2 * LARGE_CODE_SENT + 5):
+        sim.handle(m.Submit([], [Function(f"{number}", bytes(SENT_AGAIN_BYTES + 1))]), "b")
+    sim.handle(UnusedFunctions(list(sim.store.functions)))
+    assert list(sim.store.functions) == [f"{number}" for number in range(5, 2 * LARGE_CODE_SENT + 5)]

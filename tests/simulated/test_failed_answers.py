@@ -44,3 +44,19 @@ def test_a_change_that_fails_is_told_from_an_answer_that_fails(monkeypatch: pyte
         pauses.append(failed._pauses[raised.value.kind][1])
         now_s = sim.now.mono_s
     assert pauses == [20.0, 20.0]
+
+
+def test_a_question_of_the_controller_that_fails_does_not_refuse_its_others(monkeypatch: pytest.MonkeyPatch) -> None:
+    """All of them have the number 0: after old results could not be cleared, a signal did not stop the farm."""
+    sim = farm_with_engines(1)
+
+    def fails(*_: object) -> None:
+        raise ZeroDivisionError("half way")
+
+    monkeypatch.setitem(scheduler.QUESTIONS, m.Clear, fails)
+    with pytest.raises(AnswerFailed) as raised:
+        sim.handle(m.AskQuestion(0, m.Clear([1])), "")
+    sim.scheduler.farm.failed_answers.note(raised.value, sim.now.mono_s)
+    sim.handle(m.AskQuestion(0, m.Clear([1])), "")  # it is tried again later
+    sim.handle(m.AskQuestion(0, m.StopFarm(0.0)), "")
+    assert sim.scheduler.farm.lifecycle.stopping

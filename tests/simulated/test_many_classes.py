@@ -7,7 +7,7 @@ from typing import Any
 import pytest
 
 from ipytaskfarm.core import messages as m
-from ipytaskfarm.core.messages.task_types import Function, JobSpec, Rules, Submission
+from ipytaskfarm.core.messages.task_types import Function, JobSpec, Rules
 from ipytaskfarm.core.requirements import Condition
 from ipytaskfarm.core.scheduler import eligibility
 from ipytaskfarm.core.scheduler.class_key import ClassKey
@@ -81,16 +81,12 @@ def test_little_is_said_of_many_engines_and_long_values() -> None:
     assert len(str(long)) < 10_000
 
 
-def test_functions_that_no_task_names_are_not_kept() -> None:
+def test_functions_with_long_digests_are_not_kept() -> None:
     world = world_with(0)
-    world.sim.handle(m.Submit([], [Function("f", b"1")]), "client")
-    world.sim.handle(
-        m.AskQuestion(1, m.CheckTask(Rules(depend="d"), [Function("f", b"1"), Function("d", b"2")])), "client"
-    )
+    long = Function("d" * 201, b"1")
+    world.sim.handle(m.Submit([], [long]), "client")
+    world.sim.handle(m.AskQuestion(1, m.CheckTask(None, [long, Function("d", b"2")])), "client")
     assert world.sim.scheduler.farm.functions.stored == {"d"}
-    task = Submission(world.next_id, b"work", 1.0, None, Rules(depend="f"))
-    world.sim.handle(m.Submit([task], [Function("f", b"1"), Function("g", b"3")]), "client")
-    assert world.sim.scheduler.farm.functions.stored == {"d", "f"}
 
 
 def test_refusals_show_little_of_a_long_name_and_are_counted() -> None:

@@ -9,10 +9,13 @@ import pytest
 from ipytaskfarm.core import messages as m
 from ipytaskfarm.core.handlers.tables import last_rows
 from ipytaskfarm.core.messages import tables
+from ipytaskfarm.core.messages.dependencies import Needs
 from ipytaskfarm.core.messages.task_types import FailureSummary, JobSpec, Recovery, Rules, Submission
+from ipytaskfarm.core.requirements import Asks, ResourceAmount
 from ipytaskfarm.core.scheduler.decision import LoadTable
 from ipytaskfarm.core.scheduler.events import Originals, StoreRoom, Tick
 from ipytaskfarm.core.scheduler.queue_policy import TaskInfo
+from ipytaskfarm.core.scheduler.requests import HELD_S
 from ipytaskfarm.core.scheduler.settings import SchedulerSettings
 from ipytaskfarm.policies import LIFO, FairShare, FairShareJobs
 
@@ -141,6 +144,20 @@ def test_rejected_everywhere_ends() -> None:
     assert final_of(sim, 0).reason == "rejected"
 
 
+def test_rejected_by_all_engines_that_may_run_it_ends() -> None:
+    """A task with targets, or a depend function, that rejected all of its engines came back every second for ever."""
+    sim = farm_with_engines(2, SchedulerSettings(max_rejections=3))
+    (agent,) = sim.agents.values()
+    engine = next(engine for engine in agent.engines.values() if engine.id == 1)
+    task_id = sim.ids().first
+    sim.submit(task_id, Rules(targets=(1,)))
+    for _ in range(3):
+        move(sim, agent)
+        run_next(sim, agent, engine, "rejected")
+        sim.advance(1.0)
+    assert final_of(sim, task_id).reason == "rejected"
+
+
 def test_a_rejection_is_lifted_by_new_properties() -> None:
     sim, agent, engine = one_engine()
     sim.submit(0)
@@ -176,6 +193,38 @@ def test_a_blocked_task_runs_when_its_depend_function_says_yes() -> None:
     sim.advance(5.1)
     move(sim, agent)
     assert [run[0] for run in engine.queue] == [0]
+
+
+@pytest.mark.parametrize(
+    "rules", [Rules(targets=(7,)), Rules(asks=Asks(resources=(ResourceAmount("cores", 999, 999),), fail_if_unmet=True))]
+)
+def test_what_nobody_can_run_ends_after_a_restart_too(rules: Rules) -> None:
+    """Its timer was gone with the controller, and it waited for ever."""
+    sim = farm_with_engines(0, SchedulerSettings(unmet_timeout_s=None if rules.asks else 5.0))
+    first = sim.ids().first
+    sim.submit(first, rules)
+    sim.crash()
+    sim.ask(m.SetWanted(1))
+    sim.settle()
+    sim.advance(HELD_S)
+    assert final_of(sim, first).reason == "unmet"
+
+
+@pytest.mark.parametrize("why", ["later", "needs"])
+def test_unmet_timeout_ends_what_nobody_can_run_any_more(why: str) -> None:
+    """Only the first moments of a task were looked at, and not those of a task that waited for others."""
+    sim = farm_with_engines(2, SchedulerSettings(unmet_timeout_s=30.0))
+    first = sim.ids().first
+    sim.ask(m.HoldFarm(True))
+    sim.submit(first)
+    sim.submit(first + 1, Rules(targets=(1,)), needs=Needs(after=(first,)) if why == "needs" else None)
+    sim.advance(100.0)
+    sim.ask(m.RemoveEngines([1]))
+    sim.ask(m.HoldFarm(False))
+    sim.settle()
+    assert first + 1 in sim.scheduler.farm.tasks.unfinished
+    sim.advance(60.0)
+    assert final_of(sim, first + 1).reason == "unmet"
 
 
 def test_unmet_timeout_ends_what_nobody_can_run() -> None:

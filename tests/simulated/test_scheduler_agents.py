@@ -363,6 +363,19 @@ def test_who_resumes_a_farm_does_not_call_back_agents_that_leave() -> None:
     assert not sim.agents["one"].engines or not only_engine(sim.agents["one"]).queue
 
 
+def test_a_node_that_is_drained_and_resumed_does_not_call_back_agents_that_leave() -> None:
+    sim = farm_of(one={"brings": 1})
+    sim.submit(0)
+    begin_on(sim, sim.agents["one"])
+    sim.tell_to_end(sim.agents["one"], 30.0)
+    move(sim, sim.agents["one"])
+    for on in (True, False):
+        sim.ask(m.DrainNode(["node"], on))
+    entry = sim.scheduler.farm.agents.by_session["one"]
+    assert entry.leaving
+    assert not entry.accepts_tasks
+
+
 def test_an_engine_that_comes_up_when_its_agent_leaves_ends() -> None:
     sim = SimFarm(SchedulerSettings())
     sim.join_client()

@@ -45,6 +45,33 @@ def test_the_next_runs_when_the_first_fails_or_is_aborted() -> None:
     assert final_of(sim, 2).reason == ""
 
 
+def test_equal_tasks_do_not_wait_for_one_that_is_paused() -> None:
+    """Whoever paused a job held up the calls of all others."""
+    sim, _, _ = one_engine()
+    spec = JobSpec("job", "job", 3)
+    sim.submit(0, Rules(job="job", targets=(7,)), jobs=[spec])  # the job has begun
+    sim.submit(1, Rules(job="job", targets=(7,)), jobs=[spec], cache=key("a"))
+    sim.submit(2, cache=key("a"))
+    assert "waits for task 1" in str(sim.ask(m.ExplainTasks(2)))
+    sim.ask(m.PauseJobs(["job"], True))
+    sim.submit(3, Rules(job="job"), jobs=[spec], cache=key("b"))
+    sim.submit(4, cache=key("b"))
+    sim.settle()
+    assert runs(sim, 1, 2, 3, 4) == [0, 1, 0, 1]
+    sim.ask(m.PauseJobs(["job"], False))
+    sim.settle()
+    assert runs(sim, 1, 3) == [0, 0], "the results of the others are theirs, too"
+    assert final_of(sim, 1).from_cache
+    assert final_of(sim, 3).from_cache
+
+
+def test_tasks_that_wait_for_an_equal_one_are_stuck_with_it() -> None:
+    sim, _, _ = one_engine()
+    sim.submit(0, Rules(targets=(7,)), cache=key())
+    sim.submit(1, cache=key())
+    assert "waits for task 0" in str(sim.ask(m.Stuck([1])))
+
+
 def test_a_kept_result_that_is_marked_as_failed_is_computed_again_and_kept() -> None:
     sim, _, _ = one_engine()
     sim.submit(0, cache=key())

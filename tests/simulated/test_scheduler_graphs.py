@@ -19,7 +19,7 @@ from ipytaskfarm.core.messages.running_task import (
     Spawned,
     TaskMessages,
 )
-from ipytaskfarm.core.messages.task_types import Deferral, JobSpec, LostInputs, Rules, Submission
+from ipytaskfarm.core.messages.task_types import Deferral, JobSpec, LostInputs, Recovery, Rules, Submission
 from ipytaskfarm.core.requirements import Asks, ResourceAmount
 from ipytaskfarm.core.scheduler.kept_engines import KEPT_S
 from ipytaskfarm.core.scheduler.nested_waits import MAX_EXTRA_ENGINES
@@ -215,6 +215,29 @@ def test_the_same_submission_gets_the_same_children_also_after_a_restart() -> No
     assert isinstance(rows, ChildTable)
     assert [child for child, _ in rows.rows] == ids.ids + more.ids
     assert sim.store.tasks[ids.ids[2]].needs == Needs(after=tuple(ids.ids[:2]), join=True)
+
+
+def test_a_repeated_submission_of_which_children_were_cleared_is_declined() -> None:
+    """After a restart a task got fewer ids than it had submitted tasks, and took the results of others for theirs."""
+    sim, agent, engine = one_engine()
+    sim.submit(0)
+    move(sim, agent)
+    sim.begin(engine)
+    made = [Submission(-1, b"work", 0.0), Submission(-2, b"work", 0.0)]
+    first = sim.call(agent, engine, Spawn(1, made))
+    move(sim, agent)
+    ids = heard(engine, first)
+    assert isinstance(ids, Spawned)
+    sim.ask(m.AbortTasks(ids.ids))
+    assert sim.ask(m.Clear(ids.ids[:1])) == m.Cleared(1, [], [], [])
+    sim.crash()
+    sim.join_client()
+    move(sim, agent)
+    again = sim.call(agent, engine, Spawn(1, made))
+    move(sim, agent)
+    declined = heard(engine, again)
+    assert isinstance(declined, Declined)
+    assert "were cleared" in declined.text
 
 
 def test_calls_of_an_attempt_that_is_not_the_current_one_are_not_heard() -> None:
@@ -441,3 +464,45 @@ def test_a_drained_node_gets_nothing_more_until_it_goes_on() -> None:
     sim.ask(m.DrainNode(["node"], False))
     move(sim, agent)
     assert run_next(sim, agent, engine) == 0
+
+
+def test_a_task_that_runs_again_may_be_deferred_again() -> None:
+    """Its first trial was so long ago that the first deferral ended it."""
+    sim, agent, engine = one_engine()
+    sim.submit(0, Rules(defer_s=1.0, defer_max_s=10.0))
+    move(sim, agent)
+    sim.begin(engine)
+    sim.end(agent, engine, DEFERS, detail=Deferral())
+    move(sim, agent)
+    sim.advance(1.0)
+    sim.settle()
+    assert final_of(sim, 0).reason == ""
+    sim.advance(3600.0)
+    assert sim.ask(m.MarkTasksFailed(0)) == m.TextReply("reopened")
+    move(sim, agent)
+    sim.begin(engine)
+    sim.end(agent, engine, DEFERS, detail=Deferral())
+    move(sim, agent)
+    sim.advance(1.0)
+    sim.settle()
+    assert final_of(sim, 0).reason == ""
+
+
+def test_a_recovery_task_has_trials_of_its_own() -> None:
+    """It had the state of the task before it, and the time of that one's first trial."""
+    sim, agent, engine = one_engine()
+    sim.submit(
+        0, Rules(defer_s=8.0, defer_max_s=10.0, recovery=Recovery(b"", None, Rules(defer_s=8.0, defer_max_s=10.0)))
+    )
+    for outcome in (DEFERS, "error", DEFERS):
+        move(sim, agent)
+        sim.begin(engine)
+        assert engine.running is not None
+        wants = engine.given[engine.running][7]
+        sim.end(agent, engine, outcome, detail=Deferral(state=b"state") if outcome == DEFERS else None)
+        move(sim, agent)
+        sim.advance(8.0)
+    assert wants is not None
+    assert (wants.trial, wants.recovery) == (1, 1)
+    sim.settle()
+    assert final_of(sim, 0).reason == ""

@@ -17,16 +17,26 @@ from ipytaskfarm.core.handlers.running_tasks import children_of
 from ipytaskfarm.core.handlers.submit import UNUSED_BLOCKS_MAX
 from ipytaskfarm.core.message_bounds import HELD_MAX
 from ipytaskfarm.core.messages import AgentMessage, Question, tables
-from ipytaskfarm.core.messages.running_task import Await, Children, Declined, ItemsLeft, ProgressReport, Spawn, TaskCall
+from ipytaskfarm.core.messages.running_task import (
+    Await,
+    Children,
+    Declined,
+    ItemsLeft,
+    ProgressReport,
+    Spawn,
+    Spawned,
+    TaskCall,
+)
 from ipytaskfarm.core.messages.task_types import Deferral, Ended, Rules, Submission, encode_runs
 from ipytaskfarm.core.requirements import Condition, unmet
 from ipytaskfarm.core.saves import Save
 from ipytaskfarm.core.scheduler import invariants
 from ipytaskfarm.core.scheduler.events import Joined, Revoked
 from ipytaskfarm.core.scheduler.scheduler import QUESTIONS
+from ipytaskfarm.core.scheduler.settings import SchedulerSettings
 from ipytaskfarm.core.states import State
 from ipytaskfarm.storage.store import Store
-from tests.support.simulated_farm import SimAgent, SimEngine, SimFarm, final_of, move
+from tests.support.simulated_farm import SimAgent, SimEngine, SimFarm, final_of, move, one_engine
 
 VICTIM, HOSTILE, SISTER = "slurm-1.0:5e2f", "slurm-1.1:0bad", "slurm-1.0:7a7a"
 NAN, INF = float("nan"), float("inf")
@@ -337,6 +347,27 @@ def test_a_farm_has_room_for_so_many_tasks() -> None:
     assert "3 are the most of this farm (max_tasks)" in full.why
     sim.settle()
     assert [said for _, said in sim.handle(m.Submit(tasks[3:]), "client").sends if isinstance(said, m.Accepted)]
+
+
+def test_children_and_retries_count_among_the_tasks_of_a_farm() -> None:
+    """A task that submits itself filled the controller's memory."""
+    sim, agent, engine = one_engine(SchedulerSettings(max_tasks=3))
+    for task_id in range(3):
+        sim.submit(task_id)
+    move(sim, agent)
+    sim.begin(engine)
+    sim.ask(m.AbortTasks([2]))
+    made = [Submission(-1, b"work", 0.0)]
+    first, second = (sim.call(agent, engine, Spawn(n, made)) for n in (1, 2))
+    move(sim, agent)
+    answers = {reply.n: reply.reply for reply in engine.heard}
+    assert isinstance(answers[first], Spawned)
+    declined = answers[second]
+    assert isinstance(declined, Declined)
+    assert "max_tasks" in declined.text
+    refused = sim.ask(m.RetryTasks([2]))
+    assert isinstance(refused, m.Refusal)
+    assert refused.etype == declined.etype == "StoreFull"
 
 
 # -- anything at all

@@ -10,11 +10,12 @@ import pytest
 from ipytaskfarm.core import messages as m
 from ipytaskfarm.core.handlers.tables import last_rows
 from ipytaskfarm.core.messages import tables
-from ipytaskfarm.core.messages.task_types import Rules
+from ipytaskfarm.core.messages.running_task import Spawn
+from ipytaskfarm.core.messages.task_types import Rules, Submission
 from ipytaskfarm.core.scheduler.decision import LoadTable
 from ipytaskfarm.core.scheduler.events import StoreRoom
 
-from ..support.simulated_farm import SimFarm, farm_with_engines
+from ..support.simulated_farm import SimFarm, farm_with_engines, move, one_engine
 
 
 def test_the_last_of_a_table_are_those_that_were_accepted_last() -> None:
@@ -116,6 +117,50 @@ def test_a_client_that_may_have_more_keeps_its_ids(how: str) -> None:
         sim.join_client("a")
         sim.submit(first, session="a")
         assert first in sim.scheduler.farm.tasks.unfinished
+
+
+def test_the_ids_of_children_and_retries_are_one_block() -> None:
+    """Each child and each retry had a block of its own, in memory and in the store, for ever."""
+    sim, agent, engine = one_engine()
+    first = sim.ids().first
+    sim.submit(first)
+    move(sim, agent)
+    sim.begin(engine)
+    before = len(sim.store.blocks)
+    for n in range(1, 11):
+        sim.call(agent, engine, Spawn(n, [Submission(-1, b"work", 0.0)]))
+        move(sim, agent)
+    sim.ask(m.AbortTasks([first]))
+    for _ in range(10):
+        reply = sim.ask(m.RetryTasks([first]))
+        sim.scheduler.farm.clients.retried.clear()  # the same question is asked again
+        assert isinstance(reply, m.Retried)
+    assert len(sim.store.blocks) == before + 1
+    sim.crash()
+    children = [task.id for task in sim.store.tasks.values() if task.parent == first]
+    retries = [task.id for task in sim.store.tasks.values() if task.rules is not None and task.rules.retry_of == first]
+    assert len({*children, *retries}) == 20
+    # A client that ends gives none of them back.
+    sim.join_client()
+    sim.leave_client("client", said=True)
+    sim.join_client("next")
+    assert block(sim, "next")[0] > max(*children, *retries)
+
+
+@pytest.mark.parametrize("items", [0, 4])
+def test_who_watches_a_task_hears_that_it_is_refused(items: int) -> None:
+    """Another client may watch the task before it is submitted; it waited for ever."""
+    sim = farm_with_engines(0)
+    first = sim.ids().first
+    sim.join_client("other")
+    watched = list(range(first + 1, first + 2 + items))
+    assert sim.ask(m.WatchTasks(watched), "other") == m.Watched([])
+    sim.submit(first, Rules(unique="key"))
+    sim.submit(first + 1, Rules(unique="key"), items=items)
+    told = [final for x in sim.told["other"] if isinstance(x, m.Finals) for final in x.finals]
+    assert [(final.id, final.reason) for final in told] == [(task_id, "refused") for task_id in watched]
+    assert not sim.scheduler.farm.clients.watchers
+    assert not sim.scheduler.farm.clients.watches
 
 
 def finished_chunk() -> tuple[SimFarm, int]:

@@ -8,7 +8,7 @@ from ipytaskfarm.core.messages.task_types import JobSpec, Recovery, Rules
 from ipytaskfarm.core.requirements import Recycle
 
 from ..support.environment_world import World, rules
-from ..support.simulated_farm import farm_with_engines, final_of, move
+from ..support.simulated_farm import farm_with_engines, final_of, move, one_engine
 
 # -- jobs
 
@@ -70,6 +70,36 @@ def test_a_job_whose_tasks_have_not_all_come_has_not_ended() -> None:
     world.submit(rules("A", Recycle(on_job_end=True), job="j"), [job("j", 2, "A")])
     world.run_all()
     assert world.agent.started == 2
+
+
+def test_a_job_is_forgotten_when_all_its_tasks_were_cleared() -> None:
+    """It was only on disk; in memory, and in the live view, each map stayed until the controller's end."""
+    world = World(1)
+    jobs = world.sim.scheduler.farm.jobs
+    for name in ("one", "two", "paused"):
+        submit_job(world, name, "A", Recycle(), total=1)
+        world.run()
+    world.sim.ask(m.PauseJobs(["paused"], True))
+    world.sim.ask(m.Clear([min(world.sim.scheduler.farm.tasks.finals)]))
+    assert list(jobs.by_id) == ["two", "paused"]
+    # Its client has another task for it, which counts as the second one.
+    world.submit(rules("A", Recycle(), job="one"), [job("one", 2, "A")])
+    world.run()
+    assert jobs.by_id["one"].arrived == 2
+    assert jobs.by_id["one"].ended
+    world.sim.ask(m.Clear(None))
+    assert list(jobs.by_id) == ["paused"]
+    assert list(jobs.of_session["client"]) == ["paused"]
+    world.sim.leave_client("client", said=True)
+    world.sim.join_client("other")
+    last = world.sim.ids("other").first
+    world.sim.submit(last, session="other")
+    world.sim.ask(m.AbortTasks([last]), "other")
+    world.sim.ask(m.Clear(None), "other")
+    assert not jobs.by_id
+    assert not jobs.ended
+    assert not jobs.paused
+    assert not jobs.of_session
 
 
 def test_a_job_whose_client_went_away_ends_with_what_came() -> None:
@@ -171,6 +201,37 @@ def test_a_retry_goes_on_with_the_job() -> None:
     world.move()
     world.run_all()
     assert {reasons(world)[new] for _, new in reply.ids} == {""}
+
+
+def test_a_result_that_is_made_again_is_not_aborted_with_its_job() -> None:
+    """It was good before the first failure of its job; a retry goes on with the job, too."""
+    sim = farm_with_engines(1)
+    ids = sim.ids()
+    spec = JobSpec("job", "job", 2, abort_on_failure=True)
+    sim.submit(ids.first, Rules(job="job", unique="key"), jobs=[spec])
+    sim.settle()
+    sim.submit(ids.first + 1, Rules(job="job"), jobs=[spec])
+    sim.ask(m.AbortTasks([ids.first + 1]))
+    assert sim.scheduler.farm.jobs.by_id["job"].failed
+    assert sim.ask(m.MarkTasksFailed(ids.first)) == m.TextReply("reopened")
+    sim.submit(ids.first + 2, Rules(unique="key"))
+    assert ids.first + 2 in sim.scheduler.farm.tasks.refusals, "it has its unique key again"
+    sim.settle()
+    assert final_of(sim, ids.first).reason == ""
+    assert len(sim.begun[ids.first]) == 2
+
+
+def test_a_recovery_task_without_rules_is_of_its_tasks_job_when_it_runs_again() -> None:
+    """It was not counted, so the job never ended."""
+    sim, agent, engine = one_engine()
+    sim.submit(0, Rules(job="job", recovery=Recovery(b"work")), jobs=[JobSpec("job", "job", 1)])
+    move(sim, agent)
+    sim.begin(engine)
+    sim.end(agent, engine, "error")
+    sim.settle()
+    assert sim.ask(m.MarkTasksFailed(0)) == m.TextReply("reopened")
+    sim.settle()
+    assert sim.scheduler.farm.jobs.by_id["job"].complete
 
 
 def test_an_abort_says_why() -> None:

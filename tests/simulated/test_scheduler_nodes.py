@@ -5,14 +5,16 @@ from __future__ import annotations
 import pytest
 
 from ipytaskfarm.core import messages as m
-from ipytaskfarm.core.handlers.nodes import TASKS_LEAST, _is_bad
+from ipytaskfarm.core.handlers.nodes import TASKS_LEAST, _is_bad, set_aside
+from ipytaskfarm.core.handlers.results import AVOID_S
 from ipytaskfarm.core.messages import tables
 from ipytaskfarm.core.messages.task_types import Rules
 from ipytaskfarm.core.scheduler.agent_entry import FailedAttempt, TaskKind
-from ipytaskfarm.core.scheduler.events import Silent
+from ipytaskfarm.core.scheduler.decision import Decision
+from ipytaskfarm.core.scheduler.events import Silent, Tick
 from ipytaskfarm.core.scheduler.settings import SchedulerSettings
 
-from ..support.simulated_farm import SimAgent, SimEngine, SimFarm, move
+from ..support.simulated_farm import SimAgent, SimEngine, SimFarm, final_of, move
 
 
 class World:
@@ -168,3 +170,44 @@ def test_a_drained_node_says_so() -> None:
         state = world.sim.ask(m.FarmStatus())
         assert isinstance(state, tables.FarmState)
         assert [agent["state"] for agent in state.agents] == [shown, shown]
+
+
+@pytest.mark.parametrize("how", ["drained", "set aside", "about to end"])
+def test_a_retry_does_not_wait_for_an_engine_that_gets_no_tasks(how: str) -> None:
+    """It prefers another engine, and the only other one was on a node that gets no more: it waited for ever."""
+    world = World(0, None)
+    sim, (other,) = world.sim, world.bad.engines.values()
+    first, second = range(sim.ids().first, sim.ids().last)[:2]
+    sim.submit(first, Rules(targets=(other.id,)))
+    move(sim, world.bad)
+    sim.begin(other)
+    for agent in (world.good, world.bad):
+        sim.scheduler.farm.agents.by_session[agent.session].node = agent.session
+    if how == "drained":
+        sim.ask(m.DrainNode(["bad"]))
+    elif how == "about to end":
+        sim.ask(m.RemoveEngines([other.id], drain=True))
+    sim.submit(second, Rules(retries=1))
+    assert world.step(world.good, "error")
+    if how == "set aside":
+        set_aside(sim.scheduler.farm, "bad", "it is slow", sim.now, Decision())
+        sim.handle(Tick())
+    assert world.step(world.good, ""), sim.ask(m.ExplainTasks(second))
+
+
+def test_a_retry_does_not_wait_long_for_an_engine_that_is_busy() -> None:
+    """It prefers another engine; while that ran a task of ten hours, it waited beside a free one."""
+    world = World(0, None)
+    sim, (other,), (here,) = world.sim, world.bad.engines.values(), world.good.engines.values()
+    long = sim.ids().first
+    sim.submit(long, Rules(targets=(other.id,)))
+    move(sim, world.bad)
+    sim.begin(other)
+    sim.submit(long + 1, Rules(retries=1, retry_delays_s=(5.0,)))
+    assert world.step(world.good, "error")
+    sim.advance(5.0 + AVOID_S - 0.1)
+    move(sim, world.good)
+    assert not here.queue
+    sim.advance(0.1)
+    assert world.step(world.good, "")
+    assert final_of(sim, long + 1).reason == ""

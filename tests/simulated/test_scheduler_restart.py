@@ -6,6 +6,7 @@ import pytest
 
 from ipytaskfarm.controller.loop import ControllerLoop
 from ipytaskfarm.core import messages as m
+from ipytaskfarm.core.handlers.lifecycle import SHUT_WITHIN_S
 from ipytaskfarm.core.handlers.losses import SUCCESSOR_S, lease_margin_s
 from ipytaskfarm.core.messages import tables
 from ipytaskfarm.core.messages.task_types import Rules, Submission
@@ -310,3 +311,34 @@ def test_agents_that_are_gone_are_removed_while_they_are_looked_for(monkeypatch:
         sim.handle(event, session)
         sim.advance(SUCCESSOR_S + 1.0)
     assert not sim.scheduler.farm.agents.by_session
+
+
+@pytest.mark.parametrize("retries", [0, 1])
+def test_a_stop_that_does_not_wait_runs_nothing_twice_that_may_not_repeat(retries: int) -> None:
+    """What was sent ahead went to others at once, and its engine began it before it heard of the stop."""
+    sim, agent, engine = one_engine()
+    first = sim.ids().first
+    sim.submit(first)
+    sim.settle()  # tasks of this kind are quick, so more of them are sent ahead
+    for task_id in range(first + 1, first + 5):
+        sim.submit(task_id, Rules(retries=retries) if retries else None)
+    move(sim, agent)
+    sim.begin(engine)
+    sim.end(agent, engine)
+    assert sim.begin(engine)
+    sim.ask(m.StopFarm(0.0))
+    sim.end(agent, engine)
+    assert sim.begin(engine), "it has not heard of it"
+    sim.end(agent, engine)
+    move(sim, agent)
+    sim.advance(SHUT_WITHIN_S)
+    assert sim.finished
+    sim.crash()
+    sim.join_client()
+    sim.agents.clear()
+    sim.join_agent("next")
+    sim.ask(m.SetWanted(1))
+    sim.settle()
+    begun = [len(sim.begun[task_id]) for task_id in range(first + 1, first + 5)]
+    assert max(begun) <= 1 + retries, begun
+    assert not sim.scheduler.farm.tasks.unfinished

@@ -323,3 +323,15 @@ def test_a_recovery_task_has_a_second_copy_only_if_it_is_idempotent_itself(idemp
         assert len(world.attempts(task)) == (2 if n == 4 and idempotent else 1)
         world.end(task, attempt=2)
     assert not world.sim.scheduler.farm.second_copies.group_of
+
+
+def test_a_mark_on_a_task_with_two_runs_names_the_run_that_decides(world: World) -> None:
+    """It took the number of the copy, of which the history has a row already if it failed before."""
+    (task,) = world.submit(1, Rules(job="j", idempotent=True, retries=1))
+    world.begin_all()
+    world.sim.advance(5.0)
+    world.move()
+    world.begin_all()
+    world.end(task, "error", attempt=2)
+    world.sim.ask(m.MarkTasksFailed(task, "wrong"))
+    assert [row[:2] for row in history(world, task)] == [(2, "error"), (1, "error")]

@@ -44,7 +44,6 @@ def test_hundreds_of_lives_of_a_farm() -> None:
 
 PYTEST = ("pytest", "-x", "-q", "-p", "no:cacheprovider", "-p", "no:nbval")
 CAUGHT_ELSEWHERE = {
-    "drop the attempt check": "tests/simulated/test_scheduler.py",
     "forget what waits for a reopened task": "tests/simulated/test_scheduler_graphs.py",
     "lose the ring": "tests/unit/test_agent.py::test_no_engine_survives_its_agent_and_the_next_agent_tells_of_them",
 }
@@ -52,6 +51,7 @@ CAUGHT_ELSEWHERE = {
 SHOWS_FIRST = {
     "charge what was sent ahead": 5,
     "double-deliver": 67,
+    "drop the attempt check": 60,
     "forget needs that had failed": 30,
     "forget what a retry came to": 29,
     "forget what agents hold": 5,
@@ -131,8 +131,8 @@ MUTATIONS = {
         "            pass  # it has failed already",
     ),
     "submit children twice": (
-        "core/scheduler/restore.py",
-        '        family.spawned.setdefault(f"{trial}.{n}", (int(check), []))[1].append(child)\n',
+        "core/scheduler/task_messages.py",
+        "        family.spawned.setdefault(key, (int(check), []))[1].append(child)\n",
         "",
     ),
     "forget what was handed out": (

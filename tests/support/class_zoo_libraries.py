@@ -162,7 +162,7 @@ class Child(Base):
     child: "Child | None" = None
 IntPage = Page[int]
 def make(): return Page[Base](items=[Base(id=1)]), Child(child=Child(id=1)), IntPage(items=["1"])
-def check(v): assert v[0].items[0].id == 2 and v[1].child.id == 2 and v[1]._private == 5 and v[2].items == [1] and Page[int](items=[2]).items == [2] and isinstance(v[1], Base)
+def check(v): assert v[0].items[0].id == 2 and v[1].child.id == 2 and v[1]._private == 5 and v[2].items == [1] and Page[int](items=[2]).items == [2] and isinstance(v[1], Base) and isinstance(v[0], Page[Base]) and type(v[2]) is IntPage is Page[int]
 # ---- pydantic root validators, aliases, discriminated unions, root models
 import typing
 class Cat(pydantic.BaseModel):

@@ -58,6 +58,8 @@ def raised(tc, function, *args):
 """Definitions that all lines may use."""
 
 VALUES = [
+    ("names of the main module", "main_value = 6\ndef by_attribute(i): return sys.modules[__name__].main_value + getattr(sys.modules[__name__], 'main_value') + i",
+     "tc.map(by_attribute, [1])", [13]),
     ("a frame", "df = pd.DataFrame({'x': [1, 2, 3]})\ndef frame_at(i): return int(df.x.iloc[i])", "tc.map(frame_at, [1])", [2]),
     ("a Timestamp and NaT", "when, nat = pd.Timestamp('2024-02-29'), pd.NaT\ndef of_when(i): return when.day, nat is pd.NaT",
      "tc.map(of_when, [1])", [(29, True)]),

@@ -133,6 +133,8 @@ class Client(Speaker):
         self.asked: dict[int, m.Question] = {}
         self.watch_behind: list[int] = []
         self.retried: set[int] = set()
+        self.origin: dict[int, int] = {}
+        """Retry -> the task that was submitted first."""
         self.cleared: set[int] = set()
         self.not_cleared: set[int] = set()
         """Those of which the answer said that others need them."""
@@ -206,6 +208,7 @@ class Client(Speaker):
             if self.asked.pop(message.n, None) is not None and isinstance(message.reply, m.Retried):
                 for old, new in message.reply.ids:
                     self.submitted[new] = self.submitted[old]
+                    self.origin[new] = self.origin.get(old, old)
                     self.ask(m.WatchTasks([new]))
         elif isinstance(message, m.Reopened):
             for task_id in message.ids:

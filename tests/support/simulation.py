@@ -265,7 +265,11 @@ class World:
             task_id = waiting.pop()
             if task_id not in self.reopened:
                 self.reopened.add(task_id)
-                waiting += [i for i, needs in self.client.needs.items() if task_id in needs.after]
+                # A retry waits for the tasks that its original waited for, or for their retries.
+                origin = self.client.origin
+                names = {task_id, origin.get(task_id, task_id)}
+                needing = {i for i, needs in self.client.needs.items() if not names.isdisjoint(needs.after)}
+                waiting += [*needing, *(retry for retry, first in origin.items() if first in needing)]
 
     def misfortune(self, luck: float, speaker: Speaker) -> None:
         chance = self.chance

@@ -157,6 +157,8 @@ def test_an_engine_is_sent_a_function_once(store: Store) -> None:
     assert _batch(payloads, 1, function="d", engine="e.2").functions
     payloads.forget_engine("e.1")
     assert _batch(payloads, 2, function="d").functions
+    payloads.forget_agents(["e"])
+    assert not payloads._sent
 
 
 # -- policies

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import abc
+import copyreg
 import sys
 import textwrap
 import types
@@ -319,3 +321,23 @@ def test_an_attribute_that_raises_when_it_is_asked_for_what_it_does_not_have(pee
         def ask(holder): return holder.f(), Holder().f()
         """)
     assert peer.call(notebook["ask"], notebook["Holder"]()) == ("Proxy", "Proxy")
+
+
+def test_classes_of_no_module_whose_metaclass_is_registered(
+    peer: Peer, notebook: Notebook, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """As the classes of sympy's undefined functions are."""
+    notebook.run("""
+        import abc
+        def made(name): return abc.ABCMeta(name, (), {"__module__": None, "tag": name * 2})
+        f = made("f")
+        value = f()
+        class Other: pass
+        Other.__module__ = None
+        other = Other()
+        value.x = other.x = 1
+        def ask(): return f.tag, value.x, type(value) is f, f.extra, other.x, type(other) is Other
+    """)
+    made = {"__module__": None, "tag": "of the reducer", "extra": 3}
+    monkeypatch.setitem(copyreg.dispatch_table, abc.ABCMeta, lambda kind: (abc.ABCMeta, (kind.__name__, (), made)))
+    assert peer.call(notebook["ask"]) == ("of the reducer", 1, True, 3, 1, True)

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import collections
 import dataclasses
 import functools
 import math
@@ -9,11 +10,14 @@ import sys
 import textwrap
 import threading
 import types
+import weakref
 from typing import Any
 
 import pytest
 
 from ipytaskfarm.core.errors import VersionMismatch
+from ipytaskfarm.serialization.definition_stages import Stages
+from ipytaskfarm.serialization.function_globals import Names
 from ipytaskfarm.serialization.pack import (
     for_many,
     pack,
@@ -21,6 +25,7 @@ from ipytaskfarm.serialization.pack import (
     unpack,
     unpack_function,
 )
+from ipytaskfarm.serialization.process_values import asked
 from ipytaskfarm.serialization.recipes import recipe_of
 
 from ..support.pack_peer import Notebook, Peer
@@ -36,13 +41,24 @@ NAMED_IN_TEXTS = {
     "timeit": '__import__("timeit").timeit("g(1)", globals=globals(), number=1) >= 0',
     "inside": '(lambda: globals()["K"])()',
     "a query": '__import__("pandas").DataFrame({"a": range(9)}).query("a > @K + @ONE.real").a.tolist()',
+    "a template": '__import__("string").Template("$K ${ONE}").substitute(globals())',
+    "a library of the caller's names": "evaluate('g(2) + K')",
     "an evaluation": '(lambda df: df.eval("a * @K").tolist())(__import__("pandas").DataFrame({"a": [1, 2]}))',
 }
 
 
 @pytest.mark.parametrize("way", NAMED_IN_TEXTS)
 def test_globals_that_a_function_names_in_texts_are_sent(peer: Peer, notebook: Notebook, way: str) -> None:
-    notebook.run(f"K = 3; ONE = 1 + 0j\ndef g(x): return x * K\ndef f(x):\n    return {NAMED_IN_TEXTS[way]}")
+    notebook.run(f"""
+        import sys
+        K = 3; ONE = 1 + 0j
+        def g(x): return x * K
+        def evaluate(text):
+            caller = sys._getframe(1)
+            return eval(text, caller.f_globals, caller.f_locals)
+        def f(x):
+            return {NAMED_IN_TEXTS[way]}
+    """)
     f: Any = notebook.names["f"]
     assert peer.call(f, 5) == f(5)
 
@@ -467,3 +483,102 @@ def test_attributes_of_what_functools_made_of_a_function(peer: Peer, notebook: N
     assert peer.call(notebook["ask"]) == ((6, "inner", True), "int", "str")
     assert peer.call(notebook["cached"], 3) == (9, "inner", True)
     assert peer.call(notebook["kind"], 1.5) == "float"
+
+
+def test_what_an_object_holds_and_does_not_send_may_be_dead(peer: Peer, notebook: Notebook) -> None:
+    """As it is with functions that numba has compiled: they are reduced to their source."""
+    notebook.run("""
+        import logging, weakref
+        log = logging.getLogger("of a library")
+        log.compiled = [weakref.proxy({1, 2})]
+        def ask(): return log.name
+    """)
+    assert peer.call(notebook["ask"]) == "of a library"
+    assert Stages(lambda kind: True, None).instances_in([weakref.proxy({1, 2})]) == set()
+
+
+def test_bound_methods_and_iterators_are_pickled_in_a_function(peer: Peer, notebook: Notebook) -> None:
+    """C code looks ``getattr``, ``iter`` and ``reversed`` up among the builtins of the function that runs."""
+    notebook.run("""
+        import copy, fractions, pickle
+        def ask():
+            method = pickle.loads(pickle.dumps(fractions.Fraction(1, 2).limit_denominator))
+            parts = [iter([1, 2]), reversed([1, 2]), iter({1: 2}), iter(b"ab"), int.from_bytes]
+            return method() == 0.5, [list(copy.copy(each)) for each in parts[:4]], len(pickle.dumps(parts)) > 0
+    """)
+    assert peer.call(notebook["ask"]) == (True, [[1, 2], [2, 1], [1], [97, 98]], True)
+    names = Names("__main__", {"iter": 3})
+    names.prefer("iter")
+    assert names["iter"] == 3
+    names.hide()
+    assert names["iter"] is iter
+
+
+def test_functions_with_decorators_of_wrapt(peer: Peer, notebook: Notebook) -> None:
+    pytest.importorskip("wrapt")
+    notebook.run("""
+        import wrapt
+        K = 2
+        @wrapt.decorator
+        def noted(wrapped, instance, args, kwargs): return type(instance).__name__, wrapped(*args, **kwargs)
+        @noted
+        def f(x): return x * K
+        class C:
+            @noted
+            def m(self, x): return x * K
+            @noted
+            @classmethod
+            def c(cls): return cls.__name__
+        method = C().m
+        def ask(x): return f(x), C().m(x), C.c(), f.__name__
+    """)
+    assert peer.call(notebook["ask"], 3) == (("NoneType", 6), ("C", 6), ("type", "C"), "f")
+    notebook.run("K = 5")
+    assert peer.call(notebook["ask"], 3)[:2] == (("NoneType", 15), ("C", 15))
+    assert (peer.call(notebook["f"], 1), peer.call(notebook["method"], 1)) == (("NoneType", 5), ("C", 5))
+
+
+def test_functions_that_numba_compiles(peer: Peer, notebook: Notebook) -> None:
+    pytest.importorskip("numba")
+    notebook.run("""
+        import numba
+        K = 2
+        @numba.njit
+        def inner(x): return x * K
+        @numba.njit
+        def f(x): return inner(x) + 1
+        @numba.vectorize(["f8(f8)"])
+        def g(x): return x * K
+        def ask(x): return f(x), float(g(x))
+    """)
+    ask: Any = notebook["ask"]
+    assert ask(3) == peer.call(ask, 3) == peer.call(ask, 3) == (7, 6.0)
+
+
+def test_undefined_functions_of_sympy(peer: Peer, notebook: Notebook) -> None:
+    pytest.importorskip("sympy")
+    notebook.run("""
+        import sympy
+        t, F = sympy.Symbol("t"), sympy.Function("f")
+        slope = F(t).diff(t)
+        def ask(): return slope == F(t).diff(t), slope.args[0].func is F, F(2)
+    """)
+    assert peer.call(notebook["ask"]) == (True, True, notebook["F"](2))
+
+
+def test_no_attribute_is_made_by_a_look_at_a_value() -> None:
+    class Items(collections.defaultdict[str, Any]):
+        __getattr__ = collections.defaultdict.__getitem__
+
+    class Node:
+        def __init__(self) -> None:
+            self.children: dict[str, Node] = {}
+
+        def __getattr__(self, name: str) -> Node:
+            return self.children.setdefault(name, Node())
+
+    items, node = Items(list, a=1), Node()
+    assert asked(items, "__name__") is asked(node, "__wrapped__") is None
+    assert (dict(items), node.children) == ({"a": 1}, {})
+    assert asked(node, "__module__") == asked(Node, "__module__") == __name__
+    assert asked(node, "children") is node.children

@@ -1,4 +1,4 @@
-"""Results that go by themselves, by age and by size."""
+"""Results that go by themselves, by age and by size, and code that no task needs."""
 
 from __future__ import annotations
 
@@ -11,12 +11,16 @@ import msgspec
 import pytest
 
 from ipytaskfarm.controller import retention
-from ipytaskfarm.controller.retention import Retention
+from ipytaskfarm.controller.retention import CODE_LOOK_S, FunctionSweeper, Retention
 from ipytaskfarm.core import saves as s
 from ipytaskfarm.core.messages.dependencies import Needs
+from ipytaskfarm.core.messages.result_cache import CacheKey
+from ipytaskfarm.core.messages.task_types import SENT_AGAIN_BYTES, Function, Recovery, Rules
+from ipytaskfarm.core.requirements import Asks, Environment
 from ipytaskfarm.storage.blobs import Blobs, blobs_folder
 from ipytaskfarm.storage.store import Store
 
+from ..support.polling import eventually
 from ..support.store_model import final, task
 
 ENDED_S = 1_700_000_001.25
@@ -79,3 +83,40 @@ def test_large_values_count(store: Store, tmp_path: Path) -> None:
     store.commit([s.SaveFinal(msgspec.structs.replace(final(n).final, blobs=(digests[n],))) for n in range(10)])
     rule = Retention(store, folder, None, store.used_bytes() + 550_000)
     assert rule.due(0.0, 0.0) == [0, 1, 2, 3, 4]
+
+
+def unused(sweeper: FunctionSweeper, now_s: float) -> list[str]:
+    """Return what a look finds that begins now."""
+    found: list[str] = []
+
+    def is_over() -> bool:
+        found.extend(sweeper.turn(now_s))
+        return sweeper._needed is None
+
+    eventually(is_over)
+    return found
+
+
+def test_code_that_no_task_needs_is_found(store: Store) -> None:
+    """It stayed for ever, and with `keep_results_size` all results went in its place."""
+    asks = Asks(environment=Environment(identity="environment", name="e"), locality="locality")
+    recovery = Recovery(b"", "recovery", Rules(depend="of the recovery"))
+    needing = msgspec.structs.replace(
+        task(0), function="function", rules=Rules(depend="depend", asks=asks, recovery=recovery),
+        cache=CacheKey("key", "f", "recipe"),
+    )  # fmt: skip
+    needed = ["function", "depend", "environment", "locality", "recovery", "of the recovery", "recipe"]
+    store.commit([s.SaveFunction(digest, b"code") for digest in [*needed, "nobody's", "of a new task"]])
+    store.commit([s.SaveFunction("large", bytes(SENT_AGAIN_BYTES + 1)), needing])
+    sweeper = FunctionSweeper(store.path, 0.0)
+    assert sweeper.turn(0.0) == [] == sweeper.turn(CODE_LOOK_S - 0.1), "it has just begun"
+    assert unused(sweeper, CODE_LOOK_S) == ["nobody's", "of a new task"], "large code may not come again"
+    assert unused(sweeper, 1000.0) == [], "nothing was cleared since"
+    sweeper.is_worth_it = True
+    assert unused(sweeper, 1000.0) == ["large", "nobody's", "of a new task"]
+    sweeper.is_worth_it = True
+    assert sweeper.turn(2000.0) == []
+    sweeper.note([msgspec.structs.replace(task(1), function="of a new task")])
+    assert unused(sweeper, 2000.0) == ["large", "nobody's"]
+    store.commit([s.DropFunctions(["large", "nobody's"])])
+    assert store.functions(["large", "nobody's", "function"]) == [Function("function", b"code")]

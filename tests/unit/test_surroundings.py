@@ -11,6 +11,7 @@ import re
 import resource
 import signal
 import subprocess
+import sys
 import warnings
 from collections.abc import Callable
 from pathlib import Path
@@ -27,6 +28,7 @@ from ipytaskfarm.core.messages.engine_commands import ExecuteBody
 from ipytaskfarm.core.messages.payload import CallWork, ResultBody, StringWork
 from ipytaskfarm.core.messages.task_types import ItemsEnded
 from ipytaskfarm.core.requirements import THREADS
+from ipytaskfarm.engine.interpreter import Numpy
 from ipytaskfarm.serialization.pack import pack, pack_function, unpack
 from ipytaskfarm.system.flight_recorder import TIME_LIMIT
 from ipytaskfarm.system.process import usable_cores
@@ -330,6 +332,62 @@ def test_joblibs_workers_that_were_born_elsewhere_end(agent: FakeAgent) -> None:
     elsewhere, home = outcomes(engine, *work, functions=[packed], function=packed.digest)
     assert (elsewhere.value[0], home.value[0]) == ("1", None)
     eventually(lambda: not psutil.pid_exists(elsewhere.value[1]), DEADLINE_S)
+
+
+def test_a_worker_of_an_older_loky_writes_for_the_task_that_uses_it(engine: FakeEngine, tmp_path: Path) -> None:
+    """loky before 3.5 (joblib 1.4) forks, and the child calls ``os.execve``."""
+    fifo = tmp_path / "number"
+    os.mkfifo(fifo)
+    worker = [sys.executable, "-c", WRITE_WHAT_COMES, "loky.backend.popen_loky_posix", str(fifo)]
+    fork = f"import os\nworker = {worker}\nif not os.fork(): os.execve(worker[0], worker, os.environ)"
+    use = f"with open({str(fifo)!r}, 'w') as to: to.write('{{}}')\nwith open({str(fifo)!r}) as back: back.read()"
+    for number, code in enumerate((f"{fork}\n{use}", use)):
+        (outcome,) = outcomes(engine, StringWork(code.format(number)))
+        assert outcome.body.stdout == f"number {number}\n"
+
+
+WRITE_WHAT_COMES = """
+import sys
+for _ in range(2):
+    with open(sys.argv[2]) as to: number = to.read()
+    print("number", number, flush=True)
+    with open(sys.argv[2], "w") as back: back.write("done")
+"""
+
+
+class NumpysSettings:
+    """What `interpreter.Numpy` uses of numpy 2.0: print options that belong to the process."""
+
+    __version__ = "2.0.2"
+
+    def __init__(self) -> None:
+        self.options: dict[str, Any] = {
+            "edgeitems": 3, "threshold": 1000, "floatmode": "maxprec", "precision": 8, "suppress": False,
+            "linewidth": 75, "nanstr": "nan", "infstr": "inf", "sign": "-", "formatter": None, "legacy": False,
+        }  # fmt: skip
+
+    def get_printoptions(self) -> dict[str, Any]:
+        return dict(self.options)
+
+    def set_printoptions(self, **options: Any) -> None:
+        self.options.update(options)
+
+
+def test_print_options_of_an_older_numpy_are_put_back(monkeypatch: pytest.MonkeyPatch) -> None:
+    part = Numpy()
+    monkeypatch.delitem(sys.modules, "numpy", raising=False)
+    part.take()  # a task imports it first
+    numpy = NumpysSettings()
+    monkeypatch.setitem(sys.modules, "numpy", numpy)
+    assert not part.restore()
+    numpy.set_printoptions(precision=2)
+    assert part.restore()
+    assert numpy.options["precision"] == 8
+    numpy.set_printoptions(precision=4)
+    part.take()  # set by hand, with MultiEngineClient
+    numpy.set_printoptions(precision=2)
+    assert part.restore()
+    assert numpy.options["precision"] == 4
 
 
 # -- event loops

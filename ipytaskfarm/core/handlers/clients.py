@@ -25,27 +25,29 @@ from ..messages import (
 from ..messages.dependencies import Needs
 from ..messages.pages import ROWS_MAX, RetriedTasks
 from ..messages.task_types import FailureSummary, Final, Rules, RunKey, Submission
-from ..saves import SaveAccepted, SaveClear, SaveSeparate, SaveSetting
+from ..saves import SaveClear, SaveSeparate, SaveSetting
 from ..scheduler import task_messages
 from ..scheduler.clients import ClientEntry
 from ..scheduler.clock import Now
-from ..scheduler.decision import Decision, LoadFinals, LoadOriginals
+from ..scheduler.decision import Decision, LoadFinals, LoadOriginals, LookForJobs
 from ..scheduler.engine_shutdown import recall
 from ..scheduler.entries import TaskEntry
 from ..scheduler.events import Gone, Joined, Originals
 from ..scheduler.id_pages import ended_after
 from ..scheduler.state import SchedulerState
 from ..scheduler.task import DEFAULT_RULES, Assigned
-from ..scheduler.task_ends import final_without_answer
+from ..scheduler.task_ends import final_without_answer, tell_watching
 from ..scheduler.transitions import accept, finish, forget, forget_items, separate
 from ..states import ABORTS, Reason, State
 from .jobs import client_is_gone, revive_job
-from .submit import apply_rules, refused
+from .submit import apply_rules, refused, why_closed
 
 RETRIED = "retried"
 """The key of the stored setting that holds the answers to retries."""
 _RETRIES_KEPT = 64
 """The number of kept answers: a client repeats its question at once, or never."""
+_JOBS_LOOKED_AT = 100
+"""The number of ended jobs that are looked at after a clear: all have their turn, and a store has thousands."""
 
 
 def on_client_joined(farm: SchedulerState, session: str, event: Joined, now: Now, out: Decision) -> None:
@@ -72,18 +74,13 @@ def on_client_gone(farm: SchedulerState, session: str, event: Gone, now: Now, ou
                 del farm.clients.watchers[task_id]
     for task_id in _watched_in_vain(farm, client):
         text = f"task {task_id} was never submitted: its client went away first"
-        for watcher in farm.clients.watchers.pop(task_id):
-            other = farm.clients.by_session.get(watcher)
-            if other is not None and task_id in other.watching:
-                other.watching.discard(task_id)
-                farm.clients.watches -= 1
-                other.finals.append(refused(task_id, "IndexError", text))
-                farm.clients.to_tell[watcher] = other
+        tell_watching(farm, refused(task_id, "IndexError", text))
     if session in farm.requests.open_commands.by_session:
         for key in [key for key in farm.requests.commands if key[0] == session]:
             farm.requests.end_command(key)
     if event.said and farm.lifecycle.full is None and not farm.lifecycle.stopping:  # else it may have lost tasks
         farm.clients.ids.take_back(session, out)
+    farm.functions.held.pop(session, None)
     farm.followers.leave(session)
     client_is_gone(farm, session, out)
 
@@ -348,6 +345,8 @@ def on_clear(farm: SchedulerState, session: str, n: int, question: Clear, now: N
     gone = [*ids, *refusals]
     if gone:
         out.saves.append(SaveClear(gone))
+        if jobs := farm.jobs.next_ended(_JOBS_LOOKED_AT):
+            out.loads.append(LookForJobs(jobs))
     out.answer(session, n, Cleared(count, missing, unfinished, needed, end))
 
 
@@ -370,7 +369,6 @@ def on_retry(farm: SchedulerState, session: str, n: int, question: RetryTasks, n
     """Run failed tasks once more, as they were submitted, from the store.
 
     A client repeats its question, under the same number, when the controller died before it could answer."""
-    lifecycle = farm.lifecycle
     known = farm.clients.retried.get(f"{session} {n}")
     if known is not None:
         out.answer(session, n, known)
@@ -389,9 +387,9 @@ def on_retry(farm: SchedulerState, session: str, n: int, question: RetryTasks, n
             not_failed.append(task_id)
         else:
             missing.append(task_id)
-    if lifecycle.stopping or lifecycle.full is not None:
-        why = lifecycle.full or "the farm is stopping"
-        out.answer(session, n, Refusal("StoreFull" if lifecycle.full else "ConnectionError", why))
+    closed = why_closed(farm)
+    if closed is not None:
+        out.answer(session, n, Refusal(*closed))
     elif ids:
         if question.once:
             coming = {i for others in farm.clients.retrying.values() for i in others}
@@ -417,11 +415,9 @@ def on_originals(farm: SchedulerState, session: str, event: Originals, now: Now,
     if duplicate:
         out.answer(session, event.n, Refusal("DuplicateTask", duplicate))
         return
-    block = farm.clients.ids.take(session, len(tasks), out)
-    client = farm.clients.of(session)
-    client.blocks.append(block)
+    ids = farm.clients.ids.give(len(tasks), out)
     earlier = RetriedTasks(event.earlier)
-    new_ids = {original.id: block.first + place for place, original in enumerate(tasks)}
+    new_ids = {original.id: new for original, new in zip(tasks, ids, strict=True)}
     skipped = dict(settled)
     pairs = {
         original.id: new_ids[_latest(event, original.id)] for original in event.tasks if original.id not in skipped
@@ -442,11 +438,11 @@ def on_originals(farm: SchedulerState, session: str, event: Originals, now: Now,
             farm.followers.stale = True  # its tasks are more now
         linked = Rules(**{**{f: getattr(rules, f) for f in rules.__struct_fields__}, "retry_of": original.id})
         needs = _needs_again(farm, original.needs, new_of) if original.needs is not None else None
-        again = msgspec.structs.replace(original, id=block.next, submitted_s=now.wall_s, rules=linked, needs=needs)
-        block.next += 1
+        again = msgspec.structs.replace(
+            original, id=new_ids[original.id], submitted_s=now.wall_s, rules=linked, needs=needs
+        )
         task = accept(farm, again, session, linked, out)
         apply_rules(farm, task, now, out)
-    out.saves.append(SaveAccepted(block.first, block.last))
     reply = Retried([*pairs.items()], event.missing, event.not_failed, settled)
     farm.clients.retried[f"{session} {event.n}"] = reply
     while len(farm.clients.retried) > _RETRIES_KEPT:
@@ -498,12 +494,15 @@ def _needs_again(farm: SchedulerState, needs: Needs, new_of: Callable[[int], int
     return msgspec.structs.replace(needs, after=after, inputs=inputs)
 
 
-def fail_unmet(farm: SchedulerState, task_id: int, now: Now, out: Decision) -> None:
-    """Fail a task that no engine could take within `unmet_timeout`."""
-    task = farm.tasks.unfinished.get(task_id)
-    if task is None or task.task_class is None or task.task_class.eligible or task.state is not State.SCHEDULED:
+def fail_unmet(farm: SchedulerState, task_id: int, was_unmet: bool, now: Now, out: Decision) -> None:
+    """Fail a task that no engine could take within `unmet_timeout`.  was_unmet: none could when the timer was set."""
+    task, seconds = farm.tasks.unfinished.get(task_id), farm.settings.unmet_timeout_s
+    if task is None or seconds is None:
         return
-    seconds = farm.settings.unmet_timeout_s
+    is_unmet = task.task_class is not None and task.task_class.restricted and not task.task_class.eligible
+    if not (is_unmet and was_unmet):
+        farm.timers.set(now.mono_s + seconds, "unmet", (task_id, is_unmet))
+        return
     text = f"no engine could take task {task_id} within {seconds} s (unmet_timeout): `explain` says why not"
     finish(farm, task, final_without_answer(task, None, Reason.UNMET, FailureSummary("TaskTimeout", text), now), out)
 

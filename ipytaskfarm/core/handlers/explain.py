@@ -74,8 +74,9 @@ def _may_move(farm: SchedulerState, task: TaskEntry, seen: set[int]) -> bool:
     if task.waits_for:
         return _any_may_move(farm, task.waits_for, seen)
     if type(place) is Queued and place.why is Waiting.CACHE:
-        owner = farm.tasks.unfinished.get(farm.cache_uses.owner_of(task.id) or -1)
-        return owner is None or _may_move(farm, owner, seen)
+        owner = farm.cache_uses.owner_of(task.id)
+        equal = farm.tasks.unfinished.get(owner) if owner is not None else None
+        return equal is None or _may_move(farm, equal, seen)
     if type(place) is Queued and task.task_class is None:
         return place.why is not Waiting.PAUSED  # it rejoins its queue at its time
     if task.task_class is not None and task.task_class.restricted:

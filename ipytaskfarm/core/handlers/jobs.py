@@ -5,13 +5,17 @@ from __future__ import annotations
 import msgspec
 
 from ..messages.task_types import JobSpec, Rules
+from ..scheduler.clock import Now
 from ..scheduler.decision import Decision
+from ..scheduler.events import JobsCleared
 from ..scheduler.jobs import JobEntry
 from ..scheduler.state import SchedulerState
 from ..validation import SECONDS_MAX
 
 REFUSED_KEPT = 100_000
 """How many jobs are remembered that were refused for their unique keys."""
+FORGOTTEN_KEPT = 10_000
+"""How many jobs are remembered that were forgotten while their clients were there."""
 NAME_MAX = 1000
 """Names of jobs are cut to this length: they are kept in memory."""
 
@@ -30,7 +34,7 @@ def open_job(farm: SchedulerState, session: str, spec: JobSpec) -> None:
             while len(farm.jobs.refused) > REFUSED_KEPT:
                 del farm.jobs.refused[next(iter(farm.jobs.refused))]
             return
-        job = JobEntry(spec, session)
+        job = JobEntry(spec, session, farm.jobs.arrived_before.pop(spec.id, 0))
         farm.jobs.add(job)
     elif spec.total > job.spec.total:
         job.spec, job.ended = spec, False
@@ -68,6 +72,23 @@ def save_jobs(farm: SchedulerState, specs: list[JobSpec], out: Decision) -> None
         if not job.ended:
             keep_referenced(farm, job)
         out.saves.append(job.save())
+
+
+def on_jobs_cleared(farm: SchedulerState, session: str, event: JobsCleared, now: Now, out: Decision) -> None:
+    """Forget ended jobs of which all tasks were cleared, as the store has, unless more tasks have come since."""
+    for job_id, arrived in event.jobs:
+        job = farm.jobs.by_id.get(job_id)
+        if job is None or not job.ended or job.arrived != arrived:
+            continue
+        client = farm.clients.by_session.get(job.session)
+        if client is not None and client.connected:  # it may have more tasks for the job
+            if job.failed or job.paused or job.priority is not None:
+                continue
+            farm.jobs.arrived_before[job_id] = arrived
+            while len(farm.jobs.arrived_before) > FORGOTTEN_KEPT:
+                del farm.jobs.arrived_before[next(iter(farm.jobs.arrived_before))]
+        farm.jobs.forget(job)
+        farm.followers.stale = True
 
 
 def revive_job(farm: SchedulerState, job_id: str, out: Decision) -> None:

@@ -143,7 +143,10 @@ def end_drain(farm: SchedulerState, now: Now, out: Decision) -> None:
 
 
 def detach_run(farm: SchedulerState, task: TaskEntry, why: str, now: Now, out: Decision) -> None:
-    """Take a running task from its engine: it goes on elsewhere if it may repeat, else it ends."""
+    """Take a task from its engine: it goes on elsewhere if it may repeat; otherwise it ends, if it has begun.
+
+    A run that has not begun by the last report, of a task that may not repeat, stays where it is: its engine may begin
+    it at this moment.  It was recalled, and what becomes of it is said in the answer, or at the engine's end."""
     place = task.place
     if type(place) is not Assigned:
         return
@@ -151,8 +154,9 @@ def detach_run(farm: SchedulerState, task: TaskEntry, why: str, now: Now, out: D
     begun = place.since_s is not None
     if engine is not None and begun:
         out.sends.append((engine.agent, Interrupt(engine.name, (task.id, place.attempt), grace_of(farm, task))))
-    if task.may_repeat or not begun:
+    if task.may_repeat:
         requeue(farm, task, RETURNED, out)
+    if task.may_repeat or not begun:
         return
     failure = FailureSummary("EngineLost", f"{why} while engine {engine.id if engine else '?'} ran the task")
     finish(farm, task, final_without_answer(task, engine, Reason.ENGINE_LOST, failure, now), out)

@@ -151,7 +151,7 @@ def on_drain(farm: SchedulerState, session: str, n: int, question: DrainNode, no
         count += 1
         if not question.on and agent.excluded == DRAINED:
             _readmit(farm, agent, now)
-        elif question.on:
+        elif question.on and not agent.leaving:
             agent.excluded = DRAINED
             for engine in agent.engines.values():
                 recall(farm, engine, engine.runs_ahead(), now, out)

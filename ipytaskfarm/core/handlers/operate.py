@@ -103,7 +103,8 @@ def _fail(farm: SchedulerState, task: TaskEntry, why: str, now: Now, out: Decisi
         finish(farm, task, final, out)
         return "failed"
     engine_id, node = (engine.id, engine.node) if engine is not None else (-1, "")
-    row = AttemptRow(task.attempt, engine_id, node, final.started_s, now.wall_s, Reason.ERROR, failure)
+    attempt = place.attempt if type(place) is Assigned else task.attempt  # a second copy has a later number
+    row = AttemptRow(attempt, engine_id, node, final.started_s, now.wall_s, Reason.ERROR, failure)
     if task.retries_left > 0:
         task.own_past().errors += 1
         note_attempt(farm, task, row, out)

@@ -11,7 +11,7 @@ from ..scheduler.clock import Now
 from ..scheduler.decision import Decision
 from ..scheduler.eligibility import facts_of, unmet_requirement
 from ..scheduler.entries import EngineEntry, EngineState, TaskEntry
-from ..scheduler.functions import PendingCheck, functions_of, locality_key
+from ..scheduler.functions import PendingCheck, locality_key
 from ..scheduler.state import SchedulerState
 from ..scheduler.task import DEFAULT_RULES
 from ..scheduler.task_ends import final_without_answer
@@ -136,8 +136,7 @@ def on_check(farm: SchedulerState, session: str, n: int, question: CheckTask, no
         out.answer(session, n, refusal)
         return
     rules = question.rules or DEFAULT_RULES
-    named = {digest for digest in functions_of(None, question.rules) if len(digest) <= DIGEST_MAX}
-    farm.functions.save([each for each in question.functions if each.digest in named], out)
+    farm.functions.save([each for each in question.functions if len(each.digest) <= DIGEST_MAX], out, session)
     if rules.depend is not None:
         ask_for_verdicts(farm, rules.depend, session, out)
     if rules.asks is not None and rules.asks.locality is not None:

@@ -10,9 +10,10 @@ from ..messages import Interrupt, Results, Returned
 from ..messages.running_task import ItemsLeft
 from ..messages.task_types import AttemptRow, Deferral, Ended, FailureSummary, Final, ItemEnd, ItemsEnded, RunKey
 from ..saves import DropHandOut, SaveHandOut
+from ..scheduler.class_of_task import class_key_of
 from ..scheduler.clock import Now
 from ..scheduler.decision import Decision
-from ..scheduler.eligibility import refresh_class
+from ..scheduler.eligibility import refresh_class, taking
 from ..scheduler.engine_shutdown import end_if_empty
 from ..scheduler.entries import EngineEntry, EngineState, TaskEntry
 from ..scheduler.graph import inputs_lost
@@ -21,7 +22,7 @@ from ..scheduler.recycling import after_run, count_run
 from ..scheduler.running_tasks import RecordedBatch
 from ..scheduler.state import SchedulerState
 from ..scheduler.task import DEFAULT_RULES, RETRIED, RETURNED, Queued, Rejection
-from ..scheduler.task_ends import final_of_answer
+from ..scheduler.task_ends import final_of_answer, row_of
 from ..scheduler.transitions import (
     finish,
     note_attempt,
@@ -36,6 +37,8 @@ from . import second_copies
 from .clients import grace_of
 from .nodes import note_failure, note_successes
 
+AVOID_S = 10.0
+"""How long a retry waits for another engine than those on which it has failed."""
 _UP = EngineState.UP
 """Access to a member of an enumeration takes long, compared with the code that is run for each task."""
 _OUTCOMES = frozenset({"", *(reason.value for reason in Reason)})
@@ -174,7 +177,7 @@ def _failed(farm: SchedulerState, task: TaskEntry, engine: EngineEntry, ended: E
         _deferred(farm, task, engine, ended, now, out)
         return
     if ended.outcome == LOSES_INPUTS:
-        row = _row(engine, ended)
+        row = row_of(engine, ended)
         why_not = inputs_lost(farm, task, engine, ended, now, out)
         if not why_not:
             note_attempt(farm, task, row, out)
@@ -197,11 +200,22 @@ def _failed(farm: SchedulerState, task: TaskEntry, engine: EngineEntry, ended: E
         past.errors += 1
         past.avoid = (past.avoid or frozenset()) | {engine.name}
         past.suspect = False
-        note_attempt(farm, task, _row(engine, ended), out)
-        requeue(farm, task, after_delay(task, now), out)
+        note_attempt(farm, task, row_of(engine, ended), out)
+        why = after_delay(task, now)
+        requeue(farm, task, why, out)
+        farm.timers.set((why.until_s or now.mono_s) + AVOID_S, "avoid", task.id)
     else:
-        end_or_recover(farm, task, final_of_answer(task, engine, ended, now), _row(engine, ended), out)
+        end_or_recover(farm, task, final_of_answer(task, engine, ended, now), row_of(engine, ended), out)
     note_failure(farm, engine.agent, task, "error", now, out)
+
+
+def stop_avoiding(farm: SchedulerState, task_id: int) -> None:
+    """Let a retry run where it has failed, because no other engine has begun it for a while: the others are busy."""
+    task = farm.tasks.unfinished.get(task_id)
+    if task is not None and task.past.avoid and type(task.place) is Queued:
+        task.own_past().avoid = None
+        if task.task_class is not None:
+            join_again(farm, task, task.place)
 
 
 def _note_unfrozen(farm: SchedulerState, task: TaskEntry, engine: EngineEntry, ended: Ended) -> None:
@@ -257,7 +271,7 @@ def _deferred(
     trial_state.trial += 1
     trial_state.received = detail.received
     task.own_past().suspect = False
-    note_attempt(farm, task, _row(engine, ended), out)
+    note_attempt(farm, task, row_of(engine, ended), out)
     why = Queued(Waiting.DEFERRED, now.mono_s + delay_s, now.wall_s + delay_s)
     requeue(farm, task, why, out, state=detail.state)
 
@@ -272,18 +286,6 @@ def end_or_recover(farm: SchedulerState, task: TaskEntry, final: Final, row: Att
     finish(farm, task, final, out)
 
 
-def _row(engine: EngineEntry, ended: Ended) -> AttemptRow:
-    return AttemptRow(
-        ended.attempt,
-        engine.id,
-        engine.node,
-        ended.started_s,
-        ended.started_s + ended.run_s,
-        ended.outcome,
-        ended.failure,
-    )
-
-
 def _rejected(
     farm: SchedulerState, task: TaskEntry, engine: EngineEntry, ended: Ended, now: Now, out: Decision
 ) -> None:
@@ -293,10 +295,10 @@ def _rejected(
     earlier = rejections.get(engine.name)
     until_s = now.mono_s + farm.settings.reject_again_s
     rejections[engine.name] = Rejection(earlier.count + 1 if earlier else 1, until_s, engine.version)
-    present = [e for e in farm.engines.by_name.values() if e.state == EngineState.UP]
+    present = [e.name for e in taking(farm, class_key_of(task, farm.queues.by_time_limit))]
     worn_out = farm.settings.max_rejections
-    if all(e.name in rejections and rejections[e.name].count >= worn_out for e in present):
-        text = f"every engine has rejected this task {worn_out} times"
+    if present and all(name in rejections and rejections[name].count >= worn_out for name in present):
+        text = f"the task has rejected each engine that may run it {worn_out} times"
         value = f"{text}: {ended.failure.value}" if ended.failure and ended.failure.value else text
         last = Ended(
             ended.task, ended.attempt, Reason.REJECTED, ended.started_s, ended.run_s,

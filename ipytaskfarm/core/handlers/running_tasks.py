@@ -22,10 +22,10 @@ from ..messages.running_task import (
     Spawned,
     Take,
     TaskCall,
+    trial_name,
 )
 from ..messages.tables import ProgressTable, RunningTable
 from ..messages.task_types import RunKey, Submission
-from ..saves import SaveAccepted
 from ..scheduler import nested_waits, task_messages
 from ..scheduler.clock import Now
 from ..scheduler.decision import Decision, LoadTaken
@@ -37,7 +37,7 @@ from ..scheduler.transitions import accept, leave_queue, rejoin
 from ..states import State
 from ..validation import why_not_storable
 from .jobs import count_arrival, open_job, save_jobs
-from .submit import apply_rules, why_refused
+from .submit import apply_rules, why_closed, why_refused
 
 RUNNING_SHOWN = 1_000
 """The largest number of running tasks in one answer."""
@@ -119,27 +119,19 @@ def _spawn(
     if not question.tasks:
         out.reply(engine.agent, event, Spawned([]))
         return
-    lifecycle = farm.lifecycle
     family = farm.conversations.families.setdefault(parent.id, Family())
     trial = parent.past.trial_state.trial if parent.past.trial_state is not None else 1
-    key = f"{trial}.{question.n}"
+    key = f"{trial_name(trial, parent.past.recovery)}.{question.n}"
     check = 0
     for made in question.tasks:
         check = crc32(made.payload, crc32((made.function or "").encode(), check))
     known = family.spawned.get(key)
     if known is not None:
-        if known[0] == check:
-            out.reply(engine.agent, event, Spawned(known[1]))
-        else:
-            text = (
-                f"task {parent.id} submitted something else as its submission {question.n} of trial {trial} when it "
-                "ran before: a task that may run again must submit the same in the same order"
-            )
-            out.reply(engine.agent, event, Declined("RuntimeError", text))
+        out.reply(engine.agent, event, _submitted_before(parent.id, trial, question, check, *known))
         return
-    if lifecycle.stopping or lifecycle.full is not None:
-        why = lifecycle.full or "the farm is stopping"
-        out.reply(engine.agent, event, Declined("StoreFull" if lifecycle.full else "ConnectionError", why))
+    closed = why_closed(farm)
+    if closed is not None:
+        out.reply(engine.agent, event, Declined(*closed))
         return
     fault = why_not_storable(question)
     if fault:
@@ -168,12 +160,25 @@ def _spawn(
     out.reply(engine.agent, event, Spawned(ids))
 
 
+def _submitted_before(
+    parent: int, trial: int, question: Spawn, check: int, known_check: int, ids: list[int]
+) -> Spawned | Declined:
+    """Return the answer to a submission that an earlier run has made: its children, unless it was another one."""
+    if known_check == check and len(ids) == len(question.tasks):
+        return Spawned(ids)
+    if known_check == check:
+        return Declined("RuntimeError", f"children that task {parent} submitted when it ran before were cleared")
+    text = (
+        f"task {parent} submitted something else as its submission {question.n} of trial {trial} when it "
+        "ran before: a task that may run again must submit the same in the same order"
+    )
+    return Declined("RuntimeError", text)
+
+
 def _take_in(
     farm: SchedulerState, parent: TaskEntry, spawn: str, made: list[Submission], now: Now, out: Decision
 ) -> list[int]:
-    block = farm.clients.ids.take(parent.session, len(made), out)
-    ids = list(range(block.first, block.last + 1))
-    block.next = block.last + 1
+    ids = list(farm.clients.ids.give(len(made), out))
     of_number = {submission.id: task_id for submission, task_id in zip(made, ids, strict=True)}
     for submission, task_id in zip(made, ids, strict=True):
         needs = submission.needs
@@ -186,7 +191,6 @@ def _take_in(
         # Only clients submit chunks, whose items have ids of their own; only the controller submits items of chunks.
         child = msgspec.structs.replace(submission, id=task_id, submitted_s=now.wall_s, needs=needs, items=0, part=None)
         apply_rules(farm, accept(farm, child, parent.session, submission.rules, out, parent.id, spawn), now, out)
-    out.saves.append(SaveAccepted(block.first, block.last))
     return ids
 
 

@@ -12,6 +12,7 @@ from ..scheduler.placement import begin_copy
 from ..scheduler.second_copies import RACES_LOST, OtherRun
 from ..scheduler.state import SchedulerState
 from ..scheduler.task import Assigned
+from ..scheduler.task_ends import row_of
 from ..scheduler.transitions import change_place, note_attempt
 from ..states import OVERTAKEN
 from .nodes import set_aside
@@ -108,12 +109,8 @@ def on_end(farm: SchedulerState, task: TaskEntry, engine: EngineEntry, ended: En
     if not is_other and not task.is_current(engine.name, run):
         return True  # the run is neither of the two
     if ended.outcome:
-        row = AttemptRow(
-            ended.attempt, engine.id, engine.node, ended.started_s, ended.started_s + ended.run_s, ended.outcome,
-            ended.failure,
-        )  # fmt: skip
         leave(farm, task, engine, run)
-        note_attempt(farm, task, row, out)
+        note_attempt(farm, task, row_of(engine, ended), out)
         return False
     copy_won = is_other == other.is_copy
     if is_other:

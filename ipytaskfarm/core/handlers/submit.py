@@ -7,16 +7,17 @@ import msgspec
 from ..message_bounds import why_submission_too_large
 from ..messages import Full, IdBlock, NeedIds, Submit
 from ..messages.dependencies import Needs
-from ..messages.task_types import FailureSummary, Final, Function, Rules, Submission
+from ..messages.task_types import FailureSummary, Final, Rules, Submission, code_of
 from ..saves import SaveAccepted, SaveRefusal
 from ..scheduler import graph
 from ..scheduler.clients import Block, ClientEntry
 from ..scheduler.clock import Now
 from ..scheduler.decision import Decision
+from ..scheduler.eligibility import watch_unmet
 from ..scheduler.entries import TaskEntry
-from ..scheduler.functions import functions_of
 from ..scheduler.queue import KnownRules
 from ..scheduler.state import SchedulerState
+from ..scheduler.task_ends import tell_watching
 from ..scheduler.transitions import accept
 from ..states import Reason
 from ..validation import SECONDS_MAX, known_rules, why_not_storable
@@ -52,12 +53,12 @@ def on_submit(farm: SchedulerState, session: str, event: Submit, now: Now, out: 
     Ids of a block arrive in order: an earlier id is a resend, a later one has come too early.
     """
     client = farm.clients.of(session)
-    full = why_submission_too_large(event) or _why_full(farm)
+    full = (why_closed(farm) or ("", ""))[1] or why_submission_too_large(event)
     if full:
         if event.tasks:
             out.sends.append((session, Full(event.tasks[0].id, full)))
         return
-    farm.functions.save(_named_functions(event), out)
+    farm.functions.save(event.functions, out, session)
     jobs = [spec for spec in event.jobs if not why_not_storable(spec)]
     for spec in jobs:
         open_job(farm, session, spec)
@@ -108,31 +109,25 @@ def on_submit(farm: SchedulerState, session: str, event: Submit, now: Now, out: 
     save_jobs(farm, jobs, out)
 
 
-def _named_functions(event: Submit) -> list[Function]:
-    """Return the functions that tasks of the message need: what no task needs would be kept for nothing."""
-    if not event.functions:
-        return event.functions
-    named = {digest for each in event.tasks for digest in functions_of(each.function, each.rules)}
-    named.update(each.cache.recipe for each in event.tasks if each.cache is not None)
-    return [each for each in event.functions if each.digest in named]
-
-
-def _why_full(farm: SchedulerState) -> str:
-    """Return why no task is accepted now; "" if tasks are."""
-    if farm.lifecycle.full is not None or farm.lifecycle.stopping:
-        return farm.lifecycle.full or "the farm is stopping"
-    most = farm.settings.max_tasks
-    if len(farm.tasks.unfinished) >= most:
-        return (
-            f"{len(farm.tasks.unfinished):,} tasks have not ended, and {most:,} are the most "
+def why_closed(farm: SchedulerState) -> tuple[str, str] | None:
+    """Return (error, text) if no task is accepted now."""
+    if farm.lifecycle.full is not None:
+        return "StoreFull", farm.lifecycle.full
+    if farm.lifecycle.stopping:
+        return "ConnectionError", "the farm is stopping"
+    if len(farm.tasks.unfinished) >= farm.settings.max_tasks:
+        text = (
+            f"{len(farm.tasks.unfinished):,} tasks have not ended, and {farm.settings.max_tasks:,} are the most "
             "of this farm (max_tasks): wait until some have ended, or abort some"
         )
-    if len(farm.tasks.refusals) >= most:
-        return (
-            f"{len(farm.tasks.refusals):,} tasks were refused, and {most:,} are the most that this farm remembers "
-            "(max_tasks): clear them"
+        return "StoreFull", text
+    if len(farm.tasks.refusals) >= farm.settings.max_tasks:
+        text = (
+            f"{len(farm.tasks.refusals):,} tasks were refused, and {farm.settings.max_tasks:,} are the most "
+            "that this farm remembers (max_tasks): clear them"
         )
-    return ""
+        return "StoreFull", text
+    return None
 
 
 def _with_sound_items(submission: Submission, block: Block) -> Submission:
@@ -177,6 +172,8 @@ def _take_in(
         out.saves.append(SaveRefusal(submission.id, *refusal))
         client.finals.append(refused(submission.id, *refusal))
         farm.clients.to_tell[client.session] = client
+        for task_id in range(submission.id, submission.id + submission.items + 1) if farm.clients.watchers else ():
+            tell_watching(farm, refused(task_id, *refusal))
         count_arrival(farm, rules, submission.items)
         return
     task = accept(farm, submission, client.session, rules, out, needs=needs, known=known)
@@ -196,8 +193,7 @@ def apply_rules(farm: SchedulerState, task: TaskEntry, now: Now, out: Decision) 
             ask_for_verdicts(farm, rules.depend, task.session, out)
         if rules.asks is not None:
             apply_requirements(farm, task, rules.asks, now, out)
-    if farm.settings.unmet_timeout_s is not None and task.task_class is not None and task.task_class.restricted:
-        farm.timers.set(now.mono_s + farm.settings.unmet_timeout_s, "unmet", task.id)
+    watch_unmet(farm, task, now)
 
 
 def why_refused(
@@ -226,7 +222,12 @@ def why_refused(
 
 
 def _missing_function(farm: SchedulerState, submission: Submission, rules: Rules | None) -> str | None:
-    return next((each for each in functions_of(submission.function, rules) if each not in farm.functions.stored), None)
+    function, stored = submission.function, farm.functions.stored
+    if function is not None and function not in stored:
+        return function
+    if rules is None or (rules.depend is None and rules.asks is None and rules.recovery is None):
+        return None  # these name no functions
+    return next((digest for digest in code_of(None, rules) if digest not in stored), None)
 
 
 def refused(task_id: int, etype: str, text: str) -> Final:

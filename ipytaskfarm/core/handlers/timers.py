@@ -24,12 +24,13 @@ from .lifecycle import end_drain, look_for_the_end, reassign_unanswered
 from .losses import give_up_agent
 from .operate import warn_late
 from .requirements import fail_if_unmet
-from .results import lift_rejection, rejoin
+from .results import lift_rejection, rejoin, stop_avoiding
 from .second_copies import look_for_slow_runs
 from .view import tell_followers
 
 TIMERS: dict[str, Callable[[SchedulerState, Any, Now, Decision], None]] = {
     "consequences": lambda farm, _, now, out: None,  # each turn goes on with them
+    "avoid": lambda farm, task_id, now, out: stop_avoiding(farm, task_id),
     "balance": lambda farm, _, now, out: balance(farm, now, out),
     "changes": lambda farm, _, now, out: tell_followers(farm, now, out),
     "copies": lambda farm, _, now, out: look_for_slow_runs(farm, now, out),
@@ -51,7 +52,7 @@ TIMERS: dict[str, Callable[[SchedulerState, Any, Now, Decision], None]] = {
     "surplus": lambda farm, data, now, out: end_surplus(farm, data[0], data[1], now, out),
     "unsaved": lambda farm, data, now, out: session_not_saved(farm, data[0], data[1], out),
     "thaw": lambda farm, name, now, out: end_unused(farm, name, now, out),
-    "unmet": lambda farm, task_id, now, out: fail_unmet(farm, task_id, now, out),
+    "unmet": lambda farm, data, now, out: fail_unmet(farm, data[0], data[1], now, out),
     "unmet_now": lambda farm, task_id, now, out: fail_if_unmet(farm, task_id, now, out),
     "wake": lambda farm, name, now, out: end_withholding(farm, name),
 }

@@ -344,6 +344,8 @@ class Special(msgspec.Struct, frozen=True, omit_defaults=True):
     """The run is a coroutine that the engine runs concurrently with others; all runs of its batch are."""
     freeze: bool = False
     """If the run fails, the engine freezes itself."""
+    recovery: int = 0
+    """The position of the run's task in its chain of recovery tasks."""
 
 
 class Run(msgspec.Struct, frozen=True, array_like=True, gc=False):

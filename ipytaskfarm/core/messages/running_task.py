@@ -33,7 +33,7 @@ class TaskMessages(msgspec.Struct, frozen=True, tag="Letters"):
 class Spawn(msgspec.Struct, frozen=True, tag=True):
     """From a running task: submit these tasks as its children.  Answer: `Spawned`.
 
-    The same n of the same trial gets the same ids."""
+    The same n of the same trial of the same link of the chain of recovery tasks gets the same ids."""
 
     n: int
     tasks: list[Submission]
@@ -41,6 +41,13 @@ class Spawn(msgspec.Struct, frozen=True, tag=True):
     functions: list[Function] = []
     job: JobSpec | None = None
     """The job that the children belong to: a child job of the task's."""
+
+
+def trial_name(trial: int, recovery: int) -> str:
+    """Return what tells the children of one trial from those of others, and of other links of the chain of recoveries.
+
+    recovery: the position of the link in the chain; 0 for the task itself."""
+    return f"{trial}-{recovery}" if recovery else f"{trial}"
 
 
 class Children(msgspec.Struct, frozen=True, tag=True):

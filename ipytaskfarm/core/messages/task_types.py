@@ -10,6 +10,7 @@ wall-clock seconds since the epoch if the name says when (``submitted_s``), plai
 
 from __future__ import annotations
 
+from collections.abc import Iterator
 from typing import TypeAlias
 
 import msgspec
@@ -117,6 +118,31 @@ class Function(msgspec.Struct, frozen=True, array_like=True):
 
     digest: str
     code: bytes
+
+
+SENT_AGAIN_BYTES = 16 * 1024
+"""A client sends code of up to this size with each message whose tasks need it, and larger code once."""
+LARGE_CODE_SENT = 200
+"""How many larger ones a client remembers to have sent. The controller keeps twice as many for it."""
+
+
+def code_of(function: str | None, rules: Rules | None) -> Iterator[str]:
+    """Yield the digests of all code that a task with this function and these rules needs."""
+    while True:
+        if function is not None:
+            yield function
+        if rules is None:
+            return
+        if rules.depend is not None:
+            yield rules.depend
+        if rules.asks is not None:
+            if rules.asks.identity is not None:
+                yield rules.asks.identity
+            if rules.asks.locality is not None:
+                yield rules.asks.locality
+        if rules.recovery is None:
+            return
+        function, rules = rules.recovery.function, rules.recovery.rules
 
 
 class Submission(msgspec.Struct, frozen=True, array_like=True, gc=False):

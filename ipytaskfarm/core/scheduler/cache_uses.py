@@ -57,6 +57,14 @@ class CacheUses:
             if task_id in self.full:
                 self.owners.setdefault(self.full[task_id], task_id)
 
+    def give_way(self, task_id: int) -> None:
+        """Let the next of equal tasks run before this one, which is paused; it is looked up again when it goes on."""
+        self.cleared.discard(task_id)
+        full = self.full.get(task_id, "")
+        if self.owners.get(full) == task_id:
+            del self.owners[full]
+            self.to_look.extend(self.waiting.pop(full, ()))
+
     def keep_nothing(self, task_id: int) -> bool:
         """Do not keep the result of a task.  Return whether it would have been kept."""
         key = self.keys.get(task_id)

@@ -7,7 +7,7 @@ from dataclasses import dataclass, field
 
 from ..messages import Retried
 from ..messages.task_types import Final
-from ..saves import SaveBlock, SaveLeft
+from ..saves import SaveAccepted, SaveBlock, SaveLeft
 from .decision import Decision
 
 FIRST_BLOCK = 16
@@ -23,7 +23,7 @@ class Block:
     next: int
     """The next id expected: ids of a block arrive in order."""
     session: str
-    """"" if the client has ended."""
+    """"" if the client has ended, or the controller gave the ids itself."""
 
 
 @dataclass(slots=True)
@@ -58,7 +58,7 @@ class TaskIds:
     """The ids of tasks that were given to clients."""
 
     blocks: list[Block] = field(default_factory=list)
-    """All blocks by first id, except those that were completely accepted before the controller's restart."""
+    """All blocks by first id."""
     next: int = 0
     of_session: dict[str, list[Block]] = field(default_factory=dict)
     """Session -> its blocks."""
@@ -76,6 +76,20 @@ class TaskIds:
         self.add(block)
         out.saves.append(SaveBlock(block.first, block.last, session))
         return block
+
+    def give(self, count: int, out: Decision) -> range:
+        """Return ids for this number of tasks that the controller accepts in this turn, for no client.
+
+        The blocks of such ids are one, as far as no client is given ids in between: there may be millions."""
+        ids = range(self.next, self.next + count)
+        block = self.blocks[-1] if self.blocks else None
+        if block is None or block.session or block.next != self.next:
+            block = Block(self.next, self.next, self.next, "")
+            self.add(block)
+        block.last, block.next = ids[-1], ids.stop
+        self.next = ids.stop
+        out.saves += [SaveBlock(block.first, block.last, ""), SaveAccepted(block.first, block.last)]
+        return ids
 
     def take_back(self, session: str, out: Decision) -> None:
         """Record that a session has ended. Its unused ids are given again, unless later ids were given to others."""

@@ -34,6 +34,8 @@ class Wants(NamedTuple):
     """See `core.messages.agent.Special.concurrent`."""
     freeze: bool = False
     """See `core.messages.agent.Special.freeze`."""
+    recovery: int = 0
+    """See `core.messages.agent.Special.recovery`."""
 
 
 ToRun: TypeAlias = tuple[int, int, str | None, float | None, int | None, str | None, bool, Wants | None]
@@ -160,6 +162,14 @@ class LoadJobs(NamedTuple):
     """Where the next page begins, unless this one has too many tasks."""
 
 
+class LookForJobs(NamedTuple):
+    """Look which of these ended jobs, each with the number of its tasks, have no tasks any more.
+
+    The result is the event `events.JobsCleared`."""
+
+    jobs: list[tuple[str, int]]
+
+
 class Wanted(NamedTuple):
     """A task whose result may be kept."""
 
@@ -205,7 +215,7 @@ class LoadExplanation(NamedTuple):
 
 
 Load: TypeAlias = (
-    LoadFinals | LoadTable | LoadOriginals | LoadEnded | LoadMail | LoadTaken | LoadJobs | LoadExplanation
+    LoadFinals | LoadTable | LoadOriginals | LoadEnded | LoadMail | LoadTaken | LoadJobs | LoadExplanation | LookForJobs
 )  # fmt: skip
 """The requests to the store."""
 

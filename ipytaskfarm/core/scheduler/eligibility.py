@@ -8,13 +8,15 @@ on resources, limits and load (see `core.scheduler.admission`).
 
 from __future__ import annotations
 
-from collections.abc import Iterable
+from collections.abc import Iterable, Iterator
 from typing import Any
 
 from ..requirements import CHANGING, Asks, ResourceAmount, amount, unmet
 from .agent_entry import AgentEntry
 from .class_key import OPEN_CLASS, ClassKey
-from .entries import EngineEntry, EngineState, TaskClass, serves_environment
+from .class_of_task import class_key_of
+from .clock import Now
+from .entries import EngineEntry, EngineState, TaskClass, TaskEntry, serves_environment
 from .functions import locality_key
 from .state import SchedulerState
 
@@ -51,21 +53,28 @@ def _drop_empty_classes(farm: SchedulerState, kept: int) -> None:
 
 def may_serve(farm: SchedulerState, engine: EngineEntry, key: ClassKey) -> bool:
     """Return whether an engine may run tasks of this class now."""
-    agent = farm.agents.by_session.get(engine.agent)
-    if agent is not None and agent.excluded:
-        return False
-    if not _qualifies(farm, engine, key):
+    if not qualifies(farm, engine, key):
         return False
     if key.own is not None and _rejected(farm, engine, key.own):
         return False
     # Avoided engines are the last choice, but not forbidden: they serve if there are no others.
     if not key.avoid or engine.name not in key.avoid:
         return True
-    others = (e for e in farm.engines.by_name.values() if e.state == EngineState.UP and e.name not in key.avoid)
-    return not any(_qualifies(farm, e, key) for e in others)
+    return not any(other.name not in key.avoid for other in taking(farm, key))
 
 
-def _qualifies(farm: SchedulerState, engine: EngineEntry, key: ClassKey) -> bool:
+def taking(farm: SchedulerState, key: ClassKey) -> Iterator[EngineEntry]:
+    """Yield the engines that take tasks of this class, whatever has become of single tasks there."""
+    for engine in farm.engines.by_name.values():
+        if engine.state == EngineState.UP and not engine.retiring and qualifies(farm, engine, key):
+            yield engine
+
+
+def qualifies(farm: SchedulerState, engine: EngineEntry, key: ClassKey) -> bool:
+    """Return whether an engine may run tasks of this class, but for those that have failed or been rejected there."""
+    agent = farm.agents.by_session.get(engine.agent)
+    if agent is not None and agent.excluded:
+        return False
     if key.targets is not None and engine.id not in key.targets:
         return False
     if key.depend is not None:
@@ -212,3 +221,10 @@ def _announce_head(
         engine.heads.push_head(head, task_class)
     if engine.waits_in is not None:
         readiness.wake(engine)
+
+
+def watch_unmet(farm: SchedulerState, task: TaskEntry, now: Now, least_s: float = 0.0) -> None:
+    """Set the timer of `unmet_timeout` for a task that not every engine can serve."""
+    seconds = farm.settings.unmet_timeout_s
+    if seconds is not None and class_key_of(task, farm.queues.by_time_limit).restricted:
+        farm.timers.set(now.mono_s + max(seconds, least_s), "unmet", (task.id, True))

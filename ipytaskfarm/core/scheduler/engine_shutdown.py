@@ -55,6 +55,8 @@ def _retire(farm: SchedulerState, engine: EngineEntry, recycled: str, out: Decis
     engine.recycled = recycled
     engine.saving = 0
     farm.readiness.withdraw(engine)
+    if engine.assigned:
+        refresh_classes(farm, [])  # tasks that prefer it to engines where they have failed
     end_if_empty(farm, engine, out)
 
 

@@ -56,6 +56,12 @@ class StoreRoom(msgspec.Struct, frozen=True):
     why: str | None
 
 
+class UnusedFunctions(msgspec.Struct, frozen=True):
+    """No task in the store needs this code."""
+
+    digests: list[str]
+
+
 class Originals(msgspec.Struct, frozen=True):
     """Tasks as they were submitted, for `RetryTasks` number `n` of this session."""
 
@@ -80,6 +86,16 @@ class EndedLoaded(msgspec.Struct, frozen=True):
     """The outcome that their last attempts get."""
     asker: tuple[str, int] | None = None
     """(session, question number) of the client that asked for it."""
+    children: list[tuple[int, str, int]] = []
+    """See `StoredState.children`, of these tasks."""
+    mail: list[tuple[int, int, int, str]] = []
+    """See `StoredState.mail`, of these tasks."""
+
+
+class JobsCleared(msgspec.Struct, frozen=True):
+    """Jobs of which all tasks were cleared, each with the number of its tasks at that time."""
+
+    jobs: list[tuple[str, int]]
 
 
 class Cached(msgspec.Struct, frozen=True):
@@ -103,5 +119,5 @@ class LookedUp(msgspec.Struct, frozen=True):
 
 Event: TypeAlias = (
     ClientMessage | AgentMessage | Evaluated | Joined | Back | Silent | Gone | Revoked | ProcessGone | Tick | StoreRoom
-    | Originals | EndedLoaded | LookedUp
+    | UnusedFunctions | Originals | EndedLoaded | JobsCleared | LookedUp
 )  # fmt: skip

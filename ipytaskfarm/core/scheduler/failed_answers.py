@@ -49,7 +49,8 @@ class FailedAnswers:
 
     def note(self, failure: AnswerFailed, now_s: float) -> None:
         """Remember a failure. Each failure of a type makes a longer pause: each costs all clients a new epoch."""
-        self._by_question[failure.session, failure.n] = str(failure)
+        if failure.session:  # the controller's own questions have no numbers of their own
+            self._by_question[failure.session, failure.n] = str(failure)
         while len(self._by_question) > QUESTIONS_KEPT:
             del self._by_question[next(iter(self._by_question))]
         _, before_s = self._pauses.get(failure.kind, (0.0, 0.0))
@@ -66,7 +67,7 @@ class FailedAnswers:
 
     def why_not(self, session: str, n: int, kind: str, now_s: float) -> str:
         """Return why a question is not tried; "" if it is."""
-        if not self._by_question:
+        if not self._pauses:
             return ""
         known = self._by_question.get((session, n))
         if known is not None:

@@ -2,11 +2,10 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator
 from dataclasses import dataclass, field
 
-from ..messages.task_types import Function, Incarnation, Rules
-from ..saves import SaveFunction
+from ..messages.task_types import LARGE_CODE_SENT, SENT_AGAIN_BYTES, Function, Incarnation, Rules, code_of
+from ..saves import DropFunctions, SaveFunction
 from .decision import Decision
 from .entries import EngineEntry
 from .open_questions import OpenQuestions
@@ -15,21 +14,6 @@ from .open_questions import OpenQuestions
 def locality_key(digest: str) -> str:
     """Return the key of a locality function: the same function may be a depend function too."""
     return f"locality {digest}"
-
-
-def functions_of(function: str | None, rules: Rules | None) -> Iterator[str]:
-    """Yield the digests of the functions that a task of this function and these rules needs."""
-    if function is not None:
-        yield function
-    while rules is not None:
-        for digest in (rules.depend, *((rules.asks.identity, rules.asks.locality) if rules.asks is not None else ())):
-            if digest is not None:
-                yield digest
-        if rules.recovery is None:
-            return
-        if rules.recovery.function is not None:
-            yield rules.recovery.function
-        rules = rules.recovery.rules
 
 
 @dataclass(slots=True)
@@ -64,6 +48,8 @@ class FunctionRegistry:
 
     stored: set[str] = field(default_factory=set)
     """Digests of the functions with code in the store."""
+    held: dict[str, dict[str, None]] = field(default_factory=dict)
+    """Client's session -> the large functions that it has sent last: it may not send them again."""
     by_key: dict[str, FunctionVerdicts] = field(default_factory=dict)
     """Digest of a depend function, or `locality_key` of a locality function -> its verdicts."""
     undecided: dict[tuple[str, bool], str] = field(default_factory=dict)
@@ -73,12 +59,30 @@ class FunctionRegistry:
     open_checks: OpenQuestions = field(default_factory=OpenQuestions)
     """The clients of `checks`."""
 
-    def save(self, functions: list[Function], out: Decision) -> None:
-        """Save code that the store does not have. If two codes have one digest, the first one stays."""
+    def save(self, functions: list[Function], out: Decision, session: str = "") -> None:
+        """Save code that the store does not have. If two codes have one digest, the first one stays.
+
+        session: the client that has sent it."""
         for function in functions:
             if function.digest not in self.stored:
                 self.stored.add(function.digest)
                 out.saves.append(SaveFunction(function.digest, function.code))
+            if session and len(function.code) > SENT_AGAIN_BYTES:
+                held = self.held.setdefault(session, {})
+                held[function.digest] = None
+                if len(held) > 2 * LARGE_CODE_SENT:
+                    del held[next(iter(held))]
+
+    def drop(self, digests: list[str], out: Decision) -> None:
+        """Forget code that no task needs, unless a client counts on it."""
+        needed = {digest for check in self.checks for digest in code_of(None, check.rules)}.union(*self.held.values())
+        unneeded = [digest for digest in digests if digest in self.stored and digest not in needed]
+        self.stored.difference_update(unneeded)
+        for digest in unneeded:
+            self.by_key.pop(digest, None)
+            self.by_key.pop(locality_key(digest), None)
+        if unneeded:
+            out.saves.append(DropFunctions(unneeded))
 
     def verdict_of(self, engine: EngineEntry, key: str) -> tuple[int, bool, str, int] | None:
         """Return a function's verdict on an engine with its present properties; None if there is none yet."""

@@ -197,6 +197,8 @@ def on_ended_loaded(
 
 def _hold_back(farm: SchedulerState, again: set[int]) -> None:
     """Make tasks wait that use a result which is made again, unless they have begun."""
+    if not again:  # thousands of tasks may find the same input lost, and the first of them has reopened it
+        return
     for task in farm.tasks.unfinished.values():
         needs = task.dependencies
         if needs is None or task.id in again or type(task.place) is Assigned or again.isdisjoint(needs.after):

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from dataclasses import dataclass, field
+from itertools import islice
 
 from ..messages.task_types import JobSpec, Rules
 from ..saves import SaveJob
@@ -51,6 +52,10 @@ class JobRegistry:
     """Jobs that are examined at the end of this turn."""
     refused: dict[str, str] = field(default_factory=dict)
     """Job with a unique key that another job has -> that job's id."""
+    arrived_before: dict[str, int] = field(default_factory=dict)
+    """Forgotten job -> the number of its tasks that were submitted: its client may have more."""
+    ended: dict[str, None] = field(default_factory=dict)
+    """Jobs that have ended, in the order in which they are looked at: their tasks may have been cleared."""
     paused: set[str] = field(default_factory=set)
     """Jobs of which no task is started."""
     priorities: dict[str, NewRules] = field(default_factory=dict)
@@ -77,9 +82,22 @@ class JobRegistry:
         new = self.priorities.get(rules.job or "")
         return rules if new is None else new.of(rules)
 
+    def next_ended(self, count: int) -> list[tuple[str, int]]:
+        """Return the ended jobs to look at next, each with the number of its tasks."""
+        found = []
+        for job_id in list(islice(self.ended, count)):
+            del self.ended[job_id]
+            job = self.by_id.get(job_id)
+            if job is not None and job.ended:
+                self.ended[job_id] = None
+                found.append((job_id, job.arrived))
+        return found
+
     def forget(self, job: JobEntry) -> None:
-        """Forget a job of which no task was submitted."""
+        """Forget a job of which no task was submitted, or all were cleared."""
         del self.by_id[job.spec.id]
+        self.ended.pop(job.spec.id, None)
+        self.paused.discard(job.spec.id)
         self.priorities.pop(job.spec.id, None)
         for table, key in ((self.of_session, job.session), (self.of_unique, job.spec.unique)):
             if key is not None and (jobs := table.get(key)) is not None:

@@ -93,7 +93,7 @@ class LargeRules:
             self._of_task[task.id] = session, edge_bytes, key
             self._add(session, edge_bytes)
 
-    def may_follow(self, task: TaskEntry | None, runs: Collection[RunKey]) -> bool:
+    def fits(self, task: TaskEntry | None, runs: Collection[RunKey]) -> bool:
         """Return whether a task may be sent to an engine that holds these runs."""
         size = self.payloads.get(task.id, 0) if task is not None else 0
         return not size or not runs or size + sum(self.payloads.get(run[0], 0) for run in runs) <= AHEAD_BYTES

@@ -430,9 +430,8 @@ def _take(
     measured = (
         requirements is not None and requirements.recycle is not None and requirements.recycle.memory_bytes is not None
     )
-    took = 0
-    large = farm.tasks.large
-    while took < count and (not large.payloads or large.may_follow(task_class.first(), engine.assigned)):
+    took, large = 0, farm.tasks.large
+    while took < count and (not large.payloads or large.fits(task_class.first(), engine.assigned)):
         task = task_class.pop(limit if took else None)
         if task is None:
             break
@@ -463,7 +462,8 @@ def _special_wants(farm: SchedulerState, task: TaskEntry, engine: EngineEntry, t
     concurrent = task_class.concurrent
     freeze = task.rules is not None and task.rules.freeze and farm.frozen.wants(task.id, engine.node, farm.settings)
     is_plain = not inputs and task.past.trial_state is None and task.parent is None and task.part is None
-    if is_plain and not concurrent and not freeze:
+    recovery = task.past.recovery
+    if is_plain and not concurrent and not freeze and not recovery:
         return None
     trial, received = (
         (task.past.trial_state.trial, task.past.trial_state.received) if task.past.trial_state is not None else (1, 0)
@@ -471,7 +471,7 @@ def _special_wants(farm: SchedulerState, task: TaskEntry, engine: EngineEntry, t
     found = [(source, farm.tasks.chunks.of(source)) for _, source in inputs]
     chunks = tuple((source, chunk) for source, chunk in found if chunk is not None)
     part = task.part[1] if task.part is not None else None
-    return Wants(inputs, chunks, trial, received, task.parent, part, concurrent, freeze)
+    return Wants(inputs, chunks, trial, received, task.parent, part, concurrent, freeze, recovery)
 
 
 def _note_requirements(

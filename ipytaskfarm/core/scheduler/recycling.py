@@ -164,6 +164,7 @@ def settle_jobs(farm: SchedulerState, now: Now, out: Decision) -> None:
 
 def _end_job(farm: SchedulerState, job: JobEntry, now: Now, out: Decision) -> None:
     job.ended = True
+    farm.jobs.ended[job.spec.id] = None
     scopes = {*job.environments, job.spec.id}
     why = f"job {job.spec.name} has ended"
     for engine in list(farm.engines.by_name.values()):

@@ -9,6 +9,7 @@ from __future__ import annotations
 
 import msgspec
 
+from ..agent_names import owner
 from ..handlers.agents import TIME_LIMITED
 from ..handlers.clients import RETRIED
 from ..handlers.commands import STARTUP
@@ -22,21 +23,21 @@ from .agent_entry import AgentEntry
 from .class_of_task import class_key_of
 from .clients import Block, ClientEntry
 from .clock import Now
+from .eligibility import watch_unmet
 from .entries import AssignedRun, EngineEntry, EngineState, TaskEntry
 from .jobs import JobEntry
 from .kept_commands import KeptOnEngine
 from .requests import HELD_S
-from .running_tasks import WITHDRAWN, Family, RecordedBatch
+from .running_tasks import WITHDRAWN, RecordedBatch
 from .second_copies import OtherRun
 from .settings import WANTED_MAX, SchedulerSettings
 from .state import SchedulerState
 from .stored_tasks import task_of
 from .task import NO_PAST, QUEUED, Assigned, Queued
-from .task_messages import restore_mail
+from .task_messages import restore_conversations
 from .transitions import restore, restore_assignment, restore_line
 from .waits import count_dependencies
 
-_decode_marks = msgspec.json.Decoder(list[str]).decode
 _decode_retried = msgspec.json.Decoder(dict[str, Retried]).decode
 
 
@@ -78,16 +79,13 @@ def restored_farm(name: str, snapshot: StoredState, settings: SchedulerSettings,
     farm.tasks.refusals = {task_id: (etype, text) for task_id, etype, text in snapshot.refusals}
     _restore_jobs(farm, snapshot)
     _restore_tasks(farm, snapshot, now)
-    for task_id, outgoing, last, marks in snapshot.mail:
-        restore_mail(farm, task_id, bool(outgoing), last, _decode_marks(marks))
-    for parent, spawn, child in snapshot.children:
-        trial, n, check = spawn.split(".")
-        family = farm.conversations.families.setdefault(parent, Family())
-        family.spawned.setdefault(f"{trial}.{n}", (int(check), []))[1].append(child)
+    restore_conversations(farm, snapshot.children, snapshot.mail)
     farm.agents.drained_nodes = set(str(snapshot.settings.get("drained") or "").split("\n")) - {""}
     for job in farm.jobs.by_id.values():
         job.ended = job.complete
-        if not job.ended:
+        if job.ended:
+            farm.jobs.ended[job.spec.id] = None
+        else:
             keep_referenced(farm, job)
     if any(job.arrived < job.spec.total for job in farm.jobs.by_id.values()):
         farm.timers.set(now.mono_s + settings.lease_s, "orphans")
@@ -136,7 +134,11 @@ def _restore_tasks(farm: SchedulerState, snapshot: StoredState, now: Now) -> Non
     # All are known before the first is looked at: tasks may wait for one another.
     tasks = [task_of(record) for record in snapshot.tasks]
     farm.tasks.unfinished.update((task.id, task) for task in tasks)
-    may_line_up = not farm.jobs.paused and not any(record.cache is not None for record in snapshot.tasks)
+    may_line_up = (
+        farm.settings.unmet_timeout_s is None
+        and not farm.jobs.paused
+        and not any(record.cache is not None for record in snapshot.tasks)
+    )
     line: list[TaskEntry] = []
     for record, task in zip(snapshot.tasks, tasks, strict=True):
         if may_line_up and record.needs is None and record.until_s is None and _only_queues(task):
@@ -173,6 +175,9 @@ def _restore_task(farm: SchedulerState, record: TaskRecord, task: TaskEntry, now
         delay_s = record.until_s - since_s
         why = Queued(waits, now.mono_s + max(0.0, delay_s), record.until_s)
     restore(farm, task, why)
+    watch_unmet(farm, task, now, HELD_S)  # by then the agents have come back
+    if task.rules is not None and task.rules.asks is not None and task.rules.asks.fail_if_unmet:
+        farm.timers.set(now.mono_s + HELD_S, "unmet_now", task.id)
 
 
 def _restore_handout(farm: SchedulerState, handout: SaveHandOut, agents: dict[str, SaveAgent], now: Now) -> None:
@@ -201,7 +206,7 @@ def _engine_of(
     engine = farm.engines.by_name.get(name)
     if engine is not None:
         return engine
-    session = name.rsplit(".", 1)[0]
+    session = owner(name)
     agent = farm.agents.by_session.get(session)
     if agent is None:
         saved = agents.get(session)

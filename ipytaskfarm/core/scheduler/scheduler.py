@@ -62,6 +62,7 @@ from .events import (
     EndedLoaded,
     Event,
     Gone,
+    JobsCleared,
     Joined,
     LookedUp,
     Originals,
@@ -70,6 +71,7 @@ from .events import (
     Silent,
     StoreRoom,
     Tick,
+    UnusedFunctions,
 )
 from .failed_answers import AnswerFailed, MessageFailed
 from .invariants import check
@@ -251,7 +253,15 @@ def on_process_gone(farm: SchedulerState, session: str, event: ProcessGone, now:
 
 def on_ended_loaded(farm: SchedulerState, session: str, event: EndedLoaded, now: Now, out: Decision) -> None:
     """Reopen ended tasks that were read from the store."""
-    for task in graph.on_ended_loaded(farm, event.tasks, event.asked, event.outcome, out):
+    for record in event.tasks:
+        job_id = record.rules.job if record.rules is not None else None
+        if job_id is not None and job_id not in farm.jobs.to_abort and farm.tasks.finals.get(record.id) == "":
+            jobs.revive_job(farm, job_id, out)
+    again = {task.id: task for task in graph.on_ended_loaded(farm, event.tasks, event.asked, event.outcome, out)}
+    task_messages.restore_conversations(
+        farm, [row for row in event.children if row[0] in again], [row for row in event.mail if row[0] in again]
+    )
+    for task in again.values():
         submit.apply_rules(farm, task, now, out)
     if event.asker is not None:
         out.answer(event.asker[0], event.asker[1], m.TextReply("reopened"))
@@ -262,6 +272,11 @@ def on_store_room(farm: SchedulerState, session: str, event: StoreRoom, now: Now
     if (event.why is None) != (farm.lifecycle.full is None):
         out.notes.append(f"store: {event.why}" if event.why else "store: there is room again")
     farm.lifecycle.full = event.why
+
+
+def on_unused_functions(farm: SchedulerState, session: str, event: UnusedFunctions, now: Now, out: Decision) -> None:
+    """Forget code that no task needs any more."""
+    farm.functions.drop(event.digests, out)
 
 
 HANDLERS: dict[type, Handler] = {
@@ -296,8 +311,10 @@ HANDLERS: dict[type, Handler] = {
     Revoked: on_revoked,
     ProcessGone: on_process_gone,
     StoreRoom: on_store_room,
+    UnusedFunctions: on_unused_functions,
     Originals: clients.on_originals,
     EndedLoaded: on_ended_loaded,
+    JobsCleared: jobs.on_jobs_cleared,
     LookedUp: result_cache.on_looked_up,
     Tick: timers.on_tick,
 }

@@ -5,7 +5,7 @@ from __future__ import annotations
 import msgspec
 
 from ..messages.payload import NOTHING
-from ..messages.task_types import Ended, FailureSummary, Final
+from ..messages.task_types import AttemptRow, Ended, FailureSummary, Final
 from ..states import Reason
 from .clock import Now
 from .entries import EngineEntry, TaskEntry
@@ -38,6 +38,12 @@ def final_of_answer(task: TaskEntry, engine: EngineEntry, ended: Ended, now: Now
         ended.blobs,
         task.items,
     )
+
+
+def row_of(engine: EngineEntry, ended: Ended) -> AttemptRow:
+    """Return the row of a task's history for an attempt that its engine has answered."""
+    end_s = ended.started_s + ended.run_s
+    return AttemptRow(ended.attempt, engine.id, engine.node, ended.started_s, end_s, ended.outcome, ended.failure)
 
 
 def final_without_answer(
@@ -78,13 +84,18 @@ def tell_watchers(farm: SchedulerState, task: TaskEntry, final: Final) -> None:
         watched = [i for i in farm.tasks.chunks.ids(task.id) if i in farm.clients.watchers]
         told.update((i, msgspec.structs.replace(final, id=i, body=None, items=0)) for i in watched)
     for task_id, end in told.items():
-        for session in farm.clients.watchers.pop(task_id, ()):
-            watching = farm.clients.of(session).watching
-            if task_id in watching:
-                watching.discard(task_id)
-                farm.clients.watches -= 1
-            if session != task.session or task_id != task.id:
-                tell(farm, session, end)
+        tell_watching(farm, end, but=task.session if task_id == task.id else "")
+
+
+def tell_watching(farm: SchedulerState, end: Final, but: str = "") -> None:
+    """Tell those that watch the task with this end. `but`: a session that is told in any case."""
+    for session in farm.clients.watchers.pop(end.id, ()):
+        watching = farm.clients.of(session).watching
+        if end.id in watching:
+            watching.discard(end.id)
+            farm.clients.watches -= 1
+        if session != but:
+            tell(farm, session, end)
 
 
 def tell(farm: SchedulerState, session: str, final: Final) -> None:

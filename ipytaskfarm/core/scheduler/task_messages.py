@@ -6,6 +6,10 @@ bodies are in the store; here are only numbers, and the sessions that wait for t
 
 from __future__ import annotations
 
+from collections.abc import Iterable
+
+import msgspec
+
 from ..limits import COUNTS
 from ..messages import NumberReply, ReadTaskMessages, Refusal, SendToTask
 from ..messages.running_task import Counted, Post, Receive, TaskCall, TaskMessages
@@ -13,11 +17,12 @@ from ..saves import SaveMail
 from .clock import Now
 from .decision import Decision, LoadMail
 from .entries import EngineEntry, TaskEntry
-from .running_tasks import Mailbox, Reader
+from .running_tasks import Family, Mailbox, Reader
 from .state import SchedulerState
 
 MARK_MAX = 200
 """The most characters of a message's mark."""
+_decode_marks = msgspec.json.Decoder(list[str]).decode
 
 
 def _box(farm: SchedulerState, task_id: int) -> Mailbox:
@@ -135,9 +140,19 @@ def forget_readers(farm: SchedulerState, session: str) -> None:
             box.readers = left
 
 
-def restore_mail(farm: SchedulerState, task_id: int, outgoing: bool, last: int, marks: list[str]) -> None:
-    """Restore the mailbox of an unfinished task from the store."""
-    box = _box(farm, task_id)
+def restore_conversations(
+    farm: SchedulerState, children: Iterable[tuple[int, str, int]], mail: Iterable[tuple[int, int, int, str]]
+) -> None:
+    """Restore the children and the mailboxes of unfinished tasks, see `StoredState.children` and `StoredState.mail`."""
+    for parent, spawn, child in children:
+        key, _, check = spawn.rpartition(".")
+        family = farm.conversations.families.setdefault(parent, Family())
+        family.spawned.setdefault(key, (int(check), []))[1].append(child)
+    for task_id, outgoing, last, marks in mail:
+        _restore_mail(_box(farm, task_id), bool(outgoing), last, _decode_marks(marks))
+
+
+def _restore_mail(box: Mailbox, outgoing: bool, last: int, marks: list[str]) -> None:
     if outgoing:
         box.outgoing = last
         for mark in marks:

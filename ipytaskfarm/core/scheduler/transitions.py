@@ -95,6 +95,7 @@ def _enqueue(farm: SchedulerState, task: TaskEntry, why: Queued) -> None:
         why = FOR_CACHE
     elif task.job in farm.jobs.paused:
         why = PAUSED
+        farm.cache_uses.give_way(task.id)
     else:
         if type(task.place) is Queued:
             task.place = why  # scheduled before and after: nothing to count
@@ -256,7 +257,7 @@ def accept(
             task.part = submission.part
             tasks.chunks.add_part(task.part[0])
     if rules is not None and (rules.asks or job is not None or rules.unique is not None or rules.idempotent):
-        _note_rules(farm, task, rules)
+        _note_rules(farm, task)
     needs = needs or submission.needs
     out.saves.append(
         SaveTask(
@@ -279,13 +280,16 @@ def accept(
     return task
 
 
-def _note_rules(farm: SchedulerState, task: TaskEntry, rules: Rules) -> None:
-    if rules.asks is not None:
+def _note_rules(farm: SchedulerState, task: TaskEntry) -> None:
+    rules = task.rules
+    if rules is not None and rules.asks is not None:
         _count_use(farm, task)
     if task.job is not None:
         _count_in_job(farm, task)
+    if rules is None:
+        return
     if rules.unique is not None:
-        farm.tasks.unique[rules.unique] = task.id
+        farm.tasks.unique.setdefault(rules.unique, task.id)
     if rules.idempotent:
         farm.second_copies.add(task)
 
@@ -345,14 +349,7 @@ def restore(farm: SchedulerState, task: TaskEntry, why: Queued) -> None:
     It is among the unfinished ones already, and what it waits for was counted before."""
     compute_key(farm, task)
     farm.tasks.counts[_SCHEDULED] += farm.tasks.chunks.size(task.id) if task.items else 1
-    if task.rules is not None:
-        _count_use(farm, task)
-        if task.rules.unique is not None:
-            farm.tasks.unique[task.rules.unique] = task.id
-        if task.rules.idempotent:
-            farm.second_copies.add(task)
-    if task.job is not None:
-        _count_in_job(farm, task)
+    _note_rules(farm, task)
     if task.dependencies is None and why is QUEUED and not farm.cache_uses.keys and not farm.jobs.paused:
         _join_queue(farm, task)
         if task.rules is not None:
@@ -391,9 +388,7 @@ def reopen(farm: SchedulerState, task: TaskEntry, outcome: str, out: Decision) -
     farm.tasks.of_parts.pop(task.id, None)
     farm.tasks.unfinished[task.id] = task
     _count(farm, task.id, _SUCCEEDED, _SCHEDULED)
-    if task.rules is not None:
-        _count_use(farm, task)
-        _count_in_job(farm, task)
+    _note_rules(farm, task)
     _move_to_the_end(farm, task)
     out.saves.append(
         SaveReopen(
@@ -401,7 +396,9 @@ def reopen(farm: SchedulerState, task: TaskEntry, outcome: str, out: Decision) -
         )
     )
     task.place = Queued(Waiting.REOPENED)
-    task.own_trial_state().again = True
+    trial_state = task.own_trial_state()
+    trial_state.again = True
+    trial_state.began_s = None  # its time to be deferred begins anew
 
 
 def assign(farm: SchedulerState, task: TaskEntry, engine: EngineEntry, running: bool, now: Now) -> None:
@@ -480,7 +477,9 @@ def requeue(
     farm.second_copies.stop_other(task.id)
     if recovery is not None:
         before = task.past
-        task.past = TaskPast(recovery=before.recovery + 1, history=before.history, trial_state=before.trial_state)
+        again = before.trial_state is not None and before.trial_state.again
+        first_trial = TrialState(again=True) if again else None  # of the recovery task, which has trials of its own
+        task.past = TaskPast(recovery=before.recovery + 1, history=before.history, trial_state=first_trial)
         _end_use(farm, task)
         farm.second_copies.end(task.id, None)  # the recovery task may not run twice because the first one might
         task.rules = recovery_rules(task.rules, recovery)
