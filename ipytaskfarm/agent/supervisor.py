@@ -40,6 +40,7 @@ from ..core.messages import (
 )
 from ..core.messages.blob_chunks import BlobPiece, BlobWritten, ReadBlob, WriteBlob
 from ..core.messages.running_task import TaskReply
+from ..core.messages.task_types import Incarnation
 from ..storage.blobs import Blobs
 from ..system.bell import Bell
 from ..system.farm_paths import ConnectionInfo, read_connection_file
@@ -67,6 +68,8 @@ STREAK, STREAK_S, PACE_S = 4, 0.005, 0.002
 ARMED_S = 0.05
 """How long a timer stays although a later one would do."""
 COPIES, OWN = "blobs", ("lane.sock", "bell.sock", LOCK)
+STACK_QUERIES_MAX = 200
+"""The most queries that wait for one reading of an engine's stack; the controller does not wait for more of them."""
 OWNERLESS_S = 5.0
 """The longest lease of an agent whose farm has lost its owner."""
 EXIT_STOPPED, EXIT_BUG, EXIT_SPOILED = 0, 1, 5
@@ -124,6 +127,8 @@ class Agent:
         limit_bytes = settings.memory_limit_bytes
         self._node = NodeWatch(settings.folder, EngineMemory(limit_bytes))
         self._watch = EngineWatch(settings.grace_s, settings.stopped_s, self._lane, MemoryWatch(limit_bytes))
+        self._stack_queries: dict[Incarnation, list[int]] = {}
+        """Engine -> the numbers of the queries that wait for the next reading of its stack."""
         self._woken = False
         self._over = False
         """Whether the farm has stopped: nobody needs what dead agents have left."""
@@ -400,7 +405,7 @@ class Agent:
             case StartEngine():
                 self._engines.start(message.id, message.beside)
             case StackQuery():
-                self._spawn(self._answer_stack(message))
+                self._ask_for_stack(message)
             case BlobPiece() | BlobWritten():
                 self._blobs.came(message)
             case KernelQuery():
@@ -461,11 +466,24 @@ class Agent:
         self._end(EXIT_REFUSED, 0.0)
         self._end_by_s = 0.0
 
-    async def _answer_stack(self, query: StackQuery) -> None:
-        engine = self._engines.get(query.engine)
-        text = await self._watch.stack(engine) if engine is not None else "this engine is gone"
-        self._relay.say(StackText(query.n, text))
-        self._wake()
+    def _ask_for_stack(self, query: StackQuery) -> None:
+        asked = self._stack_queries.get(query.engine)
+        if asked is None:
+            self._stack_queries[query.engine] = [query.n]
+            self._spawn(self._answer_stacks(query.engine))
+        elif len(asked) < STACK_QUERIES_MAX:
+            asked.append(query.n)
+
+    async def _answer_stacks(self, incarnation: Incarnation) -> None:
+        """Read an engine's stack until nobody asks: the queries that come meanwhile share the next one."""
+        while asked := self._stack_queries[incarnation]:
+            self._stack_queries[incarnation] = []
+            engine = self._engines.get(incarnation)
+            text = await self._watch.stack(engine) if engine is not None else "this engine is gone"
+            for number in asked:
+                self._relay.say(StackText(number, text))
+            self._wake()
+        del self._stack_queries[incarnation]
 
     # ----------------------------------------------------------------------------------------------
     # the engines

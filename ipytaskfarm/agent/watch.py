@@ -8,6 +8,7 @@ import math
 import os
 import signal
 from collections.abc import Iterable
+from pathlib import Path
 
 from ..core.messages import Interrupt, Recall
 from ..core.messages.task_types import RunKey
@@ -107,11 +108,12 @@ class EngineWatch:
             if not engine.account.damaged and engine.ended_run.too_long(_ended_run(engine), now_s):
                 log.warning("engine %d is busy with a run that has ended: killing it", engine.id)
                 engine.kill("busy with a run that had ended")
-            _cut(engine)
+            _cut(engine.files.output)
 
     async def stack(self, engine: ManagedEngine) -> str:
         """Return the user's part of the Python stack of the engine's main thread, also while C code holds the GIL."""
         path = engine.files.stack
+        _cut(path)  # each stack that was asked for stands in it
         before = _size(path)
         if engine.phase is EnginePhase.GONE or not engine.send_signal(SIGNAL_STACK):
             return f"engine {engine.id} is gone"
@@ -201,9 +203,8 @@ def _size(path: os.PathLike[str]) -> int:
         return 0
 
 
-def _cut(engine: ManagedEngine) -> None:
+def _cut(path: Path) -> None:
     # Output between the two calls is lost: no task asked to capture this output.
-    path = engine.files.output
     try:
         descriptor = os.open(path, os.O_WRONLY | os.O_APPEND | os.O_NOFOLLOW | os.O_NONBLOCK | os.O_CLOEXEC)
     except OSError:

@@ -58,8 +58,15 @@ _BY_REASON: dict[str, type[Exception]] = {
 
 
 def decode_body(final: Final) -> ResultBody:
-    """Return the decoded body of a final state; an empty body if the task left none."""
-    return _decode_body(final.body) if final.body else _NOTHING
+    """Return the decoded body of a final state; an empty body if the task left none.
+
+    Raises:
+        TaskError: it cannot be read.
+    """
+    try:
+        return _decode_body(final.body) if final.body else _NOTHING
+    except (msgspec.MsgspecError, UnicodeDecodeError, RecursionError) as error:
+        raise errors.TaskError(f"the result of task {final.id} is none that the farm has written: {error}") from None
 
 
 def _add_last_lines(error: BaseException, text: str) -> None:
@@ -580,6 +587,9 @@ class TaskResult:
                 except Exception as error:
                     note_rebuild(error, f"the result of task {self.taskid}, which has succeeded, was rebuilt here")
                     raise
+                except SystemExit as error:  # a module that it needs ends the program when it is imported
+                    text = f"rebuilding the result of task {self.taskid}, which has succeeded, ended with {error!r}"
+                    raise errors.TaskError(f"{text}: import what it needs without that") from error
                 show_figures()
                 if body.kind == "names":
                     tell_of_iterators(self._value)

@@ -7,6 +7,7 @@ which question comes next, and how long it may take.
 from __future__ import annotations
 
 import os
+import select
 import struct
 import subprocess
 import sys
@@ -19,6 +20,13 @@ from ..core.messages.evaluator import Evaluate, Evaluated
 
 START_LIMIT_S = 20.0
 """How long Python may take to start."""
+UNREAD_S = 0.5
+"""How long the child may take to read a question, and a second more for each `READ_BYTES_PER_S`."""
+READ_BYTES_PER_S = 50 << 20
+ANSWER_BYTES_MAX = 64 << 20
+"""More than the verdicts on ten thousand engines take."""
+ENDED_S = 0.1
+"""How long a child that has closed its output may take to end: the controller waits."""
 
 _LENGTH = struct.Struct(">I")
 _GREETING = Evaluate(0, "", [])
@@ -71,7 +79,10 @@ class EvaluatorProcess:
             stdout=subprocess.PIPE,
             cwd=self._folder,
             start_new_session=True,
+            bufsize=0,
         )
+        if self._child.stdin is not None:
+            os.set_blocking(self._child.stdin.fileno(), False)
         if self._child.stdout is not None:
             os.set_blocking(self._child.stdout.fileno(), False)
         self.ask(_GREETING)
@@ -88,9 +99,7 @@ class EvaluatorProcess:
         try:
             if self._child is None or self._child.stdin is None:
                 raise BrokenPipeError("no evaluator")
-            # The child has answered everything before, so it is reading: this does not block long.
-            self._child.stdin.write(_LENGTH.pack(len(body)) + body)
-            self._child.stdin.flush()
+            _write(self._child.stdin.fileno(), _LENGTH.pack(len(body)) + body)
         except OSError as error:
             self.close()
             raise EvaluatorFailed(f"the evaluator process could not be asked: {error}") from error
@@ -116,6 +125,9 @@ class EvaluatorProcess:
         if len(self._inbox) < _LENGTH.size:
             return None
         (size,) = _LENGTH.unpack_from(self._inbox)
+        if size > ANSWER_BYTES_MAX:
+            self.close()
+            raise EvaluatorFailed("the evaluator process wrote nonsense")
         if len(self._inbox) < _LENGTH.size + size:
             return None
         body = bytes(self._inbox[_LENGTH.size : _LENGTH.size + size])
@@ -138,7 +150,7 @@ class EvaluatorProcess:
         if self._child is None:
             return "it was not running"
         try:
-            code = self._child.wait(1.0)
+            code = self._child.wait(ENDED_S)
         except subprocess.TimeoutExpired:
             return "it closed its output"
         return f"signal {-code}" if code < 0 else f"exit code {code}"
@@ -157,3 +169,24 @@ class EvaluatorProcess:
                     pipe.close()
                 except OSError:  # unwritten data has no receiver
                     pass
+
+
+def _write(fd: int, data: bytes) -> None:
+    """Write a question into the child's pipe.
+
+    The child has answered everything before, so it reads, unless a function that it has called has stopped it.
+
+    Raises:
+        OSError: it does not read, or has ended.
+    """
+    left = memoryview(data)
+    until_s = time.monotonic() + UNREAD_S + len(data) / READ_BYTES_PER_S
+    room = select.poll()
+    room.register(fd, select.POLLOUT)
+    while left:
+        try:
+            left = left[os.write(fd, left) :]
+        except BlockingIOError:
+            patience_s = until_s - time.monotonic()
+            if patience_s <= 0 or not room.poll(patience_s * 1000):
+                raise TimeoutError("it does not read") from None

@@ -470,7 +470,7 @@ class ControllerLoop:
             if n is not None or session in self._scheduler.farm.agents.by_session:
                 self._ask_for_blob(peer, n, question)
         elif n is not None and isinstance(question, StoreQuestion):
-            answer = self._view_answers.ask(session, n, question)
+            answer = self._view_answers.ask(session, peer.title, n, question)
             if answer is not None:
                 self._send(session, answer)
         elif n is not None and isinstance(question, CompactStore):

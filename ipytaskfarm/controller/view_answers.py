@@ -1,6 +1,7 @@
 """Answers the live view's questions about tasks, and those about history, in a thread beside the controller's turns.
 
-The thread serves the sessions in turn, so the many questions of one delay the question of another by one answer.
+The session, and before that the key, that has taken least of the thread's time comes next: the many questions of one
+delay the question of another by one answer.
 """
 
 from __future__ import annotations
@@ -9,6 +10,7 @@ import contextlib
 import logging
 import os
 import threading
+import time
 from collections import Counter, deque
 from pathlib import Path
 from typing import TypeAlias, get_args
@@ -28,6 +30,7 @@ from ..core.messages.view import TaskPage
 from ..core.scheduler.state import SchedulerState
 from ..core.states import State
 from ..core.text import text_of
+from ..core.turn_shares import GroupedOrder
 from ..storage.task_tables import TaskTables
 
 log = logging.getLogger(__name__)
@@ -35,6 +38,7 @@ log = logging.getLogger(__name__)
 WAITING_MAX = 32
 """The largest number of unanswered questions of one session; further ones are refused."""
 ALL_WAITING_MAX = 1000
+"""The same of all sessions; but one question of each session may always wait."""
 
 StoreQuestion: TypeAlias = ReadCauses | ReadHistory | ReadStretches | ReadTaskInput | ReadTaskPage
 STORE_QUESTIONS = frozenset(get_args(StoreQuestion))
@@ -51,9 +55,13 @@ class ViewAnswers:
         self._farm = farm
         self._asked: Counter[str] = Counter()
         self._to_read: dict[str, deque[tuple[int, StoreQuestion, int]]] = {}
-        """Session -> (number, question, how many tasks have failed); the session that is served next is the first."""
+        """Session -> (number, question, how many tasks have failed)."""
+        self._key_of: dict[str, str] = {}
+        """The title of the key of each session in `_to_read`."""
+        self._order = GroupedOrder()
+        """The sessions in `_to_read`, by key."""
         self._work = threading.Condition()
-        """Held for `_to_read`; notified of each question, and of the end."""
+        """Held for `_to_read` and `_order`; notified of each question, and of the end."""
         self._over = threading.Event()
         self._read: deque[tuple[str, int, _Found]] = deque()
         self._bell: int | None = None
@@ -67,11 +75,12 @@ class ViewAnswers:
         """Return a descriptor that is readable when there are answers; None before the first question."""
         return self._bell
 
-    def ask(self, session: str, n: int, question: StoreQuestion) -> Answer | None:
-        """Return the answer to a question of a session; None if it comes with `answers`."""
+    def ask(self, session: str, key: str, n: int, question: StoreQuestion) -> Answer | None:
+        """Return the answer to a question of a session under this key; None if it comes with `answers`."""
         if isinstance(question, ReadTaskPage) and question.state in UNFINISHED:
             return Answer(n, unfinished_page(self._farm, question))
-        if self._asked[session] >= WAITING_MAX or self._asked.total() >= ALL_WAITING_MAX:
+        most = WAITING_MAX if self._asked.total() < ALL_WAITING_MAX else 1
+        if self._asked[session] >= most:
             return Answer(n, Refusal("TaskError", "too many questions at once: wait for the answers to the others"))
         self._asked[session] += 1
         if self._thread is None:
@@ -80,21 +89,31 @@ class ViewAnswers:
             self._thread.start()
         with self._work:
             self._to_read.setdefault(session, deque()).append((n, question, self._farm.tasks.counts[State.FAILED]))
+            self._key_of[session] = key
+            self._order.wait(key, session)
             self._work.notify()
         return None
 
     def _next(self) -> tuple[str, int, StoreQuestion, int] | None:
-        """Wait for a question and return it; its session comes last now. None: this is over."""
+        """Wait for a question and return it. None: this is over."""
         with self._work:
-            self._work.wait_for(lambda: self._to_read or self._over.is_set())
+            self._work.wait_for(lambda: self._order or self._over.is_set())
             if self._over.is_set():
                 return None
-            session = next(iter(self._to_read))
-            waiting = self._to_read.pop(session)
-            n, question, failed = waiting.popleft()
-            if waiting:
-                self._to_read[session] = waiting
+            session = self._order.pop()
+            assert session is not None, "a question waits without its session"
+            n, question, failed = self._to_read[session].popleft()
         return session, n, question, failed
+
+    def _charge(self, session: str, seconds: float) -> None:
+        """Add to the time that a session has used; its next question waits its turn accordingly."""
+        with self._work:
+            self._order.charge(session, seconds)
+            if self._to_read[session]:
+                self._order.wait(self._key_of[session], session)
+            else:
+                del self._to_read[session], self._key_of[session]
+                self._order.forget(session)
 
     def answers(self) -> list[tuple[str, Answer]]:
         """Return (session, answer) for each question that was answered. Never blocks."""
@@ -118,6 +137,7 @@ class ViewAnswers:
         tables: TaskTables | None = None
         while (asked := self._next()) is not None:
             session, n, question, failed = asked
+            began_s = time.monotonic()
             try:
                 tables = tables or TaskTables(self._store, self._over.is_set)
                 reply = _answer(tables, question, failed)
@@ -125,6 +145,7 @@ class ViewAnswers:
                 log.exception("%s cannot be answered", type(question).__name__)
                 text = f"{type(question).__name__} cannot be answered: {type(error).__name__}: {text_of(error)}"
                 reply = Refusal("KernelError", text)
+            self._charge(session, time.monotonic() - began_s)
             self._read.append((session, n, reply))
             os.eventfd_write(bell, 1)
         if tables is not None:

@@ -32,11 +32,16 @@ class CountLimits:
     open_questions: int = 1000
     """Questions of one client of one kind that wait for a task, an engine or a function."""
     open_questions_in_all: int = 50_000
+    own_watches: int = 250
+    own_questions: int = 10
+    """What each client may have, whatever others have: no client can shut others out."""
     sticky: int = 1000
     sticky_bytes: int = 64 << 20
     """The bytes of all sticky commands."""
     senders: int = 1000
     """Different senders of messages to one task."""
+    own_senders: int = 100
+    """How many more there may be from the client that has submitted the task."""
 
 
 COUNTS = CountLimits()

@@ -26,6 +26,8 @@ NODES_MAX, NODE_MAX = 1000, 200
 """The most nodes that one question drains, and the most characters of a node's name."""
 TASKS_MAX = 20_000
 """The most tasks, functions or jobs of one submission: to take them in takes a fifth of a second."""
+DIGEST_MAX = 200
+"""The most characters of a function's digest, which is kept as long as the farm."""
 HELD_MAX = 65_536
 """The most runs that one engine may report: batches of 2,048, and ended runs that were not acknowledged."""
 REASON_MAX = 2000
@@ -93,7 +95,7 @@ def why_submission_too_large(event: Submit) -> str:
     for what, count in (("tasks", event.tasks), ("functions", event.functions), ("jobs", event.jobs)):
         if len(count) > TASKS_MAX:
             return f"it has {len(count):,} {what}, and {TASKS_MAX:,} are the most of one message"
-    wrong = next((each for each in event.functions if len(each.digest) > TEXT_MAX), None)
+    wrong = next((each for each in event.functions if len(each.digest) > DIGEST_MAX), None)
     return "" if wrong is None else f"a function's digest in it has {len(wrong.digest):,} characters"
 
 

@@ -42,6 +42,10 @@ SIZES = frozenset({MEMORY, FREE_MEMORY, FREE_DISK})
 _VERSIONS = frozenset({"python", "version"})
 """Facts that are compared number by number: 3.9 is less than 3.11."""
 
+VALUES_SHOWN, TEXT_SHOWN = 20, 200
+"""How many values of a condition are shown to people, and how many characters of each: a sentence about them is made
+for each task and engine."""
+
 Value: TypeAlias = str | float | bool | tuple[str | float | bool, ...]
 
 
@@ -90,8 +94,13 @@ class Condition(msgspec.Struct, frozen=True, array_like=True):
     value: Value
 
     def __str__(self) -> str:
-        value = [_shown(self.name, v) for v in self.value] if isinstance(self.value, tuple) else None
-        return f"{self.name} {self.op} {_shown(self.name, self.value) if value is None else value}"
+        start = f"{_cut(self.name)} {self.op}"
+        if not isinstance(self.value, tuple):
+            return f"{start} {_shown(self.name, self.value)}"
+        shown = [_shown(self.name, value) for value in self.value[:VALUES_SHOWN]]
+        if (more := len(self.value) - len(shown)) > 0:
+            shown.append(f"… {more} more")
+        return f"{start} {shown}"
 
 
 class ResourceAmount(msgspec.Struct, frozen=True, array_like=True):
@@ -178,12 +187,12 @@ _NUMBERS = re.compile(r"\d+")
 def unmet(condition: Condition, known: Mapping[str, Any]) -> str:
     """Return why a condition does not hold of the known facts.  "" means it holds."""
     if condition.name not in known:
-        return f"{condition}: this engine has no {condition.name}"
+        return f"{condition}: this engine has no {_cut(condition.name)}"
     found = known[condition.name]
     try:
         holds = _holds(condition, found)
     except TypeError:
-        return f"{condition}: it is {found!r}, which cannot be compared with that"
+        return f"{condition}: it is {_cut(found)!r}, which cannot be compared with that"
     return "" if holds else f"{condition}: it is {_shown(condition.name, found)}"
 
 
@@ -191,7 +200,11 @@ def _shown(name: str, value: Any) -> str:
     """Format a value for people."""
     if name in SIZES and isinstance(value, (int, float)):
         return f"{value / 2**30:.1f} GiB" if value >= 2**30 else f"{value / 2**20:.0f} MiB"
-    return f"{value:.0%}" if name == LOAD and isinstance(value, (int, float)) else str(value)
+    return f"{value:.0%}" if name == LOAD and isinstance(value, (int, float)) else str(_cut(value))
+
+
+def _cut(value: Any) -> Any:
+    return f"{value[:TEXT_SHOWN]}…" if isinstance(value, str) and len(value) > TEXT_SHOWN else value
 
 
 def _holds(condition: Condition, found: Any) -> bool:

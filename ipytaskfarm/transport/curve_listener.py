@@ -2,6 +2,9 @@
 
 from __future__ import annotations
 
+import os
+import socket
+import struct
 from collections import Counter
 from collections.abc import Mapping
 
@@ -9,9 +12,76 @@ import zmq
 
 from . import wire
 from .interface import FULL, GONE, OK, ConnectionId, KnownKey, ReceivedFrame, Sent
+from .reliable_session import HANDSHAKE
 
 PARTS_PER_LOOK = 1000
 LINGER_MS = 100
+SILENT_MAX = 512
+"""The most connections that have not said hello. The oldest one is cut for a new one."""
+_EVENT = struct.Struct("=HI")
+
+
+class SilentConnections:
+    """The connections that have not said hello.
+
+    ZeroMQ has no limit for them, and takes memory for a frame that a connection announces before it has proven a key.
+    """
+
+    def __init__(self, context: zmq.Context[zmq.Socket[bytes]], router: zmq.Socket[bytes]) -> None:
+        self._router = router
+        router.monitor("inproc://connections", zmq.EVENT_ACCEPTED | zmq.EVENT_DISCONNECTED)
+        self._events = context.socket(zmq.PAIR)
+        self._events.linger = 0
+        self._events.rcvhwm = 0  # ZeroMQ's IO thread would wait until there is room
+        self._events.connect("inproc://connections")
+        self._fds: dict[int, None] = {}
+        """Their descriptors, which belong to ZeroMQ, the oldest first."""
+
+    def fd(self) -> int:
+        """Return the descriptor that reports changes."""
+        return int(self._events.getsockopt(zmq.FD))
+
+    def look(self) -> int:
+        """Note who has come and gone, and cut the oldest ones beyond `SILENT_MAX`; return how many."""
+        while wire.has_input(self._events):
+            event, fd = _EVENT.unpack(self._events.recv_multipart(zmq.NOBLOCK)[0])
+            self._fds.pop(fd, None)
+            if event == zmq.EVENT_ACCEPTED:
+                self._fds[fd] = None
+        oldest = list(self._fds)[: max(0, len(self._fds) - SILENT_MAX)]
+        for fd in oldest:
+            del self._fds[fd]
+            self._cut(fd)
+        return len(oldest)
+
+    def _cut(self, fd: int) -> None:
+        # ZeroMQ may have closed it, and the number may be that of something else: the copy shows what it is.
+        try:
+            copy = os.dup(fd)
+        except OSError:
+            return
+        try:
+            connection = socket.socket(fileno=copy)
+        except OSError:
+            os.close(copy)
+            return
+        port = self._router.getsockopt_string(zmq.LAST_ENDPOINT).rpartition(":")[2]
+        with connection:
+            name = connection.getsockname()
+            if isinstance(name, tuple) and str(name[1]) == port:
+                try:
+                    connection.shutdown(socket.SHUT_RDWR)
+                except OSError:
+                    pass  # the peer has cut it
+
+    def said_hello(self, fd: int) -> None:
+        """Note that a connection is none of these any more."""
+        self._fds.pop(fd, None)
+
+    def close(self) -> None:
+        """Stop looking."""
+        self._router.disable_monitor()
+        self._events.close(0)
 
 
 class CurveListener:
@@ -43,8 +113,9 @@ class CurveListener:
         except zmq.ZMQError:
             self._context.destroy(linger=0)
             raise
+        self._silent = SilentConnections(self._context, self._router)
         self.port = int(self._router.getsockopt_string(zmq.LAST_ENDPOINT).rpartition(":")[2])
-        self._fds = [int(self._gate.getsockopt(zmq.FD)), int(self._router.getsockopt(zmq.FD))]
+        self._fds = [int(self._gate.getsockopt(zmq.FD)), int(self._router.getsockopt(zmq.FD)), self._silent.fd()]
         self._is_quiet = False
         """Whether nothing was there when ZeroMQ was asked last, and nothing was done since: then its descriptors report
         what comes. Asking it takes several system calls."""
@@ -76,6 +147,8 @@ class CurveListener:
         if self._is_quiet:
             return False
         self.serve_gate()
+        if cut := self._silent.look():
+            self._rejected["silent connection"] += cut
         there = self._discarding or wire.has_input(self._router)
         self._is_quiet = not there
         return there
@@ -111,7 +184,11 @@ class CurveListener:
             self._rejected["too many parts"] += 1
             self._discarding = True
             return ReceivedFrame(connection, "", None)
-        return ReceivedFrame(connection, str(frame.get(wire.USER_ID)), frame.buffer)
+        buffer = frame.buffer
+        if len(buffer) and buffer[0] == HANDSHAKE:
+            self._silent.look()  # its arrival may not have been noted yet
+            self._silent.said_hello(int(frame.get(zmq.SRCFD)))
+        return ReceivedFrame(connection, str(frame.get(wire.USER_ID)), buffer)
 
     def _discard(self) -> ReceivedFrame:
         """Skip the parts of a message that has too many, some at a time."""
@@ -138,6 +215,8 @@ class CurveListener:
 
     def close(self, linger_ms: int = LINGER_MS) -> None:
         """See `PeerListener`. Closing it twice is no error."""
+        if not self._router.closed:
+            self._silent.close()
         self._router.close(linger_ms)
         self._gate.close(0)
         self._context.term()

@@ -10,8 +10,6 @@ from collections import deque
 
 READ_BYTES = 65_536
 """The number of bytes that are read at once."""
-LARGE_BYTES = 1 << 20
-"""The memory that is taken at once for a frame that is announced to be large."""
 OUT_BYTES = 1 << 20
 """The number of bytes that wait for a peer which does not read; beyond it, `send` takes no more."""
 
@@ -66,6 +64,11 @@ class FrameStream:
         self._out_bytes = 0
 
     @property
+    def unfinished_bytes(self) -> int:
+        """Return how many bytes have come of a frame that is not complete."""
+        return self._filled if self._large is not None else len(self._in) - self._at
+
+    @property
     def has_output(self) -> bool:
         """Return whether frames wait until the peer reads."""
         return bool(self._out)
@@ -118,7 +121,7 @@ class FrameStream:
             return memoryview(self._in)[at : at + length]
         self._wanted = length
         self._filled = len(self._in) - at
-        self._large = bytearray(min(length, LARGE_BYTES))
+        self._large = bytearray(min(length, max(READ_BYTES, 2 * self._filled)))
         self._large[: self._filled] = memoryview(self._in)[at:]
         self._in, self._at = b"", 0
         return None

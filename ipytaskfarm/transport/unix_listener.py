@@ -25,6 +25,8 @@ CONNECTIONS_MAX = 4096
 """The number of connections; a peer that finds no place here uses TCP."""
 UNPROVEN_MAX = 64
 """The number of connections that have proven nothing yet. The oldest makes room for a new one."""
+UNFINISHED_BYTES_MAX = 256 << 20
+"""The bytes of unfinished frames of all connections. The connection with the oldest one is ended beyond it."""
 ACCEPTS_PER_LOOK = 64
 LINGER_S = 0.1
 
@@ -68,6 +70,9 @@ class UnixListener:
         self._by_fd: dict[int, _Connection] = {}
         self._by_number: dict[int, _Connection] = {}
         self._unproven: dict[int, _Connection] = {}
+        self._unfinished: dict[int, int] = {}
+        """Number of a connection -> the bytes of its unfinished frame, in the order of their beginnings."""
+        self._unfinished_bytes = 0
         self._readable: deque[_Connection] = deque()
         self._ended: list[int] = []
         self._socket: socket.socket | None = None
@@ -203,6 +208,8 @@ class UnixListener:
             except StreamBroken:
                 self._end(connection)
                 continue
+            if frame is None or self._unfinished:
+                self._count_unfinished(connection, frame is None)
             if frame is None:
                 continue
             if not connection.stream.is_exhausted():
@@ -212,6 +219,18 @@ class UnixListener:
                 return ReceivedFrame(connection.number, connection.user, frame)
             self._judge(connection, frame)
         return None
+
+    def _count_unfinished(self, connection: _Connection, is_unfinished: bool) -> None:
+        before = self._unfinished.get(connection.number, 0)
+        now = connection.stream.unfinished_bytes if is_unfinished else 0
+        if now:
+            self._unfinished[connection.number] = now
+        elif before:
+            del self._unfinished[connection.number]
+        self._unfinished_bytes += now - before
+        while self._unfinished_bytes > UNFINISHED_BYTES_MAX:
+            self._rejected["too many unfinished bytes"] += 1
+            self._end(self._by_number[next(iter(self._unfinished))])
 
     def _judge(self, connection: _Connection, answer: memoryview) -> None:
         found = judge_answer(connection.challenge, answer, self._server, self._known)
@@ -257,6 +276,7 @@ class UnixListener:
         self._epoll.unregister(fd)
         del self._by_fd[fd], self._by_number[connection.number]
         self._unproven.pop(connection.number, None)
+        self._unfinished_bytes -= self._unfinished.pop(connection.number, 0)
         connection.stream.close(linger_s)
         self._ended.append(connection.number)
 

@@ -45,6 +45,9 @@ class BoundedServer(httpserver.HTTPServer):
     def start_request(self, server_conn: object, request_conn: httputil.HTTPConnection) -> httputil.HTTPMessageDelegate:
         """Wait for a request of a connection, its first one or a further one."""
         assert isinstance(server_conn, HTTP1ServerConnection)
+        if server_conn.stream.closed():
+            # It was closed for a newer one, and has sent further requests before. They are read, and not answered.
+            return httputil.HTTPMessageDelegate()
         if server_conn not in self._known and server_conn not in self._strangers:
             self._strangers[server_conn] = None
             if len(self._strangers) > STRANGERS_MAX:

@@ -8,9 +8,11 @@ import time
 from collections.abc import Callable, Iterator
 from typing import Any
 
+import psutil
 import pytest
 
 from ipytaskfarm import Farm, Task, TaskClient
+from tests.support.hostile import controller_pid
 from tests.support.polling import eventually
 from tests.support.thorough import THOROUGH
 
@@ -61,3 +63,26 @@ def test_quick_functions_of_others_are_answered_while_slow_ones_are_pending(tc: 
     # The others are stopped one after the other, each with its reason.
     eventually(lambda: "did not answer within 2 s" in str(tc.explain(hanging[0])), 60.0, every_s=0.2)
     tc.abort(hanging)
+
+
+def test_an_evaluator_that_a_function_has_stopped_does_not_stop_the_controller(farm: Farm, tc: TaskClient) -> None:
+    """The code of the next function does not fit into its pipe."""
+    names: dict[str, Any] = {"__name__": "__main__"}
+    exec(STOPS, names)
+    assert tc.run(Task("a = 1", pull="a", depend=names["f"]), block=True)["a"] == 1
+    children = psutil.Process(controller_pid(farm)).children()
+    eventually(lambda: any(child.status() == psutil.STATUS_STOPPED for child in children))
+    exec(f"def f(properties): return len({'x' * 1_000_000!r}) > 0", names)
+    large = tc.run(Task("a = 2", pull="a", depend=names["f"]))
+    began_s = time.monotonic()
+    assert tc.run(Task("a = 3", pull="a"), block=True)["a"] == 3
+    assert time.monotonic() - began_s < ANSWER_S
+    assert tc.get_task_result(large, block=True, timeout=60)["a"] == 2
+
+
+STOPS = """
+def f(properties):
+    import os, signal, threading
+    threading.Timer(0.2, os.kill, (os.getpid(), signal.SIGSTOP)).start()
+    return True
+"""

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+import contextlib
 import http.client
 import json
 import logging
@@ -12,6 +13,7 @@ import zlib
 from collections.abc import Iterator
 
 import pytest
+from tornado.http1connection import HTTP1ServerConnection
 from tornado.httpclient import HTTPRequest
 from tornado.websocket import websocket_connect
 
@@ -318,3 +320,23 @@ def test_connections_of_strangers_are_bounded_and_those_of_pages_stay(
         for stranger in strangers:
             stranger.close()
     page.close()
+
+
+def test_strangers_that_ask_much_and_read_nothing_do_not_keep_pages_out(
+    server: WebServer, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Requests that a connection has sent before it was closed do not count as a new connection."""
+    monkeypatch.setattr(bounded_server, "STRANGERS_MAX", 8)
+    many = f"GET /main.bundle.js HTTP/1.1\r\nHost: 127.0.0.1:{server.port}\r\n\r\n".encode() * 50
+    strangers = [socket.create_connection(("127.0.0.1", server.port), DEADLINE_S) for _ in range(40)]
+    for stranger in strangers:
+        with contextlib.suppress(OSError):  # it was closed for a newer one
+            stranger.sendall(many)
+    assert server._server is not None
+    eventually(lambda: len(server._server._connections) <= 9)  # type: ignore[union-attr]
+    for _ in range(5):
+        assert ask(server, "GET", "/farms", headers=KEY)[0] == 200
+    connections: set[HTTP1ServerConnection] = server._server._connections
+    assert sum(not each.stream.closed() for each in connections) >= 7, "only the oldest one made room"
+    for stranger in strangers:
+        stranger.close()

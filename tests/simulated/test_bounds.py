@@ -24,8 +24,9 @@ from ipytaskfarm.core.states import Reason
 from tests.support.simulated_farm import SimFarm, farm_with_engines, move, one_engine
 
 FEW = limits.CountLimits(
-    watches=5, watches_in_all=8, open_questions=3, open_questions_in_all=5, sticky=2, sticky_bytes=100, senders=2
-)
+    watches=5, watches_in_all=8, own_watches=1, open_questions=3, open_questions_in_all=5, own_questions=1,
+    sticky=2, sticky_bytes=100, senders=2, own_senders=1,
+)  # fmt: skip
 
 
 @pytest.fixture(autouse=True)
@@ -59,6 +60,10 @@ def test_watches(sim: SimFarm) -> None:
     assert refused(sim, m.WatchTasks([*range(4)]), "c")
     assert not refused(sim, m.WatchTasks([*range(3)]), "c")
     assert not refused(sim, m.WatchTasks([3]), "client")
+    sim.join_client("d")
+    assert not refused(sim, m.WatchTasks([9]), "d"), "others cannot shut it out"
+    assert refused(sim, m.WatchTasks([8]), "d")
+    sim.handle(Gone(False), "d")
     assert sim.scheduler.farm.clients.watches == 8, "one's own tasks are no watches"
     sim.ask(m.AbortTasks([0, 1]))
     assert sim.scheduler.farm.clients.watches == 4
@@ -72,6 +77,7 @@ def test_readers_of_messages(sim: SimFarm) -> None:
     reading = sim.scheduler.farm.conversations.reading
     assert [refused(sim, m.ReadTaskMessages(i), "b") for i in range(4)] == [False, False, False, True]
     assert [refused(sim, m.ReadTaskMessages(0), "c") for _ in range(3)] == [False, False, True]
+    assert [refused(sim, m.ReadTaskMessages(0), "client") for _ in range(2)] == [False, True], "one is always its own"
     sim.ask(m.AbortTasks([0]))
     assert dict(reading.by_session) == {"b": 2}
     sim.handle(Gone(False), "b")
@@ -82,6 +88,7 @@ def test_readers_of_messages(sim: SimFarm) -> None:
 def test_senders_of_messages(sim: SimFarm) -> None:
     assert [refused(sim, m.SendToTask(0, [b"x"], f"{who}:1"), "b") for who in "123"] == [False, False, True]
     assert not refused(sim, m.SendToTask(0, [b"x"], "1:2"), "b")
+    assert [refused(sim, m.SendToTask(0, [b"x"], f"{who}:1"), "client") for who in "45"] == [False, True]
 
 
 def test_sticky_commands(sim: SimFarm) -> None:

@@ -48,6 +48,24 @@ def test_measured_quick_tasks_are_sent_ahead_up_to_the_wanted_work() -> None:
     assert 44 <= len(engine.held()) <= 51  # 50 ms of 1 ms tasks
 
 
+def test_large_payloads_are_sent_ahead_up_to_some_bytes() -> None:
+    """All that is sent ahead is read from the store at once, and waits for the agent in the controller's memory."""
+    sim, agent, engine = one_engine()
+    sim.submit(0)
+    move(sim, agent)
+    run_next(sim, agent, engine, run_s=0.001)
+    large = [Submission(task_id, bytes(4 << 20), 1.0, None, None) for task_id in range(1, 11)]
+    sim.handle(m.Submit(large), "client")
+    for task_id in range(11, 16):
+        sim.submit(task_id)
+    move(sim, agent)
+    assert [run[0] for run in engine.held()] == [1, 2, 3, 4]
+    for task_id in range(1, 16):
+        assert [run[0] for run in engine.held()][:1] == [task_id]
+        run_next(sim, agent, engine, run_s=0.001)
+    assert not sim.scheduler.farm.tasks.large.payloads
+
+
 def test_of_longer_tasks_several_are_sent_ahead_so_that_their_results_come_together() -> None:
     sim, agent, engine = one_engine()
     for task_id in range(200):

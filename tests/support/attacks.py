@@ -18,10 +18,11 @@ ATTACKS: dict[str, Callable[[Flood], None]] = {
     attack.__name__: attack
     for attack in (
         flood.tasks_in_bulk, flood.each_question_in_bulk, flood.huge_ids, flood.unfinished, flood.connections,
-        flood.bare_connections, flood.many_sessions, flood.slow_reader, flood.many_tasks, flood.ids_without_end,
-        flood.commands, flood.pages_of_everything, flood.aborts, flood.watches, flood.waits_for_messages,
-        flood.sticky_commands, flood.uploads, flood.empty_jobs,
+        flood.bare_connections, flood.half_frames, flood.many_sessions, flood.slow_reader, flood.many_tasks,
+        flood.ids_without_end, flood.commands, flood.pages_of_everything, flood.aborts, flood.watches,
+        flood.waits_for_messages, flood.sticky_commands, flood.uploads, flood.empty_jobs,
         flood_large.long_reasons, flood_large.long_names, flood_large.heavy_rules, flood_large.long_lists,
+        flood_large.own_classes, flood_large.functions_alone, flood_large.unmet_at_once,
     )
 }  # fmt: skip
 

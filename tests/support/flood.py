@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
+import contextlib
 import itertools
+import os
 import socket
 import time
 from collections.abc import Callable, Iterable, Sequence
@@ -100,8 +102,9 @@ class Flood:
         sock.connect(f"tcp://127.0.0.1:{self.info.port}")
         return sock
 
-    def session(self, name: str = "flood", *, reads: bool = True) -> RawSession:
-        session = RawSession(self, name, reads=reads)
+    def session(self, name: str = "", *, reads: bool = True) -> RawSession:
+        # The controller remembers a session for a minute, with the ids that another attack has not used.
+        session = RawSession(self, name or f"flood-{os.getpid()}", reads=reads)
         assert session.is_welcome(), "the controller does not let it in"
         self.sessions.append(session)
         return session
@@ -189,6 +192,30 @@ def bare_connections(flood: Flood) -> None:
             sock.setblocking(False)
             sock.connect_ex(("127.0.0.1", flood.info.port))
             sockets.append(sock)
+
+    again()
+    flood.stay(again)
+
+
+def half_frames(flood: Flood) -> None:
+    """8,000 connections without a key, each with most of a large frame, and again when they are cut."""
+    greeting = b"\xff" + bytes(8) + b"\x7f\x03\x01" + b"CURVE".ljust(20, b"\0") + bytes(32)
+    half = greeting + b"\x06" + (PACKET_BYTES).to_bytes(8, "big") + bytes(PACKET_BYTES - 4096)
+    unsent: dict[socket.socket, memoryview] = {}
+
+    def again() -> None:
+        for sock in unsent:
+            sock.close()
+        unsent.clear()
+        for _ in range(8000):
+            sock = socket.socket()
+            sock.setblocking(False)
+            sock.connect_ex(("127.0.0.1", flood.info.port))
+            unsent[sock] = memoryview(half)
+        for _ in range(20):
+            for sock, left in unsent.items():
+                with contextlib.suppress(OSError):  # it is not connected yet, or was cut
+                    unsent[sock] = left[sock.send(left) :]
 
     again()
     flood.stay(again)

@@ -122,3 +122,51 @@ def long_lists(flood: Flood) -> None:
 
     again()
     flood.stay(again)
+
+
+def own_classes(flood: Flood) -> None:
+    """Tasks by the ten thousand of which each has requirements of its own, so that each waits in a class of its own."""
+    session = flood.session()
+    ids = iter(block_of(session))
+
+    def again() -> None:
+        for _ in range(20):
+            tasks = []
+            for task_id in itertools.islice(ids, 1000):
+                asks = Asks(requires=(Condition("model", "==", f"{task_id}"),))
+                tasks.append(task(task_id, Rules(priority=-1, asks=asks)))
+            if tasks:
+                large(session, m.Submit(tasks))
+
+    again()
+    flood.stay(again)
+
+
+def functions_alone(flood: Flood) -> None:
+    """Functions under long digests, which no task needs."""
+    session = flood.session()
+    numbers = itertools.count()
+
+    def again() -> None:
+        for _ in range(5):
+            digests = [f"{next(numbers)}{'d' * 9900}" for _ in range(5000)]
+            large(session, m.Submit([], [Function(digest, b"") for digest in digests]))
+
+    again()
+    flood.stay(again)
+
+
+def unmet_at_once(flood: Flood) -> None:
+    """Tasks by the thousand that fail at once because no engine can serve them, for reasons of many words."""
+    session = flood.session()
+    ids = iter(block_of(session))
+    rules = Rules(asks=Asks(fail_if_unmet=True, requires=(Condition("model", "==", "x" * 2000),)))
+
+    def again() -> None:
+        for _ in range(5):
+            tasks = [task(task_id, rules) for task_id in itertools.islice(ids, 2000)]
+            if tasks:
+                large(session, m.Submit(tasks))
+
+    again()
+    flood.stay(again)

@@ -138,3 +138,14 @@ def test_an_evaluator_that_does_not_start_is_not_tried_without_end(desk: Desk, m
     desk.look()
     assert desk.running == 0
     assert time.monotonic() - began_s < DEADLINE_S
+
+
+def test_an_answer_without_end_is_nonsense(desk: Desk) -> None:
+    body = r"""
+    for fd in range(3, 30):
+        try:
+            os.write(fd, b"\xff" * 1000)
+        except OSError:
+            pass
+    return True"""
+    assert "nonsense" in desk.wait(desk.ask(body.strip())).verdicts[0].error

@@ -289,6 +289,33 @@ def test_a_frame_that_never_ends_costs_its_own_connection_alone(w: World) -> Non
     too_long.close()
 
 
+def test_unfinished_frames_of_many_connections_are_bounded(w: World, monkeypatch: pytest.MonkeyPatch) -> None:
+    other = w.up("s2")
+    monkeypatch.setattr(unix_listener, "UNFINISHED_BYTES_MAX", 100_000)
+    streams = [proven(w) for _ in range(4)]
+    for stream in streams:
+        stream.sock.send(struct.pack("!I", 200_000) + b"x" * 40_000)
+        w.pass_time(0.1)
+    for oldest in streams[:2]:
+        w.until(lambda: is_cut(oldest))  # noqa: B023 - it is called at once
+    assert not any(is_cut(stream) for stream in streams[2:])
+    assert w.hub.rejected["too many unfinished bytes"] == 2
+    assert other.is_up
+    for stream in streams:
+        stream.close()
+
+
+def test_the_length_of_a_frame_takes_no_memory(w: World) -> None:
+    stream = proven(w)
+    stream.sock.send(struct.pack("!I", 200_000))
+    w.pass_time(0.1)
+    (connection,) = listener_of(w.hub)._by_number.values()
+    large = connection.stream._large
+    assert large is not None
+    assert len(large) <= frame_stream.READ_BYTES
+    stream.close()
+
+
 def test_a_peer_that_does_not_read_holds_a_bounded_buffer_and_others_go_on(w: World) -> None:
     slow, other = w.up("slow"), w.up("other")
     reading = w.events.pop(slow)

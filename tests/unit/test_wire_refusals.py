@@ -25,7 +25,8 @@ from ipytaskfarm.core.messages import (
 )
 from ipytaskfarm.core.scheduler import scheduler
 from ipytaskfarm.system.farm_paths import ConnectionInfo
-from ipytaskfarm.transport import read_only, wire
+from ipytaskfarm.transport import curve_listener, read_only, wire
+from ipytaskfarm.transport.curve_listener import CurveListener
 from ipytaskfarm.transport.handshake import Hello, Refuse, Welcome, WhoAreYou
 from ipytaskfarm.transport.hub import Hub
 from ipytaskfarm.transport.keys import KeyPair, make_keypair
@@ -53,6 +54,42 @@ def test_a_file_that_others_can_read_ends_the_link(w: World) -> None:
         raise errors.SecurityError("others can read x")
 
     assert refusal(w, w.link(read=read)) == Refuse("SecurityError", "others can read x")
+
+
+GREETING = b"\xff" + bytes(8) + b"\x7f\x03\x01" + b"CURVE".ljust(20, b"\0") + bytes(32)
+"""ZMTP's first 64 bytes."""
+
+
+def test_connections_that_say_no_hello_make_room_for_newer_ones(w: World, monkeypatch: pytest.MonkeyPatch) -> None:
+    """One that has no key announces a large frame: ZeroMQ takes the memory for it."""
+    monkeypatch.setattr(curve_listener, "SILENT_MAX", 3)
+    before = w.up("before")
+    with contextlib.ExitStack() as stack:
+        silent = [stack.enter_context(socket.create_connection(("127.0.0.1", w.hub.port))) for _ in range(6)]
+        for each in silent:
+            each.setblocking(False)
+            each.send(GREETING + b"\x06" + (200_000).to_bytes(8, "big") + bytes(1000))
+        assert w.until(lambda: w.hub.rejected["silent connection"] >= 3)
+        w.until(lambda: [is_cut(each) for each in silent] == [True] * 3 + [False] * 3)
+        after = w.up("after")
+        assert before.is_up
+        assert after.is_up
+    w.until(lambda: not listener_of(w.hub)._silent._fds)
+
+
+def is_cut(connection: socket.socket) -> bool:
+    try:
+        while connection.recv(4096):
+            pass
+    except BlockingIOError:
+        return False
+    except OSError:
+        pass
+    return True
+
+
+def listener_of(hub: Hub) -> CurveListener:
+    return hub._curve
 
 
 def test_an_unknown_key_gets_no_handshake(w: World) -> None:

@@ -235,9 +235,10 @@ def on_properties(farm: SchedulerState, session: str, event: PropertiesChanged, 
     engine = farm.engines.by_name.get(event.engine)
     if engine is None or (engine.properties is not None and engine.properties.version >= event.version):
         return
+    before = engine.properties.plain if engine.properties is not None else {}
     engine.properties = event
     forget_engine(farm, engine)
-    refresh_classes(farm, [engine])
+    refresh_classes(farm, [engine], {name for name, _ in before.items() ^ event.plain.items()})
     ask_about_engine(farm, engine, out)
     if engine.state == EngineState.UP:
         farm.readiness.wake(engine)

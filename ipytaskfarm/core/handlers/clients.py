@@ -128,7 +128,8 @@ def on_watch(farm: SchedulerState, session: str, n: int, question: WatchTasks, n
 
 
 def _too_many_watches(farm: SchedulerState, own: int, more: int) -> Refusal | None:
-    if own <= COUNTS.watches and farm.clients.watches + more <= COUNTS.watches_in_all:
+    is_full = farm.clients.watches + more > COUNTS.watches_in_all
+    if own <= (COUNTS.own_watches if is_full else COUNTS.watches):
         return None
     text = f"clients may watch {COUNTS.watches:,} tasks of others, and {COUNTS.watches_in_all:,} in all: wait for some"
     return Refusal("TaskError", text)

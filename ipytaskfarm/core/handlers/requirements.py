@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from ..message_bounds import DIGEST_MAX
 from ..messages import Checked, CheckTask, NodeState, Notice
 from ..messages.task_types import FailureSummary, Rules
 from ..requirements import CHANGING, Asks, Environment, unmet
@@ -18,6 +19,8 @@ from ..scheduler.transitions import finish
 from ..states import Reason, State
 from .depends import ask_for_verdicts
 
+SENTENCES_MAX = 1000
+"""How much is said of the engines that cannot serve a task: it is kept for each task."""
 UNDECIDED_S = 0.25
 """If engines are starting or functions have not answered, the check whether any engine can serve a task is repeated
 after this time."""
@@ -120,7 +123,7 @@ def fail_if_unmet(farm: SchedulerState, task_id: int, now: Now, out: Decision) -
     rules = task.rules or DEFAULT_RULES
     why = why_nobody(farm, rules)
     if why:
-        failure = FailureSummary("TaskTimeout", f"no engine can serve task {task_id}:\n{why}")
+        failure = FailureSummary("TaskTimeout", f"no engine can serve task {task_id}:\n{why}"[:SENTENCES_MAX])
         finish(farm, task, final_without_answer(task, None, Reason.UNMET, failure, now), out)
     elif task.task_class.size and not task.task_class.eligible:
         farm.timers.set(now.mono_s + UNDECIDED_S, "unmet_now", task_id)
@@ -132,8 +135,8 @@ def on_check(farm: SchedulerState, session: str, n: int, question: CheckTask, no
     if refusal is not None:
         out.answer(session, n, refusal)
         return
-    farm.functions.save(question.functions, out, session)
     rules = question.rules or DEFAULT_RULES
+    farm.functions.save([each for each in question.functions if len(each.digest) <= DIGEST_MAX], out, session)
     if rules.depend is not None:
         ask_for_verdicts(farm, rules.depend, session, out)
     if rules.asks is not None and rules.asks.locality is not None:

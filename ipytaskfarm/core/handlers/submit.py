@@ -28,6 +28,8 @@ from .requirements import apply_requirements
 GROWTH = 16
 """The factor by which blocks grow: 16, 256, 4,096, 65,536 ids."""
 UNUSED_BLOCKS_MAX = 16
+SHOWN = 200
+"""How much of a name a refusal shows: it is kept in memory for each refused task."""
 MAX_BLOCK = 65536
 """The largest number of ids in one block."""
 
@@ -51,8 +53,7 @@ def on_submit(farm: SchedulerState, session: str, event: Submit, now: Now, out: 
     Ids of a block arrive in order: an earlier id is a resend, a later one has come too early.
     """
     client = farm.clients.of(session)
-    closed = why_closed(farm)
-    full = closed[1] if closed is not None else why_submission_too_large(event)
+    full = (why_closed(farm) or ("", ""))[1] or why_submission_too_large(event)
     if full:
         if event.tasks:
             out.sends.append((session, Full(event.tasks[0].id, full)))
@@ -102,7 +103,8 @@ def on_submit(farm: SchedulerState, session: str, event: Submit, now: Now, out: 
                 submission = msgspec.structs.replace(submission, submitted_s=now.wall_s)
             why = (fault if rules is not None else "") or (edge_fault if needs is not None else "")
             _take_in(farm, client, submission, known, needs, now, out, why)
-            farm.tasks.large.hold(session, farm.tasks.unfinished.get(submission.id), rules, own_bytes, needs)
+            task = farm.tasks.unfinished.get(submission.id)
+            farm.tasks.large.hold(session, task, rules, own_bytes, needs, len(submission.payload))
     _acknowledge(farm, client, block, fresh, out)
     save_jobs(farm, jobs, out)
 
@@ -117,6 +119,12 @@ def why_closed(farm: SchedulerState) -> tuple[str, str] | None:
         text = (
             f"{len(farm.tasks.unfinished):,} tasks have not ended, and {farm.settings.max_tasks:,} are the most "
             "of this farm (max_tasks): wait until some have ended, or abort some"
+        )
+        return "StoreFull", text
+    if len(farm.tasks.refusals) >= farm.settings.max_tasks:
+        text = (
+            f"{len(farm.tasks.refusals):,} tasks were refused, and {farm.settings.max_tasks:,} are the most "
+            "that this farm remembers (max_tasks): clear them"
         )
         return "StoreFull", text
     return None
@@ -196,7 +204,7 @@ def why_refused(
     fault: why its rules or edges cannot be stored, see `why_not_storable`."""
     missing = _missing_function(farm, submission, rules)
     if missing is not None:
-        text = f"task {submission.id} needs the function {missing}, which never arrived: hand it in again"
+        text = f"task {submission.id} needs the function {missing[:SHOWN]}, which never arrived: hand it in again"
         return "TaskError", text
     if not fault and submission.cache is not None:
         fault = why_not_storable(submission.cache)
@@ -205,10 +213,11 @@ def why_refused(
     if submission.needs is not None and (why := graph.why_refused(farm, submission.id, submission.needs)):
         return "TaskError", why
     if rules is not None and rules.job in farm.jobs.refused:
-        return "DuplicateTask", f"job {farm.jobs.refused[rules.job or '']} of the same unique key has not ended"
+        other = farm.jobs.refused[rules.job or ""][:SHOWN]
+        return "DuplicateTask", f"job {other} of the same unique key has not ended"
     unique = rules.unique if rules is not None else None
     if unique is not None and unique in farm.tasks.unique:
-        return "DuplicateTask", f"task {farm.tasks.unique[unique]} of the unique key {unique!r} has not ended"
+        return "DuplicateTask", f"task {farm.tasks.unique[unique]} of the unique key {unique[:SHOWN]!r} has not ended"
     return None
 
 

@@ -29,7 +29,7 @@ def class_for(farm: SchedulerState, key: ClassKey) -> TaskClass:
     task_class = farm.queues.classes.get(key)
     if task_class is None:
         kept = max(_KEPT_CLASSES, len(farm.engines.by_name))
-        if len(farm.queues.classes) >= 2 * kept:
+        if len(farm.queues.classes) >= max(2 * kept, farm.queues.drop_at):
             _drop_empty_classes(farm, kept)
         task_class = farm.queues.classes[key] = TaskClass(key)
         if task_class.restricted:
@@ -46,6 +46,8 @@ def _drop_empty_classes(farm: SchedulerState, kept: int) -> None:
     empty = [key for key, c in farm.queues.classes.items() if c.size == 0 and key != OPEN_CLASS]
     for key in empty[: max(0, len(empty) - kept // 2)]:
         del farm.queues.classes[key]
+    # Classes with tasks stay, and to look at all of them takes long: it is not done for each new class.
+    farm.queues.drop_at = len(farm.queues.classes) * 5 // 4
     farm.queues.forget_classes_of_rules()
 
 
@@ -156,17 +158,29 @@ def engines_for(farm: SchedulerState, key: ClassKey) -> dict[EngineEntry, None]:
     return {engine: None for engine in candidates if engine.state == EngineState.UP and may_serve(farm, engine, key)}
 
 
-def refresh_classes(farm: SchedulerState, engines: Iterable[EngineEntry]) -> None:
-    """Update all classes after these engines came, went, or changed."""
+def refresh_classes(farm: SchedulerState, engines: Iterable[EngineEntry], properties: set[str] | None = None) -> None:
+    """Update all classes after these engines came, went, or changed.
+
+    properties: only these of their properties have changed. A task may change one many times a second."""
     changed = list(engines)
     for task_class in farm.queues.classes.values():
-        if not task_class.restricted:
+        if not task_class.restricted or not (properties is None or _depends_on(task_class.key, properties)):
             continue
         if task_class.key.avoid:
             refresh_class(farm, task_class)  # whether an avoided engine serves depends on the other engines
             continue
         for engine in changed:
             _refresh_member(farm, task_class, engine)
+
+
+def _depends_on(key: ClassKey, properties: set[str]) -> bool:
+    """Return whether the engines of a class depend on these properties; functions and rejections depend on all."""
+    if key.depend is not None or key.own is not None:
+        return True
+    requirements = key.requirements
+    if requirements is None:
+        return False
+    return requirements.locality is not None or any(each.name in properties for each in requirements.requires)
 
 
 def _refresh_member(farm: SchedulerState, task_class: TaskClass, engine: EngineEntry) -> None:

@@ -1,4 +1,4 @@
-"""The memory that large rules and many edges of unfinished tasks take.
+"""The memory that large rules and many edges of unfinished tasks take, and which tasks have large payloads.
 
 Most tasks share small rules, and `max_tasks` bounds their memory.  A client may as well submit thousands of tasks with
 a megabyte of rules each, or with ten thousand edges each.  So these are counted, for each client and in all.
@@ -6,17 +6,21 @@ a megabyte of rules each, or with ten thousand edges each.  So these are counted
 
 from __future__ import annotations
 
-from collections.abc import KeysView
+from collections.abc import Collection, KeysView
 from dataclasses import dataclass, field
 
 from ..messages.dependencies import Needs
-from ..messages.task_types import Rules
+from ..messages.task_types import Rules, RunKey
 from .entries import TaskEntry
 
 COUNTED_BYTES = 2048
 """Smaller rules are not counted, nor edges of fewer bytes."""
 EDGE_BYTES = 100
 """About what an edge takes in the controller."""
+PAYLOAD_BYTES = 64 << 10
+"""Smaller payloads are not noted. Payloads are in the store; large ones count where they are read for a hand-out."""
+AHEAD_BYTES = 16 << 20
+"""The most bytes of large payloads that an engine is sent beside its first run: all are read at once."""
 LARGE_BYTES = 1 << 30
 """The most bytes of all clients; one may have a half of them."""
 
@@ -37,6 +41,8 @@ class LargeRules:
 
     total: int = 0
     of_session: dict[str, int] = field(default_factory=dict)
+    payloads: dict[int, int] = field(default_factory=dict)
+    """Task -> the bytes of its payload, if they are many."""
     _rules: dict[int, _HeldRules] = field(default_factory=dict)
     """The address of rules -> these rules, which are kept alive by it."""
     _of_task: dict[int, tuple[str, int, int]] = field(default_factory=dict)
@@ -44,7 +50,7 @@ class LargeRules:
 
     @property
     def tasks(self) -> KeysView[int]:
-        """Return the tasks with large rules or many edges."""
+        """Return the tasks with large rules, many edges or large payloads."""
         return self._of_task.keys()
 
     def why_not(self, session: str, rules: Rules | None, rules_bytes: int, needs: Needs | None) -> str:
@@ -62,11 +68,19 @@ class LargeRules:
         )
 
     def hold(
-        self, session: str, task: TaskEntry | None, rules: Rules | None, rules_bytes: int, needs: Needs | None
+        self,
+        session: str,
+        task: TaskEntry | None,
+        rules: Rules | None,
+        rules_bytes: int,
+        needs: Needs | None,
+        payload_bytes: int = 0,
     ) -> None:
         """Record that a task of this client was accepted; None: it was refused, or has ended already."""
-        if task is None or (rules_bytes < COUNTED_BYTES and needs is None):
+        if task is None or (rules_bytes < COUNTED_BYTES and needs is None and payload_bytes < PAYLOAD_BYTES):
             return
+        if payload_bytes >= PAYLOAD_BYTES:
+            self.payloads[task.id] = payload_bytes
         edge_bytes, key = _edge_bytes(needs), 0
         if rules is not None and _counted(rules_bytes):
             key = id(rules)
@@ -75,15 +89,21 @@ class LargeRules:
                 held = self._rules[key] = _HeldRules(rules, session, rules_bytes)
                 self._add(session, rules_bytes)
             held.tasks += 1
-        if key or edge_bytes:
+        if key or edge_bytes or payload_bytes >= PAYLOAD_BYTES:
             self._of_task[task.id] = session, edge_bytes, key
             self._add(session, edge_bytes)
+
+    def fits(self, task: TaskEntry | None, runs: Collection[RunKey]) -> bool:
+        """Return whether a task may be sent to an engine that holds these runs."""
+        size = self.payloads.get(task.id, 0) if task is not None else 0
+        return not size or not runs or size + sum(self.payloads.get(run[0], 0) for run in runs) <= AHEAD_BYTES
 
     def release(self, task: int) -> None:
         """Record that a task has ended."""
         found = self._of_task.pop(task, None)
         if found is None:
             return
+        self.payloads.pop(task, None)
         session, edge_bytes, key = found
         self._add(session, -edge_bytes)
         if key:

@@ -18,10 +18,11 @@ class OpenQuestions:
 
     def why_not(self, session: str) -> Refusal | None:
         """Return the refusal for a client that has asked too much; None if one more question may wait."""
-        if self.by_session[session] < COUNTS.open_questions and self.total < COUNTS.open_questions_in_all:
+        most = COUNTS.open_questions if self.total < COUNTS.open_questions_in_all else COUNTS.own_questions
+        if self.by_session[session] < most:
             return None
-        most = f"{COUNTS.open_questions:,} of one client and {COUNTS.open_questions_in_all:,} of all"
-        return Refusal("TaskError", f"too many such questions wait for answers ({most} are the most): wait for some")
+        limits = f"{COUNTS.open_questions:,} of one client and {COUNTS.open_questions_in_all:,} of all"
+        return Refusal("TaskError", f"too many such questions wait for answers ({limits} are the most): wait for some")
 
     def begin(self, session: str) -> None:
         """Count a question that waits."""

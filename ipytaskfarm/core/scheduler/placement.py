@@ -430,8 +430,8 @@ def _take(
     measured = (
         requirements is not None and requirements.recycle is not None and requirements.recycle.memory_bytes is not None
     )
-    took = 0
-    while took < count:
+    took, large = 0, farm.tasks.large
+    while took < count and (not large.payloads or large.fits(task_class.first(), engine.assigned)):
         task = task_class.pop(limit if took else None)
         if task is None:
             break

@@ -37,6 +37,8 @@ class Queues:
     """The unrestricted classes."""
     open_size: int = 0
     """How many tasks wait in unrestricted classes."""
+    drop_at: int = 0
+    """The number of classes at which the empty ones are looked for again."""
     environment_heads: Heads = field(default_factory=Heads)
     """The classes that need an environment."""
     size: int = 0

@@ -42,7 +42,8 @@ def on_send(farm: SchedulerState, session: str, n: int, question: SendToTask, no
         out.answer(session, n, Refusal("ValueError", f"{question.mark[:MARK_MAX]!r} is no mark: 'NAME:3' is one"))
         return
     box = _box(farm, question.id)
-    if who not in box.marks and len(box.marks) >= COUNTS.senders:
+    is_own = farm.tasks.unfinished[question.id].session == session
+    if who not in box.marks and len(box.marks) >= COUNTS.senders + (COUNTS.own_senders if is_own else 0):
         text = f"{COUNTS.senders:,} clients have sent messages to task {question.id}, the most of a task"
         out.answer(session, n, Refusal("TaskError", text))
         return
