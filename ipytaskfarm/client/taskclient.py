@@ -696,8 +696,10 @@ class TaskClient(ClientNames, settable=("farm", "block")):
     def failures(self, ids: Ids | None = None, job: Job | JobLine | str | None = None) -> FailureGroups:
         """Return failed tasks grouped by error type and place, the largest group first, with one traceback each.
 
-        ids, job: only these tasks, or those of a job, as for `tasks`."""
-        rows = self._session.ask_for(m.ListTasks(self._ids_of(ids, job), None, "failed"), tables.TaskRows).rows
+        Of a task that was submitted again, only the retry is listed, if that has failed.
+        ids, job: only these tasks, also those that were submitted again, or those of a job, as for `tasks`."""
+        question = m.ListTasks(self._ids_of(ids, job), None, "failed", unretried=ids is None)
+        rows = self._session.ask_for(question, tables.TaskRows).rows
         return FailureGroups.of_rows(rows, partial(self.get_task_result, raw=False))
 
     @property

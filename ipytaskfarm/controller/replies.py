@@ -69,6 +69,9 @@ def answer(store: StoreReader, load: Load) -> tuple[str, Answer | TaskReply] | t
     if isinstance(load, LoadTable):
         found = [row for row in store.task_rows(load.ids) if load.name is None or row.name == load.name]
         rows = [row for each in found for row in item_rows(each, load.items.get(each.id))]
+        if load.unretried:
+            retried = store.latest_retries([row.id for row in rows])
+            rows = [row for row in rows if row.id not in retried]
         table = last_rows([*load.rows, *rows], load.unknown, load.last, load.omitted, load.order, load.end)
         return load.session, Answer(load.n, table)
     if isinstance(load, LoadOriginals):

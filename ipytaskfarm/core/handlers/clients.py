@@ -434,11 +434,11 @@ def on_originals(farm: SchedulerState, session: str, event: Originals, now: Now,
             return again
         return latest
 
+    farm.followers.stale = True  # a cause has fewer tasks now, and a job more
     for original in tasks:
         rules = original.rules or DEFAULT_RULES
         if rules.job is not None:
             revive_job(farm, rules.job, out)
-            farm.followers.stale = True  # its tasks are more now
         linked = Rules(**{**{f: getattr(rules, f) for f in rules.__struct_fields__}, "retry_of": original.id})
         needs = _needs_again(farm, original.needs, new_of) if original.needs is not None else None
         again = msgspec.structs.replace(original, id=block.next, submitted_s=now.wall_s, rules=linked, needs=needs)

@@ -113,15 +113,14 @@ class RetryTasks(msgspec.Struct, frozen=True, tag="Retry"):
 
 
 class QueueStatus(msgspec.Struct, frozen=True, tag=True):
-    """Question: how many tasks are in each state?  Answer: `QueueStatusReply`."""
+    """Question: how many tasks (after: with higher ids) are in each state?  Answer: `QueueStatusReply`."""
 
     verbose: bool = False
     after: int = -1
-    """Only tasks with higher ids: the `next` of the last answer."""
 
 
 class ListTasks(msgspec.Struct, frozen=True, tag="Tasks"):
-    """Question: a table of tasks. Answer: `TaskRows`. `ids` None: all that match."""
+    """Question: a table of tasks (ids None: all; unretried: without those submitted again). Answer: `TaskRows`."""
 
     ids: list[int] | None = None
     name: str | None = None
@@ -130,7 +129,8 @@ class ListTasks(msgspec.Struct, frozen=True, tag="Tasks"):
     last: int = 0
     """The largest number of rows, those that were accepted last; 0 for all."""
     after: int = -1
-    """The `next` of the last answer: only tasks with higher ids, or with `last` those accepted earlier."""
+    """The last answer's `next`: only tasks with higher ids, or with `last` those accepted earlier."""
+    unretried: bool = False
 
 
 class ExplainTasks(msgspec.Struct, frozen=True, tag="Explain"):

@@ -91,6 +91,8 @@ class LoadTable(NamedTuple):
     """Chunk -> (how many silent items it has, those that are wanted); the chunk itself is among `ids`."""
     end: int | None = None
     """Where the next page begins."""
+    unretried: bool = False
+    """Leave out tasks that were submitted again."""
 
 
 class LoadOriginals(NamedTuple):
