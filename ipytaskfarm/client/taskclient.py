@@ -388,13 +388,13 @@ class TaskClient(ClientNames, settable=("farm", "block")):
         """
         return operate.clear_results(self._session, ids)
 
-    def retry(self, ids: Ids) -> list[int]:
+    def retry(self, ids: Ids, function: Callable[..., Any] | None = None) -> list[int]:
         """Submit failed tasks again with the same inputs, as new tasks linked to the old; return the new ids.
 
-        Of several, those with retries count as their latest ones.  Raises IndexError for unknown ids, ValueError for
-        tasks that did not fail, after the rest; DuplicateTask before.
+        function: called in the place of theirs.  Of several tasks, those with retries count as their latest ones.
+        Raises IndexError for unknown ids, ValueError for tasks that did not fail, after the rest; DuplicateTask before.
         """
-        return list(dict.fromkeys(operate.retry_tasks(self._session, id_list(ids, self.farm)).values()))
+        return [*dict.fromkeys(operate.retry_tasks(self._session, id_list(ids, self.farm), function=function).values())]
 
     def restart(self, ids: Ids) -> list[int]:
         """Submit ended tasks again, failed or not, as new tasks linked to the old; return the new ids.

@@ -396,11 +396,15 @@ def on_retry(farm: SchedulerState, session: str, n: int, question: RetryTasks, n
             coming = {i for others in farm.clients.retrying.values() for i in others}
             ids = [i for i in ids if i not in coming]
         farm.clients.retrying[session, n] = ids
+        function = question.function
+        if function is not None:
+            farm.functions.save([function], out)
         out.loads.append(
             LoadOriginals(
-                session, n, ids, missing, not_failed, chunks, question.earlier, question.once, question.latest
+                session, n, ids, missing, not_failed, chunks, question.earlier, question.once, question.latest,
+                function.digest if function is not None else None, question.blobs,
             )
-        )
+        )  # fmt: skip
     else:
         out.answer(session, n, Retried([], missing, not_failed))
 
@@ -408,6 +412,9 @@ def on_retry(farm: SchedulerState, session: str, n: int, question: RetryTasks, n
 def on_originals(farm: SchedulerState, session: str, event: Originals, now: Now, out: Decision) -> None:
     """Accept the tasks to be retried under new ids, linked to the old ones."""
     farm.clients.retrying.pop((session, event.n), None)
+    if event.fault:
+        out.answer(session, event.n, Refusal("TypeError", event.fault))
+        return
     tasks, settled = _to_be_retried(farm, event)
     if not tasks:
         out.answer(session, event.n, Retried([], event.missing, event.not_failed, settled))

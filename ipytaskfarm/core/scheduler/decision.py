@@ -111,6 +111,10 @@ class LoadOriginals(NamedTuple):
     """Leave out tasks that were submitted again before."""
     latest: bool = False
     """See `RetryTasks.latest`."""
+    function: str | None = None
+    """The digest of the function to be called in the place of theirs."""
+    blobs: tuple[str, ...] = ()
+    """The blobs that it needs."""
 
 
 class LoadEnded(NamedTuple):
