@@ -82,6 +82,30 @@ NOTICE_S = 5.0
 """Seconds without a connection after which a waiting caller is told so, once."""
 
 
+_RLock: Any = type(threading.RLock())
+
+
+class CallLock(_RLock):  # type: ignore[misc]
+    """A lock that refuses the thread that holds it already.
+
+    A signal handler, or ``__del__``, runs between any two lines.  If it calls the client while its thread is in the
+    midst of a change of the session, it could wait only for itself, and the change must not be mixed with another one.
+    """
+
+    def __enter__(self) -> bool:
+        if self._is_owned():
+            raise RuntimeError(reentrant())
+        return bool(self.acquire())
+
+
+def reentrant() -> str:
+    """Return why a call is refused that came in the midst of another one of the same thread."""
+    return (
+        "a signal handler, __del__ or a callback has called a client of the farm while its thread was inside another "
+        "call of it: let it set a flag or fill a queue.SimpleQueue for code that calls the client, or start a thread"
+    )
+
+
 class IoThread:
     """The connection to a controller, its thread, and the state that this thread and the callers share.
 
@@ -90,7 +114,7 @@ class IoThread:
 
     def __init__(self, read_info: Callable[[], ConnectionInfo], name: str) -> None:
         self.read_info = read_info
-        self.lock = threading.Lock()
+        self.lock = CallLock()
         self.changed = threading.Condition(self.lock)
         """Notified when ids arrive, tasks are accepted, or the connection changes."""
         self.outbox = Outbox()
@@ -132,7 +156,7 @@ class IoThread:
         self.notices: list[str] = []
         """Notices of the controller for users; a caller's thread shows them as warnings."""
         self._bell = os.eventfd(0, os.EFD_NONBLOCK | os.EFD_CLOEXEC)
-        self._bell_lock = threading.Lock()
+        self._bell_lock = threading.RLock()
         self.session_id = os.urandom(12).hex()
         self._link = Link(self._read_again, "client", self.session_id, name, farm=self.info.incarnation)
         self.thread = threading.Thread(target=self._run, name=f"ipytaskfarm client of {self.farm}", daemon=True)
@@ -264,8 +288,8 @@ class IoThread:
         """Make every call in a forked child raise this error, and replace the locks, because the thread does not run
         there.
         """
-        self.lock = threading.Lock()
-        self._bell_lock = threading.Lock()
+        self.lock = CallLock()
+        self._bell_lock = threading.RLock()
         self.changed = threading.Condition(self.lock)
         self.fatal = error
 

@@ -24,7 +24,7 @@ from .chunk_items import ItemEnds
 from .engines_here import EnginesHere
 from .fetching import BlobDownloads
 from .ids import not_registered
-from .io import READER, IoThread
+from .io import READER, IoThread, reentrant
 from .outbox import LIMIT_BYTES, check_size, refusal_because
 from .packing import with_ids
 from .question_checks import check_question
@@ -452,6 +452,8 @@ class Session:
         notices: WaitNotices | None = None,
     ) -> bool:
         """Wait for an event that the IO thread sets; return False after the deadline.  Raises if the session fails."""
+        if threading.current_thread() is self.io.thread and not event.is_set():
+            raise RuntimeError(reentrant())  # __del__, where the thread that would set the event drops a value
         if not event.is_set():
             self.io.hurry()
         while True:

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import math
-import threading
 import time
 from collections.abc import Iterable, Set
 from typing import TYPE_CHECKING, Protocol
@@ -16,6 +15,7 @@ from .questions import AsksController, PendingQuestion
 
 if TYPE_CHECKING:
     from .arrivals import Arrivals, Waiter
+    from .io import CallLock
 
 ASK_EVERY_S = 1.0
 ANSWER_S = 0.05
@@ -28,7 +28,7 @@ class Follows(AsksController, Protocol):
     """The methods of a session that this module uses: ask the controller, and read what has arrived."""
 
     arrivals: Arrivals
-    _lock: threading.Lock
+    _lock: CallLock
 
     @property
     def fatal(self) -> BaseException | None:
