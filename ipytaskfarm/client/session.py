@@ -19,7 +19,7 @@ from ..storage.blobs import fetch_from, fetch_no_more
 from ..system.deadlines import end_of, left_s
 from ..system.farm_paths import ConnectionInfo
 from ..system.user_code import depth_of_user
-from .arrivals import Waiter, unheard_of
+from .arrivals import Waiter, WakeFlag, unheard_of
 from .chunk_items import ItemEnds
 from .engines_here import EnginesHere
 from .fetching import BlobDownloads
@@ -445,7 +445,7 @@ class Session:
 
     def wait_event(
         self,
-        event: threading.Event,
+        event: WakeFlag,
         deadline: float | None,
         waiter: Waiter | None = None,
         on_tick: Callable[[], None] | None = None,

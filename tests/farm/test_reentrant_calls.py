@@ -123,3 +123,38 @@ def test_hooks_and_callbacks_of_the_interpreter(tc: TaskClient, monkeypatch: pyt
     eventually(lambda: len(found) == 4, 30.0, what="all have called")
     assert found == [3, 3, 3, 3]
     assert kept() is None
+
+
+@pytest.mark.parametrize("name", CALLS)
+def test_handlers_at_any_moment_never_wait_for_themselves(tc: TaskClient, name: str) -> None:
+    """Also in the midst of the start of a wait, where `threading.Event` holds a lock."""
+    is_inside = False
+
+    def call() -> object:
+        nonlocal is_inside
+        if is_inside:  # a timer that is quicker than its handler would nest without end
+            return None
+        is_inside = True
+        try:
+            return CALLS[name](tc)
+        finally:
+            is_inside = False
+
+    with at_signal(call) as found:
+        main, is_over = threading.main_thread().ident, threading.Event()
+        assert main is not None
+
+        def disturb() -> None:
+            while not is_over.wait(0.0007):
+                signal.pthread_kill(main, signal.SIGUSR1)
+
+        thread = threading.Thread(target=disturb)
+        thread.start()
+        try:
+            for count in range(100):
+                assert tc.run(Task(abs, args=(-count,)), block=True).result == count
+        finally:
+            is_over.set()
+            thread.join()
+    assert all("callback" in str(each) for each in found if isinstance(each, Exception))
+    assert [each for each in found if each is not None and not isinstance(each, Exception)]
