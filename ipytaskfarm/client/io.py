@@ -82,22 +82,6 @@ NOTICE_S = 5.0
 """Seconds without a connection after which a waiting caller is told so, once."""
 
 
-_RLock: Any = type(threading.RLock())
-
-
-class CallLock(_RLock):  # type: ignore[misc]
-    """A lock that refuses the thread that holds it already.
-
-    A signal handler, or ``__del__``, runs between any two lines.  If it calls the client while its thread is in the
-    midst of a change of the session, it could wait only for itself, and the change must not be mixed with another one.
-    """
-
-    def __enter__(self) -> bool:
-        if self._is_owned():
-            raise RuntimeError(reentrant())
-        return bool(self.acquire())
-
-
 def reentrant() -> str:
     """Return why a call is refused that came in the midst of another one of the same thread."""
     return (
@@ -114,8 +98,9 @@ class IoThread:
 
     def __init__(self, read_info: Callable[[], ConnectionInfo], name: str) -> None:
         self.read_info = read_info
-        self.lock = CallLock()
-        self.changed = threading.Condition(self.lock)
+        self.held = threading.RLock()
+        """`lock` without its check."""
+        self.changed = threading.Condition(self.held)
         """Notified when ids arrive, tasks are accepted, or the connection changes."""
         self.outbox = Outbox()
         self.arrivals = Arrivals()
@@ -160,6 +145,18 @@ class IoThread:
         self.session_id = os.urandom(12).hex()
         self._link = Link(self._read_again, "client", self.session_id, name, farm=self.info.incarnation)
         self.thread = threading.Thread(target=self._run, name=f"ipytaskfarm client of {self.farm}", daemon=True)
+
+    @property
+    def lock(self) -> threading.RLock:
+        """Return the lock; raise RuntimeError in the thread that holds it.
+
+        A signal handler, or ``__del__``, runs between any two lines.  If it calls the client while its thread is in the
+        midst of a change of the session, it could wait only for itself, and the change must not be mixed with another
+        one.  The check is not in ``__enter__``: Ctrl-C between the lines of that method would leave the lock held.
+        """
+        if self.held._is_owned():  # type: ignore[attr-defined]
+            raise RuntimeError(reentrant())
+        return self.held
 
     def __reduce__(self) -> NoReturn:
         raise TypeError(
@@ -288,9 +285,9 @@ class IoThread:
         """Make every call in a forked child raise this error, and replace the locks, because the thread does not run
         there.
         """
-        self.lock = CallLock()
+        self.held = threading.RLock()
         self._bell_lock = threading.RLock()
-        self.changed = threading.Condition(self.lock)
+        self.changed = threading.Condition(self.held)
         self.fatal = error
 
     # ----------------------------------------------------------------------------------------------

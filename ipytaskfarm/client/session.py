@@ -60,7 +60,6 @@ class Session:
     def __init__(self, read_info: Callable[[], ConnectionInfo], name: str) -> None:
         io = IoThread(read_info, name)
         self.io = io
-        self._lock = io.lock
         self._outbox = io.outbox
         self.arrivals = io.arrivals
         self.farm = io.farm
@@ -87,6 +86,11 @@ class Session:
             fetch_from(self._downloads.fetch)
 
     # -- life
+
+    @property
+    def _lock(self) -> threading.RLock:
+        """Return the lock of all that is shared with the IO thread; see `IoThread.lock`."""
+        return self.io.lock
 
     @property
     def fatal(self) -> BaseException | None:
@@ -179,7 +183,6 @@ class Session:
         whose = f"this client of farm {self.farm!r} belongs to the process that this one was forked from"
         error = errors.ConnectionError(f"{whose}: make a new TaskClient() here")
         self.io.after_fork(error)
-        self._lock = self.io.lock
         for action in self.at_fork:
             action(error)
 
@@ -205,7 +208,10 @@ class Session:
         check_size("a task", size)
         now_s = time.time()
         io = self.io
-        with self._lock:
+        lock = io.held
+        if lock._is_owned():  # type: ignore[attr-defined]  # as `io.lock` does, which takes longer
+            raise RuntimeError(reentrant())
+        with lock:
             outbox = self._outbox
             if (
                 outbox.next_id > outbox.last_id and not outbox.has_id()

@@ -5,6 +5,7 @@ from __future__ import annotations
 import math
 import time
 from collections.abc import Iterable, Set
+from contextlib import AbstractContextManager
 from typing import TYPE_CHECKING, Protocol
 
 from ..core.messages import ListRunning, RunningTable
@@ -15,7 +16,6 @@ from .questions import AsksController, PendingQuestion
 
 if TYPE_CHECKING:
     from .arrivals import Arrivals, Waiter
-    from .io import CallLock
 
 ASK_EVERY_S = 1.0
 ANSWER_S = 0.05
@@ -28,7 +28,9 @@ class Follows(AsksController, Protocol):
     """The methods of a session that this module uses: ask the controller, and read what has arrived."""
 
     arrivals: Arrivals
-    _lock: CallLock
+
+    @property
+    def _lock(self) -> AbstractContextManager[object]: ...
 
     @property
     def fatal(self) -> BaseException | None:
