@@ -117,8 +117,7 @@ class TaskTables:
                 of_jobs, jobs = "t.job IN (SELECT value FROM json_each(?))", [json.dumps(question.jobs[:JOBS_SHOWN])]
             by_job = self._db.execute(
                 "SELECT t.job, count(*) AS n FROM finals AS f INDEXED BY finals_by_cause CROSS JOIN tasks AS t "
-                f"ON t.id = f.task WHERE f.reason <> '' AND {of_jobs} AND {_UNRETRIED} "
-                "GROUP BY 1 ORDER BY n DESC LIMIT ?",
+                f"ON t.id = f.task WHERE f.reason <> '' AND {of_jobs} GROUP BY 1 ORDER BY n DESC LIMIT ?",
                 (*jobs, JOBS_SHOWN),
             ).fetchall()
             retried = self._db.execute(_RETRIED, jobs).fetchall() if jobs else []
