@@ -11,7 +11,7 @@ from traitlets import Bool, Unicode
 
 from ipytaskfarm.cli import printing
 from ipytaskfarm.cli.application import FAILED, JSON, OK, Command, JsonCommand, UsageError, switches, values
-from ipytaskfarm.cli.jobs import ids_given, ids_of_job, refuse_unknown, task_rows_of
+from ipytaskfarm.cli.jobs import find_job, ids_given, refuse_unknown, task_rows_of
 from ipytaskfarm.cli.json_output import moment, print_json
 from ipytaskfarm.core import errors
 from ipytaskfarm.core.text import shown
@@ -139,7 +139,8 @@ class Failures(JsonCommand):
 
     name = "failures"
     description = """
-Shows the failed tasks, grouped by error and place, the largest group last. With --traceback it shows one traceback per
+Shows the failed tasks, grouped by error and place, the largest group last. Of a task that was submitted again it shows
+the retry, if that has failed. With --traceback it shows one traceback per
 group. The exit code is 0 whether or not tasks have failed.
 """
     arguments = "[ID…]"
@@ -159,12 +160,12 @@ group. The exit code is 0 whether or not tasks have failed.
     def carry_out(self) -> int:
         given = ids_given(self, self.job)
         with connect(self.farm) as questioner:
-            ids = ids_of_job(questioner, self.job) if self.job else given
+            job = find_job(questioner, self.job).id if self.job else None
             unknown = [] if given is None else task_rows_of(questioner, given).unknown
         from ipytaskfarm.client import TaskClient
 
         with TaskClient(self.farm) as client:
-            groups = client.failures(ids)
+            groups = client.failures(given, job)
         if self.json:
             print_json([
                 {"type": g.etype, "place": g.place, "ids": g.ids, "text": g.message, "traceback": g.traceback}

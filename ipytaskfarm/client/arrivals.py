@@ -25,6 +25,47 @@ _FINAL_BYTES = 400
 """Estimated bytes of a final state without its body."""
 
 
+class WakeFlag:
+    """A ``threading.Event`` whose `set` never waits.
+
+    While a wait on an Event begins, or ends, its thread holds a lock of the Event. A signal handler that runs then, and
+    waits for the farm too, would wait for the IO thread, and this one for that lock.
+    """
+
+    __slots__ = ("_gate", "_is_set")
+
+    def __init__(self) -> None:
+        self._is_set = False
+        self._gate = threading.Lock()
+        self._gate.acquire()
+
+    def is_set(self) -> bool:
+        """Return whether the flag is set."""
+        return self._is_set
+
+    def set(self) -> None:
+        """Set the flag, and wake the waiting threads."""
+        self._is_set = True
+        self._open()
+
+    def clear(self) -> None:
+        """Take the flag back; called by the only thread that waits."""
+        self._is_set = False
+        self._gate.acquire(blocking=False)
+
+    def wait(self, timeout: float) -> bool:
+        """Wait until the flag is set; return False after `timeout` seconds."""
+        if not self._is_set and self._gate.acquire(timeout=timeout):
+            self._open()
+        return self._is_set
+
+    def _open(self) -> None:
+        try:
+            self._gate.release()
+        except RuntimeError:  # it is open
+            return
+
+
 class Waiter:
     """Wait for a set of tasks to end.
 
@@ -46,7 +87,7 @@ class Waiter:
         """Chunk of `remaining` -> those of its items that are waited for; not there: all of them are."""
         self.ended: list[int] = []
         self.eager = eager
-        self.event = threading.Event()
+        self.event = WakeFlag()
         self.finals: list[Final] | None = None
         """The final states of the tasks that ended, for a caller that counts them; None: not collected."""
         self.kept: list[Final] | None = None

@@ -49,7 +49,7 @@ def tell_of_edited(job: str) -> bool:
     """
     edited = [each.name for each in _submitted.get(job, {}).values() if _is_edited(each)]
     if edited:
-        _tell(edited, f"tc.map({edited[0]}, …) over the items that failed, see docs/jobs.md")
+        _tell(edited, f"job.retry_failed({edited[0]})")
     return job in _submitted
 
 
@@ -75,7 +75,7 @@ def tell_of_edited_tasks(session: AsksController, ids: Iterable[int]) -> None:
                     if found is not None and not _do_the_same(found.__code__, sent.__code__):
                         edited[sent.__qualname__] = None
     if edited:
-        _tell(list(edited), f"tc.submit({next(iter(edited))}, …), or a Task of it")
+        _tell(list(edited), f"tc.retry(ids, {next(iter(edited))})")
 
 
 def _tell(edited: list[str], remedy: str) -> None:

@@ -40,9 +40,9 @@ class BlobDownloads:
         self._kept_bytes_max = kept_bytes
         self._kept: OrderedDict[bytes, FileIO] = OrderedDict()
         self._kept_bytes = 0
-        self._lock = threading.Lock()
+        self._lock = threading.RLock()
         self._places = threading.Semaphore(AT_ONCE)
-        self._under_way: dict[bytes, threading.Lock] = {}
+        self._under_way: dict[bytes, threading.RLock] = {}
         """Blob -> a lock that is held during its download; other threads that need the same blob wait for it."""
         self.bytes = 0
         """Number of downloaded bytes."""
@@ -56,7 +56,7 @@ class BlobDownloads:
         if found is not None:
             return found
         with self._lock:
-            under_way = self._under_way.setdefault(digest, threading.Lock())
+            under_way = self._under_way.setdefault(digest, threading.RLock())
         with under_way:
             try:
                 return self._look(digest) or self._bring(digest)

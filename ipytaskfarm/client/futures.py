@@ -234,7 +234,7 @@ class Settler:
         self._session = session
         self._calls: queue.SimpleQueue[tuple[Callable[[Any], object] | None, Any]] = queue.SimpleQueue()
         self._thread: threading.Thread | None = None
-        self._lock = threading.Lock()
+        self._lock = threading.RLock()
         self._is_closed = False
         session.at_fork.append(self._after_fork)
         session.at_close.append(self._close)
@@ -277,7 +277,7 @@ class Settler:
 
     def _after_fork(self, error: BaseException) -> None:
         """Let the futures in a forked child raise an error: their ends come to the parent."""
-        self._lock = threading.Lock()
+        self._lock = threading.RLock()
         waiting = [then.args[1] for each in self._session.arrivals.on_end.values() for then in each if _is_handed(then)]
         with contextlib.suppress(queue.Empty):
             while True:

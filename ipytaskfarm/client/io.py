@@ -82,6 +82,14 @@ NOTICE_S = 5.0
 """Seconds without a connection after which a waiting caller is told so, once."""
 
 
+def reentrant() -> str:
+    """Return why a call is refused that came in the midst of another one of the same thread."""
+    return (
+        "a signal handler, __del__ or a callback has called a client of the farm while its thread was inside another "
+        "call of it: let it set a flag or fill a queue.SimpleQueue for code that calls the client, or start a thread"
+    )
+
+
 class IoThread:
     """The connection to a controller, its thread, and the state that this thread and the callers share.
 
@@ -90,8 +98,9 @@ class IoThread:
 
     def __init__(self, read_info: Callable[[], ConnectionInfo], name: str) -> None:
         self.read_info = read_info
-        self.lock = threading.Lock()
-        self.changed = threading.Condition(self.lock)
+        self.held = threading.RLock()
+        """`lock` without its check."""
+        self.changed = threading.Condition(self.held)
         """Notified when ids arrive, tasks are accepted, or the connection changes."""
         self.outbox = Outbox()
         self.arrivals = Arrivals()
@@ -132,10 +141,22 @@ class IoThread:
         self.notices: list[str] = []
         """Notices of the controller for users; a caller's thread shows them as warnings."""
         self._bell = os.eventfd(0, os.EFD_NONBLOCK | os.EFD_CLOEXEC)
-        self._bell_lock = threading.Lock()
+        self._bell_lock = threading.RLock()
         self.session_id = os.urandom(12).hex()
         self._link = Link(self._read_again, "client", self.session_id, name, farm=self.info.incarnation)
         self.thread = threading.Thread(target=self._run, name=f"ipytaskfarm client of {self.farm}", daemon=True)
+
+    @property
+    def lock(self) -> threading.RLock:
+        """Return the lock; raise RuntimeError in the thread that holds it.
+
+        A signal handler, or ``__del__``, runs between any two lines.  If it calls the client while its thread is in the
+        midst of a change of the session, it could wait only for itself, and the change must not be mixed with another
+        one.  The check is not in ``__enter__``: Ctrl-C between the lines of that method would leave the lock held.
+        """
+        if self.held._is_owned():  # type: ignore[attr-defined]
+            raise RuntimeError(reentrant())
+        return self.held
 
     def __reduce__(self) -> NoReturn:
         raise TypeError(
@@ -269,9 +290,9 @@ class IoThread:
         """Make every call in a forked child raise this error, and replace the locks, because the thread does not run
         there.
         """
-        self.lock = threading.Lock()
-        self._bell_lock = threading.Lock()
-        self.changed = threading.Condition(self.lock)
+        self.held = threading.RLock()
+        self._bell_lock = threading.RLock()
+        self.changed = threading.Condition(self.held)
         self.fatal = error
 
     # ----------------------------------------------------------------------------------------------

@@ -281,7 +281,7 @@ class JobEvents:
         """Tasks whose ends were not noticed."""
         self._has_changed = False
         """Whether there are further tasks or functions since the last look."""
-        self._lock = threading.Lock()
+        self._lock = threading.RLock()
         self._thread: threading.Thread | None = None
 
     def add(self, event: str, function: Callable[..., object]) -> None:

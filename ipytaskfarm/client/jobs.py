@@ -409,30 +409,39 @@ class Job:
         self.priority = priority
         return changed
 
-    def retry(self, failed: bool = True) -> list[int]:
+    def retry(self, failed: bool = True, function: Callable[..., Any] | None = None) -> list[int]:
         """Submit the failed tasks (failed=False: all ended ones) again, as new tasks in the place of the old.
 
-        Returns the new ids.
+        function: as for `retry_failed`.  Returns the new ids.
         """
         record = self._record
         ended = ("failed",) if flag("failed", failed) else ("failed", "succeeded")
         wanted = [row.id for row in record.rows() if row.state in ended]
-        known_here = tell_of_edited(self.id)
-        again = retry_tasks(record.client.session, wanted, failed, tells_of_edited=not known_here)
-        record.ids[:] = [again.get(task_id, task_id) for task_id in record.ids]
+        known_here = function is not None or tell_of_edited(self.id)
+        others: dict[int, int] = {}
+        again = retry_tasks(record.client.session, wanted, failed, not known_here, function, others)
+        if function is not None:
+            note_functions(self.id, [function])
+        latest = others | again
+        record.ids[:] = [latest.get(task_id, task_id) for task_id in record.ids]
         if record.members is not None:
-            record.members.retried.update(again)
-        if again:
+            record.members.retried.update(latest)
+        if latest:
             self._events.submitted()
         return list(again.values())
 
-    def retry_failed(self) -> list[int]:
-        """Submit the failed tasks again, and only these; return their new ids.  `results` has their results then.
+    def retry_failed(self, function: Callable[..., Any] | None = None) -> list[int]:
+        """Submit the failed tasks again, and only these; return their new ids.
 
-        They run with the functions and inputs that they had. A function that was mended since needs new tasks, see
-        docs/jobs.md; a note says so.
+        `results` has their results then, in their places, beside those of the tasks that had succeeded.
+
+        Args:
+            function: called with the arguments that the tasks had, in the place of their function: the mended one.
+                None: the one that they had, as it was; a note says so if it has been defined anew since.
+
+        Raises TypeError, and submits nothing, if a function is given and one of the tasks calls none.
         """
-        return self.retry()
+        return self.retry(function=function)
 
     # -- progress
 

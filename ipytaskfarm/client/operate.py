@@ -13,7 +13,7 @@ from typing import Any
 import msgspec
 
 from ..core import errors, messages
-from ..core.arguments import INT_MAX, check_count, check_int, check_names, check_number, check_text
+from ..core.arguments import INT_MAX, check_count, check_int, check_names, check_number, check_text, wrong
 from ..core.messages import tables
 from ..core.messages.payload import ResultBody
 from ..core.states import ABORTS
@@ -24,6 +24,8 @@ from ..storage.blobs import BlobWriter
 from ..system.user_code import tell_user, with_cells
 from .edited_functions import tell_of_edited_tasks
 from .ids import LISTED, Ids, id_list, listed, not_registered, seconds, task_id
+from .outbox import check_size
+from .packing import pack_once
 from .results import TaskResult
 from .session import Session
 from .tables import JobLine, Listing, event_listing, job_listing
@@ -127,19 +129,39 @@ def clear_results(session: Session, ids: Ids | None, chunks: bool = False) -> in
 
 
 def retry_tasks(
-    session: Session, wanted: list[int], failed_only: bool = True, tells_of_edited: bool = True
+    session: Session,
+    wanted: list[int],
+    failed_only: bool = True,
+    tells_of_edited: bool = True,
+    function: Callable[..., Any] | None = None,
+    settled: dict[int, int] | None = None,
 ) -> dict[int, int]:
     """Submit ended tasks again as new tasks; return a dict of old and new ids.
 
     Of several failed tasks, one that was submitted again before counts as its latest retry.
 
-    tells_of_edited: tell which of their functions have been defined anew since.
+    Args:
+        session: the session.
+        wanted: the ids of the tasks.
+        failed_only: refuse tasks that have succeeded.
+        tells_of_edited: tell which of their functions have been defined anew since.
+        function: called in the place of their functions.
+        settled: gets the latest retries, which have not failed, of tasks that are not submitted again.  With it, also
+            a single task counts as its latest retry.
     """
+    if function is not None and not callable(function):
+        raise wrong("function", "a function, or None", function)
     if not wanted:
         return {}
-    latest = failed_only and len(wanted) > 1
-    reply = session.ask_for(messages.RetryTasks(wanted, failed_only, latest=latest), messages.Retried)
+    question = messages.RetryTasks(wanted, failed_only, latest=failed_only and (len(wanted) > 1 or settled is not None))
+    if function is not None:
+        packed = pack_once(function, session.blobs)
+        check_size("the function", len(packed.code.code))
+        question = msgspec.structs.replace(question, function=packed.code, blobs=packed.blobs)
+    reply = session.ask_for(question, messages.Retried)
     new = dict(reply.ids)
+    if settled is not None:
+        settled.update(reply.settled)
     if reply.settled:
         some = ", ".join(f"{old} as {again}" for old, again in reply.settled[:LISTED])
         more = ", …" if len(reply.settled) > LISTED else ""
@@ -147,7 +169,7 @@ def retry_tasks(
             f"not submitted again: {number(len(reply.settled), 'task')} with a retry that has not failed ({some}{more})"
         )
     session.adopt(new.values())
-    if tells_of_edited:
+    if tells_of_edited and function is None:
         tell_of_edited_tasks(session, new.values())
     done = f"; {listed(list(new))} went in again as {listed(list(new.values()))}" if new else ""
     if reply.missing:

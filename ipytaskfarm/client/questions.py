@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import threading
 from collections.abc import Callable
 from typing import Protocol
 
@@ -11,6 +10,7 @@ import msgspec
 from ..core import errors
 from ..core.messages import AskQuestion, CommandAnswer, Question, Reply, SendCommand
 from ..core.messages.payload import FailureBody
+from .arrivals import WakeFlag
 from .results import error_named
 
 NOBODY = -1
@@ -40,7 +40,7 @@ class PendingQuestion:
         self.message = message
         self.after = after
         """The number of the last chunk of tasks before it; it is sent after this chunk."""
-        self.event = threading.Event()
+        self.event = WakeFlag()
         self.reply: Reply | None = None
         engines = message.engines if isinstance(message, SendCommand) else None
         self.expected: set[int] | None = None if engines is None else set(engines)

@@ -19,12 +19,12 @@ from ..storage.blobs import fetch_from, fetch_no_more
 from ..system.deadlines import end_of, left_s
 from ..system.farm_paths import ConnectionInfo
 from ..system.user_code import depth_of_user
-from .arrivals import Waiter, unheard_of
+from .arrivals import Waiter, WakeFlag, unheard_of
 from .chunk_items import ItemEnds
 from .engines_here import EnginesHere
 from .fetching import BlobDownloads
 from .ids import not_registered
-from .io import READER, IoThread
+from .io import READER, IoThread, reentrant
 from .outbox import LIMIT_BYTES, check_size, refusal_because
 from .packing import with_ids
 from .question_checks import check_question
@@ -60,7 +60,6 @@ class Session:
     def __init__(self, read_info: Callable[[], ConnectionInfo], name: str) -> None:
         io = IoThread(read_info, name)
         self.io = io
-        self._lock = io.lock
         self._outbox = io.outbox
         self.arrivals = io.arrivals
         self.farm = io.farm
@@ -87,6 +86,11 @@ class Session:
             fetch_from(self._downloads.fetch)
 
     # -- life
+
+    @property
+    def _lock(self) -> threading.RLock:
+        """Return the lock of all that is shared with the IO thread; see `IoThread.lock`."""
+        return self.io.lock
 
     @property
     def fatal(self) -> BaseException | None:
@@ -182,7 +186,6 @@ class Session:
         whose = f"this client of farm {self.farm!r} belongs to the process that this one was forked from"
         error = errors.ConnectionError(f"{whose}: make a new TaskClient() here")
         self.io.after_fork(error)
-        self._lock = self.io.lock
         for action in self.at_fork:
             action(error)
 
@@ -208,7 +211,10 @@ class Session:
         check_size("a task", size)
         now_s = time.time()
         io = self.io
-        with self._lock:
+        lock = io.held
+        if lock._is_owned():  # type: ignore[attr-defined]  # as `io.lock` does, which takes longer
+            raise RuntimeError(reentrant())
+        with lock:
             outbox = self._outbox
             if (
                 outbox.next_id > outbox.last_id and not outbox.has_id()
@@ -448,13 +454,15 @@ class Session:
 
     def wait_event(
         self,
-        event: threading.Event,
+        event: WakeFlag,
         deadline: float | None,
         waiter: Waiter | None = None,
         on_tick: Callable[[], None] | None = None,
         notices: WaitNotices | None = None,
     ) -> bool:
         """Wait for an event that the IO thread sets; return False after the deadline.  Raises if the session fails."""
+        if threading.current_thread() is self.io.thread and not event.is_set():
+            raise RuntimeError(reentrant())  # __del__, where the thread that would set the event drops a value
         if not event.is_set():
             self.io.hurry()
         while True:

@@ -3,9 +3,9 @@
 from __future__ import annotations
 
 import math
-import threading
 import time
 from collections.abc import Iterable, Set
+from contextlib import AbstractContextManager
 from typing import TYPE_CHECKING, Protocol
 
 from ..core.messages import ListRunning, RunningTable
@@ -28,7 +28,9 @@ class Follows(AsksController, Protocol):
     """The methods of a session that this module uses: ask the controller, and read what has arrived."""
 
     arrivals: Arrivals
-    _lock: threading.Lock
+
+    @property
+    def _lock(self) -> AbstractContextManager[object]: ...
 
     @property
     def fatal(self) -> BaseException | None:

@@ -388,13 +388,13 @@ class TaskClient(ClientNames, settable=("farm", "block")):
         """
         return operate.clear_results(self._session, ids)
 
-    def retry(self, ids: Ids) -> list[int]:
+    def retry(self, ids: Ids, function: Callable[..., Any] | None = None) -> list[int]:
         """Submit failed tasks again with the same inputs, as new tasks linked to the old; return the new ids.
 
-        Of several, those with retries count as their latest ones.  Raises IndexError for unknown ids, ValueError for
-        tasks that did not fail, after the rest; DuplicateTask before.
+        function: called in the place of theirs.  Of several tasks, those with retries count as their latest ones.
+        Raises IndexError for unknown ids, ValueError for tasks that did not fail, after the rest; DuplicateTask before.
         """
-        return list(dict.fromkeys(operate.retry_tasks(self._session, id_list(ids, self.farm)).values()))
+        return [*dict.fromkeys(operate.retry_tasks(self._session, id_list(ids, self.farm), function=function).values())]
 
     def restart(self, ids: Ids) -> list[int]:
         """Submit ended tasks again, failed or not, as new tasks linked to the old; return the new ids.
@@ -696,8 +696,10 @@ class TaskClient(ClientNames, settable=("farm", "block")):
     def failures(self, ids: Ids | None = None, job: Job | JobLine | str | None = None) -> FailureGroups:
         """Return failed tasks grouped by error type and place, the largest group first, with one traceback each.
 
-        ids, job: only these tasks, or those of a job, as for `tasks`."""
-        rows = self._session.ask_for(m.ListTasks(self._ids_of(ids, job), None, "failed"), tables.TaskRows).rows
+        Of a task that was submitted again, only the retry is listed, if that has failed.
+        ids, job: only these tasks, also those that were submitted again, or those of a job, as for `tasks`."""
+        question = m.ListTasks(self._ids_of(ids, job), None, "failed", unretried=ids is None)
+        rows = self._session.ask_for(question, tables.TaskRows).rows
         return FailureGroups.of_rows(rows, partial(self.get_task_result, raw=False))
 
     @property

@@ -51,13 +51,13 @@ class BlobUploads:
     def __init__(self, session: AsksController) -> None:
         self._session = session
         self._pid = os.getpid()
-        self._lock = threading.Lock()
+        self._lock = threading.RLock()
         self._places = threading.Semaphore(AT_ONCE)
         self._known: OrderedDict[bytes, tuple[int, float]] = OrderedDict()
         """Digest -> (size, when (monotonic) the controller said that it has the value)."""
         self._seen: OrderedDict[bytes, None] = OrderedDict()
         """Digests of the values that have travelled inside a task."""
-        self._under_way: dict[bytes, threading.Lock] = {}
+        self._under_way: dict[bytes, threading.RLock] = {}
         """Digest -> a lock that is held during its upload; other threads with the same value wait for it."""
         self.bytes = 0
         """Number of uploaded bytes."""
@@ -98,7 +98,7 @@ class BlobUploads:
         if self._is_there(digest):
             return digest
         with self._lock:
-            under_way = self._under_way.setdefault(digest, threading.Lock())
+            under_way = self._under_way.setdefault(digest, threading.RLock())
         with under_way:
             try:
                 if not self._is_there(digest):

@@ -74,6 +74,9 @@ def answer(store: StoreReader, load: Load) -> tuple[str, Answer | TaskReply] | t
     if isinstance(load, LoadTable):
         found = [row for row in store.task_rows(load.ids) if load.name is None or row.name == load.name]
         rows = [row for each in found for row in item_rows(each, load.items.get(each.id))]
+        if load.unretried:
+            retried = store.latest_retries([row.id for row in rows])
+            rows = [row for row in rows if row.id not in retried]
         table = last_rows([*load.rows, *rows], load.unknown, load.last, load.omitted, load.order, load.end)
         return load.session, Answer(load.n, table)
     if isinstance(load, LoadOriginals):
@@ -84,8 +87,12 @@ def answer(store: StoreReader, load: Load) -> tuple[str, Answer | TaskReply] | t
         newest = store.latest_retries([*load.ids, *needed])
         if load.once:
             tasks = [task for task in tasks if task.id not in newest]
+        if load.latest:
+            tasks = _with_latest_work(store, tasks, newest)
+        tasks, fault = _calling(load, tasks)
         missing = [*load.missing, *gone]
-        return load.session, Originals(load.n, tasks, missing, load.not_failed, [*load.earlier], newest, load.latest)
+        earlier, not_failed = [*load.earlier], load.not_failed
+        return load.session, Originals(load.n, tasks, missing, not_failed, earlier, newest, load.latest, fault)
     if isinstance(load, LoadEnded):
         records = store.ended(load.ids, load.dependents)
         children, mail = store.conversations([record.id for record in records])
@@ -118,6 +125,31 @@ def _originals(store: StoreReader, load: LoadOriginals) -> list[Submission]:
         if task is not None:
             tasks.append(task)
     return tasks
+
+
+def _with_latest_work(store: StoreReader, tasks: list[Submission], newest: dict[int, int]) -> list[Submission]:
+    """Give tasks what their latest retries were submitted with: that may be another function."""
+    found = {task.id: task for task in store.original([newest[task.id] for task in tasks if task.id in newest])}
+    return [
+        msgspec.structs.replace(found[newest[task.id]], id=task.id) if newest.get(task.id) in found else task
+        for task in tasks
+    ]
+
+
+def _calling(load: LoadOriginals, tasks: list[Submission]) -> tuple[list[Submission], str]:
+    """Let tasks call the function that is to take the place of theirs; return why they cannot, too.
+
+    They do not use the result cache: a key is that of a function."""
+    if load.function is None:
+        return tasks, ""
+    for task in tasks:
+        if task.function is None:
+            text = f"task {task.id} calls no function that another could take the place of"
+            return [], f"{text}: tc.fetch_task({task.id}) returns the task, to be changed and run"
+    given = {"function": load.function, "cache": None}
+    return [
+        msgspec.structs.replace(task, **given, blobs=tuple(dict.fromkeys((*task.blobs, *load.blobs)))) for task in tasks
+    ], ""
 
 
 def unanswered(load: Load, why: str) -> tuple[str, Answer | TaskReply] | tuple[str, Event]:

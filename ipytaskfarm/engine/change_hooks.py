@@ -23,6 +23,7 @@ import os
 import posix
 import resource
 import signal
+import sys
 import time
 from collections.abc import Callable
 from typing import Any
@@ -135,10 +136,24 @@ def _watch(kind: str, function: Callable[..., Any]) -> Callable[..., Any]:
     return watched
 
 
+RECURSION_LEAST = 500
+"""The lowest recursion limit.  A limit holds for all threads, and until the task's result is packed: one just above the
+task's own depth would end the engine's threads with a RecursionError."""
+
+
+def _with_least(function: Callable[[int], None]) -> Callable[[int], None]:
+    @functools.wraps(function)
+    def setrecursionlimit(limit: int, /) -> None:
+        function(limit if not isinstance(limit, int) or limit < 1 else max(limit, RECURSION_LEAST))
+
+    return setrecursionlimit
+
+
 def watch() -> None:
     """Wrap the functions. A second call does nothing."""
     if usual:
         return
+    sys.setrecursionlimit = _with_least(sys.setrecursionlimit)
     for kind, modules, names in _FUNCTIONS:
         for name in names:
             made: dict[int, Callable[..., Any]] = {}

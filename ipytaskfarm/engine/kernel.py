@@ -40,6 +40,7 @@ from ..serialization.module_names import take_names
 from ..system.host import is_usable
 from .lane import publisher
 from .matplotlib_backend import keep_to_matplotlib
+from .shell_commands import CalledProcessError, run_in_shell
 from .sinks import SINK
 from .streams import TaskStream
 from .written_globals import written_globals
@@ -196,6 +197,16 @@ class EngineShell(ZMQInteractiveShell):
         written_globals.take()
         take_names(tell=True)
         return bool(failed)
+
+    def system_piped(self, cmd: str) -> None:
+        """Run ``!command``, which has no input here."""
+        if cmd.rstrip().endswith("&"):
+            raise OSError("Background processes not supported.")
+        code = self.user_ns["_exit_code"] = run_in_shell(self.var_expand(cmd, depth=1))
+        if code and getattr(self, "system_raise_on_error", False):  # IPython 9.5
+            raise CalledProcessError(code, cmd)
+
+    system = system_piped
 
     clear_names: Callable[[], None] = staticmethod(lambda: None)
     """Empties the namespace, and gives it what belongs to the farm."""

@@ -62,6 +62,10 @@ _RETRIED = (
     "AND job IN (SELECT value FROM json_each(?)) GROUP BY 1"
 )
 """Job -> how many of its tasks are others that were submitted again."""
+_UNRETRIED = "NOT EXISTS (SELECT 1 FROM tasks AS again WHERE json_extract(again.rules, '$.retry_of') = +f.task)"
+"""A failed task that was submitted again is not a failure any more; if its retry has failed, that one is.
+
+The plus sign takes the affinity of the column away; with it, SQLite would not search the index of the expression."""
 _RUNS = "iif(t.items, t.items - (SELECT count(*) FROM separate_items AS x WHERE x.chunk = t.id), 1)"
 """How many runs the end of a task stands for: items that became tasks of their own have ends of their own."""
 
@@ -91,19 +95,19 @@ class TaskTables:
     # ---------------------------------------------------------------------------------- causes
 
     def causes(self, question: ReadCauses) -> CauseTable:
-        """Return failed tasks by cause, the largest group first."""
+        """Return the failed tasks that were not submitted again, by cause, the largest group first."""
         count = max(1, min(question.count, CAUSES_MAX))
         self._bound(1.0)
         try:
             if question.job is None:
                 groups = self._db.execute(
-                    "SELECT reason, etype, place, count(*) AS n FROM finals INDEXED BY finals_by_cause "
-                    "WHERE reason <> '' GROUP BY 1, 2, 3 ORDER BY n DESC"
+                    "SELECT reason, etype, place, count(*) AS n FROM finals AS f INDEXED BY finals_by_cause "
+                    f"WHERE reason <> '' AND {_UNRETRIED} GROUP BY 1, 2, 3 ORDER BY n DESC"
                 ).fetchall()
             else:
                 groups = self._db.execute(
                     "SELECT f.reason, f.etype, f.place, count(*) AS n FROM tasks AS t "
-                    "JOIN finals AS f ON f.task = t.id WHERE t.job = ? AND f.reason <> '' "
+                    f"JOIN finals AS f ON f.task = t.id WHERE t.job = ? AND f.reason <> '' AND {_UNRETRIED} "
                     "GROUP BY 1, 2, 3 ORDER BY n DESC",
                     (question.job,),
                 ).fetchall()
@@ -129,8 +133,8 @@ class TaskTables:
         """Return a group with its latest tasks."""
         of_job, values = ("", []) if job is None else ("AND (SELECT job FROM tasks WHERE id = task) = ?", [job])
         found = self._db.execute(
-            "SELECT task, value, completed_s FROM finals INDEXED BY finals_by_cause WHERE reason <> '' AND reason = ? "
-            f"AND etype IS ? AND place IS ? {of_job} ORDER BY task DESC LIMIT ?",
+            "SELECT task, value, completed_s FROM finals AS f INDEXED BY finals_by_cause WHERE reason <> '' "
+            f"AND reason = ? AND etype IS ? AND place IS ? {of_job} AND {_UNRETRIED} ORDER BY task DESC LIMIT ?",
             (reason, etype, place, *values, IDS_SHOWN),
         ).fetchall()
         text, last_s = (found[0][1] or "", found[0][2] or 0.0) if found else ("", 0.0)
@@ -286,6 +290,7 @@ def _filter(question: ReadTaskPage) -> _Filter | None:
     if question.cause is not None:
         reason, etype, place = question.cause
         conditions.append("f.reason <> '' AND f.reason = ? AND ifnull(f.etype, '') = ? AND ifnull(f.place, '') = ?")
+        conditions.append(_UNRETRIED)
         values += [reason, etype, place]
     if question.job is not None:
         conditions.append("t.job = ?")

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+import json
 import subprocess
 import sys
 from pathlib import Path
@@ -110,6 +111,40 @@ def test_all_failed_tasks_of_a_job_run_again_once_and_never_those_whose_retry_ha
     assert runs() == {0: 1, 1: 2, 4: 2, 7: 6}
     assert len(tc.retry(job.ids[1])) == 1, "whoever names a task submits it again"
     eventually(lambda: runs()[1] == 3, 30.0, what="it has run")
+
+
+def test_failures_are_those_that_were_not_submitted_again(farm: Farm, tc: TaskClient, tmp_path: Path) -> None:
+    """Items 1 and 4 fail once, 7 always.  The page, the command and the client list the same."""
+
+    async def on_the_page() -> tuple[list[list[int]], list[int]]:
+        feed = FarmFeed(farm.name, connection_reader(str(farm.connection_file)), True)
+        try:
+            await feed.first_picture()
+            causes = feed.fold.picture.data["causes"]
+            of_job = [job["failed"] for job in feed.fold.picture.data["jobs"].values() if job["name"] == "mended"]
+            found = [await questions.ask(feed, "tasks", {"cause": key}) for key in causes]
+            return [[row["id"] for row in page["rows"]] for page in found if page["rows"]], of_job
+        finally:
+            await feed.stop()
+
+    def by_command(*more: str) -> list[list[int]]:
+        args = [sys.executable, "-m", "ipytaskfarm", "failures", "--json", "--farm", str(farm.connection_file), *more]
+        found = subprocess.run(args, capture_output=True, text=True, timeout=60, check=True).stdout
+        return [group["ids"] for group in json.loads(found)]
+
+    tc.clear()
+    job = tc.map(flaky, range(9), [str(tmp_path)] * 9, [7] * 9, name="mended", block=False)
+    job.wait()
+    old = [job.ids[x] for x in (1, 4, 7)]
+    assert asyncio.run(on_the_page()) == ([old[::-1]], [3])
+    assert [group.ids for group in tc.failures()] == by_command() == [old]
+    still = job.retry_failed()[2]
+    job.wait()
+    assert [group.ids for group in tc.failures()] == [group.ids for group in tc.failures(job=job)] == [[still]]
+    assert by_command() == by_command("--job", "mended") == [[still]]
+    assert asyncio.run(on_the_page()) == ([[still]], [4]), "the job's numbers have all of its tasks"
+    assert [group.ids for group in tc.failures(old)] == by_command(*map(str, old)) == [old], "these were named"
+    assert [row.id for row in tc.tasks(state="failed").rows] == [*old, still], "the table of tasks has all"
 
 
 def test_a_task_that_is_retried_later_takes_the_result_of_the_retry(tc: TaskClient, tmp_path: Path) -> None:

@@ -8,6 +8,7 @@ import ctypes
 import json
 import os
 import signal
+import sys
 import threading
 import time
 from collections.abc import Callable
@@ -167,3 +168,37 @@ def test_of_a_lost_run_the_items_that_had_ended_are_told_from_the_one_that_ran(
     assert ended == list(range(9))
     stack = f"{__file__}:{crash_at_nine.__code__.co_firstlineno + 5} in crash_at_nine"
     assert {group.place for group in tc.failures(job=found.job.name)} == {stack if way == "signal" else ""}
+
+
+def lower_the_limit(more: int) -> bytes:
+    """Set the lowest recursion limit that Python accepts at the present depth, or a few more; return a large value."""
+    for limit in range(1, 1000):
+        try:
+            sys.setrecursionlimit(limit)
+            break
+        except RecursionError:
+            pass
+    sys.setrecursionlimit(limit + more)
+    return b"x" * 3_000_000
+
+
+def recurse_without_end(more: int) -> None:
+    lower_the_limit(more)
+
+    def again() -> None:
+        again()
+
+    again()
+
+
+@pytest.mark.parametrize("more", [0, 5])
+def test_a_low_recursion_limit_loses_no_engine_and_ends_with_its_task(tc: TaskClient, more: int) -> None:
+    limits: dict[str, Any] = {"lost_retries": 0, "time_limit": 60}
+    code = f"from tests.farm.test_item_failures import lower_the_limit\nlower_the_limit({more})\nprint('ended')"
+    for _ in range(2):
+        assert tc.run(Task(code, **limits), block=True).stdout == "ended\n"
+        assert len(tc.run(Task(lower_the_limit, args=(more,), **limits), block=True).result) == 3_000_000
+        failure = tc.run(Task(recurse_without_end, args=(more,), **limits), block=True).failure
+        assert failure is not None
+        assert "maximum recursion depth exceeded" in failure.getErrorMessage()
+        assert tc.map(lambda _: sys.getrecursionlimit(), range(4), chunksize=1) == [1000] * 4

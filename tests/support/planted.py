@@ -56,7 +56,7 @@ PLANTED = {
     ),
     "pickle elsewhere": ("client/a.py", "from pickle import dumps", "only serialization/ may", ""),
     "dill elsewhere": ("engine/a.py", "import dill", "only serialization/ may", ""),
-    "subprocess elsewhere": ("controller/loop.py", "import subprocess", "controller/evaluator_process.py may", "reap"),
+    "subprocess elsewhere": ("controller/loop.py", "import subprocess", "engine/shell_commands.py may", "reap"),
     "distributed elsewhere": (
         "deployment/farm.py",
         "def f():\n    import distributed",

@@ -101,7 +101,7 @@ RESERVED: dict[str, tuple[tuple[str, ...], str]] = {
         "how values travel (by value or by reference, what is cached, what is refused) is decided once",
     ),
     "subprocess": (
-        ("launchers/", "agent/", "controller/evaluator_process.py"),
+        ("launchers/", "agent/", "controller/evaluator_process.py", "engine/shell_commands.py"),
         "who starts a process must watch it, limit it and reap it; these places do",
     ),
     "distributed": (("launchers/dask/",), "Dask is an extra: a user without Dask never imports it"),

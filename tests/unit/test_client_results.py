@@ -5,6 +5,7 @@ from __future__ import annotations
 import copy
 import pickle
 import re
+import threading
 import traceback
 from collections.abc import Callable
 from typing import Any
@@ -13,7 +14,7 @@ import msgspec
 import pytest
 from IPython.lib.pretty import pretty
 
-from ipytaskfarm.client.arrivals import Arrivals
+from ipytaskfarm.client.arrivals import Arrivals, WakeFlag
 from ipytaskfarm.client.results import NS, Failure, TaskResult, decode_body, error_named, error_of, sign
 from ipytaskfarm.core import errors
 from ipytaskfarm.core.messages.payload import FailureBody, ResultBody
@@ -274,3 +275,23 @@ def test_displays_stand_between_the_lines_in_html_too() -> None:
     outputs = [{"data": {"text/html": html}, "after_chars": n} for n, html in ((2, "<b>x</b>"), (4, "<i>y</i>"))]
     shown = succeeded({}, stdout="a\nb\n", stderr="", outputs=outputs).html()
     assert shown.index("<pre>a") < shown.index("<b>x</b>") < shown.index("<pre>b") < shown.index("<i>y</i>")
+
+
+def test_a_flag_wakes_all_that_wait_and_is_taken_back() -> None:
+    flag, woken = WakeFlag(), []
+    assert (flag.is_set(), flag.wait(0.0)) == (False, False)
+    threads = [threading.Thread(target=lambda: woken.append(flag.wait(30.0))) for _ in range(5)]
+    for thread in threads:
+        thread.start()
+    flag.set()
+    flag.set()
+    for thread in threads:
+        thread.join()
+    assert woken == [True] * 5
+    assert (flag.is_set(), flag.wait(0.0)) == (True, True)
+    for _ in range(2):
+        flag.clear()
+        flag.clear()
+        assert (flag.is_set(), flag.wait(0.001)) == (False, False)
+        flag.set()
+        assert flag.wait(0.0)

@@ -123,6 +123,22 @@ def test_causes_are_grouped_the_largest_first(tables: TaskTables) -> None:
     assert tables.causes(ReadCauses("odd")).rows == []
 
 
+def test_causes_are_those_of_tasks_that_were_not_submitted_again(tmp_path: Path) -> None:
+    """Task 3 has failed again, as task 5; the retry of task 4 has succeeded."""
+    with closing(Store.open(tmp_path / "store.sqlite")) as store:
+        store.commit([task(n, rules=Rules(job="j")) for n in range(5)])
+        store.commit([task(n, rules=Rules(job="j", retry_of=n - 2)) for n in (5, 6)])
+        store.commit([ended(n, FAILS[n % 2]) for n in range(3, 6)])
+        store.commit([ended(6)])
+    with closing(TaskTables(tmp_path / "store.sqlite")) as tables:
+        for question in (ReadCauses(jobs=["j"]), ReadCauses("j", jobs=["j"])):
+            table = tables.causes(question)
+            assert [(row.etype, row.count, row.ids) for row in table.rows] == [("KeyError", 1, [5])]
+            assert table.by_job == [("j", 3)], "the job's numbers have all of its tasks, as their table has"
+        cause = ("error", FAILS[1].etype, FAILS[1].place)
+        assert everything(tables, state="failed", cause=cause) == [5]
+
+
 def test_failed_tasks_are_counted_of_the_jobs_that_are_asked_for(tmp_path: Path) -> None:
     """The jobs with the most are others than those that a page shows."""
     with closing(Store.open(tmp_path / "store.sqlite")) as store:

@@ -395,11 +395,15 @@ def on_retry(farm: SchedulerState, session: str, n: int, question: RetryTasks, n
             coming = {i for others in farm.clients.retrying.values() for i in others}
             ids = [i for i in ids if i not in coming]
         farm.clients.retrying[session, n] = ids
+        function = question.function
+        if function is not None:
+            farm.functions.save([function], out)
         out.loads.append(
             LoadOriginals(
-                session, n, ids, missing, not_failed, chunks, question.earlier, question.once, question.latest
+                session, n, ids, missing, not_failed, chunks, question.earlier, question.once, question.latest,
+                function.digest if function is not None else None, question.blobs,
             )
-        )
+        )  # fmt: skip
     else:
         out.answer(session, n, Retried([], missing, not_failed))
 
@@ -407,6 +411,9 @@ def on_retry(farm: SchedulerState, session: str, n: int, question: RetryTasks, n
 def on_originals(farm: SchedulerState, session: str, event: Originals, now: Now, out: Decision) -> None:
     """Accept the tasks to be retried under new ids, linked to the old ones."""
     farm.clients.retrying.pop((session, event.n), None)
+    if event.fault:
+        out.answer(session, event.n, Refusal("TypeError", event.fault))
+        return
     tasks, settled = _to_be_retried(farm, event)
     if not tasks:
         out.answer(session, event.n, Retried([], event.missing, event.not_failed, settled))
@@ -431,11 +438,11 @@ def on_originals(farm: SchedulerState, session: str, event: Originals, now: Now,
             return again
         return latest
 
+    farm.followers.stale = True  # a cause has fewer tasks now, and a job more
     for original in tasks:
         rules = original.rules or DEFAULT_RULES
         if rules.job is not None:
             revive_job(farm, rules.job, out)
-            farm.followers.stale = True  # its tasks are more now
         linked = Rules(**{**{f: getattr(rules, f) for f in rules.__struct_fields__}, "retry_of": original.id})
         needs = _needs_again(farm, original.needs, new_of) if original.needs is not None else None
         again = msgspec.structs.replace(

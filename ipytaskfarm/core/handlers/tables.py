@@ -79,8 +79,12 @@ def on_tasks(farm: SchedulerState, session: str, n: int, question: ListTasks, no
     for task_id in [i for i in ids or () if i in tasks.refusals]:
         rows.append(TaskRow(task_id, State.FAILED, "refused", None, None, 0, 0.0))
     if wanted:
-        load = LoadTable(session, n, [*wanted], rows, unknown, question.name, question.last, omitted, order, items, end)
-        out.loads.append(load)
+        out.loads.append(
+            LoadTable(
+                session, n, [*wanted], rows, unknown, question.name, question.last, omitted, order, items, end,
+                question.unretried,
+            )
+        )  # fmt: skip
     else:
         out.answer(session, n, last_rows(rows, unknown, question.last, omitted, order, end))
 

@@ -247,7 +247,7 @@ from .view import (
     WhyWaiting as WhyWaiting,
 )
 
-PROTOCOL = 10
+PROTOCOL = 11
 """Peers with another number are refused, with both versions named."""
 
 Message: TypeAlias = ClientMessage | ToClient | AgentMessage | ToAgent

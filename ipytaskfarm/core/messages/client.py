@@ -102,26 +102,28 @@ class Clear(msgspec.Struct, frozen=True, tag=True):
 class RetryTasks(msgspec.Struct, frozen=True, tag="Retry"):
     """Question: submit these failed tasks again, as new ones linked to them. Answer: `Retried`.
 
-    failed_only=False: also those that succeeded. Of those with retries, once: none; latest: their latest, if failed."""
+    failed_only=False: also those that succeeded. Of those with retries, once: none; latest: their latest, if failed.
+    function: to be called in the place of theirs; it needs these blobs."""
 
     ids: list[int]
     failed_only: bool = True
     earlier: list[tuple[int, int, int]] = []
-    """Tasks that were retried just before, see `pages.runs_of`: tasks that need them are given the new ones."""
+    """Tasks that were retried just before, see `pages.runs_of`: tasks that need them get the new ones."""
     once: bool = False
     latest: bool = False
+    function: Function | None = None
+    blobs: tuple[str, ...] = ()
 
 
 class QueueStatus(msgspec.Struct, frozen=True, tag=True):
-    """Question: how many tasks are in each state?  Answer: `QueueStatusReply`."""
+    """Question: how many tasks (after: with higher ids) are in each state?  Answer: `QueueStatusReply`."""
 
     verbose: bool = False
     after: int = -1
-    """Only tasks with higher ids: the `next` of the last answer."""
 
 
 class ListTasks(msgspec.Struct, frozen=True, tag="Tasks"):
-    """Question: a table of tasks. Answer: `TaskRows`. `ids` None: all that match."""
+    """Question: a table of tasks (ids None: all; unretried: without those submitted again). Answer: `TaskRows`."""
 
     ids: list[int] | None = None
     name: str | None = None
@@ -130,7 +132,8 @@ class ListTasks(msgspec.Struct, frozen=True, tag="Tasks"):
     last: int = 0
     """The largest number of rows, those that were accepted last; 0 for all."""
     after: int = -1
-    """The `next` of the last answer: only tasks with higher ids, or with `last` those accepted earlier."""
+    """The last answer's `next`: only tasks with higher ids, or with `last` those accepted earlier."""
+    unretried: bool = False
 
 
 class ExplainTasks(msgspec.Struct, frozen=True, tag="Explain"):
@@ -155,13 +158,12 @@ class Stuck(msgspec.Struct, frozen=True, tag=True):
 class Outputs(msgspec.Struct, frozen=True, tag=True):
     """Question: ask the engines for the output of these tasks (None: all of this session).
 
-    Answer: `NumberReply`, how many engines were asked; then an `Output` from each engine that has new output."""
+    Answer: `NumberReply`, how many engines were asked; then an `Output` from each that has new output (empty: each)."""
 
     ids: list[int] | None
     seen: list[tuple[int, int, int, int, int]] = []
     """What the client knows: (task, attempt, characters of stdout, of stderr, number of the last display)."""
     empty: bool = False
-    """Whether engines without new output send an `Output` too."""
 
 
 class CommandOutputs(msgspec.Struct, frozen=True, tag=True):
@@ -206,12 +208,11 @@ class DrainNode(msgspec.Struct, frozen=True, tag="Drain"):
 class FindJobs(msgspec.Struct, frozen=True, tag=True):
     """Question: the jobs of this id or name (None: all) that still have tasks. Answer: `JobTable`.
 
-    tasks=True: with the ids of their tasks."""
+    tasks=True: with the ids of their tasks.  after: the `next` of the last answer."""
 
     wanted: str | None = None
     tasks: bool = False
     after: tuple[float, str, int] | None = None
-    """The `next` of the last answer."""
 
 
 class SendToTask(msgspec.Struct, frozen=True, tag="Send"):
@@ -244,7 +245,7 @@ class ListRunning(msgspec.Struct, frozen=True, tag="Running"):
 
 
 class ReadHistory(msgspec.Struct, frozen=True, tag="History"):
-    """Question: the last matching events with their times. Answer: `EventTable`, in order of time."""
+    """Question: the last matching events (before: the last answer's `next`). Answer: `EventTable`, in order of time."""
 
     ids: list[int] | None = None
     name: str | None = None
@@ -252,7 +253,6 @@ class ReadHistory(msgspec.Struct, frozen=True, tag="History"):
     since_s: float = 0.0
     last: int = 1000
     before: tuple[float, int, str] | None = None
-    """The `next` of the last answer: only earlier events."""
 
 
 class Stack(msgspec.Struct, frozen=True, tag=True):

@@ -93,6 +93,8 @@ class LoadTable(NamedTuple):
     """Chunk -> (how many silent items it has, those that are wanted); the chunk itself is among `ids`."""
     end: int | None = None
     """Where the next page begins."""
+    unretried: bool = False
+    """Leave out tasks that were submitted again."""
 
 
 class LoadOriginals(NamedTuple):
@@ -111,6 +113,10 @@ class LoadOriginals(NamedTuple):
     """Leave out tasks that were submitted again before."""
     latest: bool = False
     """See `RetryTasks.latest`."""
+    function: str | None = None
+    """The digest of the function to be called in the place of theirs."""
+    blobs: tuple[str, ...] = ()
+    """The blobs that it needs."""
 
 
 class LoadEnded(NamedTuple):

@@ -75,6 +75,8 @@ class Originals(msgspec.Struct, frozen=True):
     """Of those tasks, and of those that they need, which were submitted again before: their latest retries."""
     latest: bool = False
     """See `RetryTasks.latest`."""
+    fault: str = ""
+    """Why none of them is submitted again."""
 
 
 class EndedLoaded(msgspec.Struct, frozen=True):
