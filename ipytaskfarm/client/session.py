@@ -260,34 +260,31 @@ class Session:
         `flush` does not raise the task's refusal again.
         """
         with self._lock:
-            self.io.ring()
-            while self._outbox.oldest_id() <= task_id:
-                self.io.check()
-                if why := self._full_why():
-                    raise refusal_because(why)
-                self.io.changed.wait(TICK_S)
+            self._wait_accepted(task_id, None)
             self.arrivals.refused = [final for final in self.arrivals.refused if final.id != task_id]
             return self.arrivals.finals.get(task_id)
 
     def flush(self, timeout_s: float | None = None) -> None:
         """Wait until all tasks that were submitted until now are on disk; raise the error of a refused task."""
-        end_s = end_of(timeout_s)
         with self._lock:
-            last = self._outbox.next_id - 1
-            self.io.ring()
-            while self._outbox.oldest_id() <= last:
-                self.io.check()
-                if why := self._full_why():
-                    raise refusal_because(why)
-                left = left_s(end_s)
-                if left == 0:
-                    raise TimeoutError("tasks were not accepted in time")
-                self.io.changed.wait(TICK_S if left is None else min(TICK_S, left))
+            self._wait_accepted(self._outbox.next_id - 1, end_of(timeout_s))
             refused, self.arrivals.refused = self.arrivals.refused, []
         self.warn()
         for final in refused:
             if final.failure is not None:
                 raise error_named(final.failure.etype, f"task {final.id}: {final.failure.value}")
+
+    def _wait_accepted(self, task_id: int, end_s: float | None) -> None:
+        """Wait until the tasks up to this one are on disk.  The lock is held."""
+        self.io.ring()
+        while self._outbox.oldest_id() <= task_id:
+            self.io.check()
+            if why := self._full_why():
+                raise refusal_because(why)
+            left = left_s(end_s)
+            if left == 0:
+                raise TimeoutError("tasks were not accepted in time")
+            self.io.changed.wait(TICK_S if left is None else min(TICK_S, left))
 
     def forget_results(self, ids: list[int] | None) -> None:
         """Drop results that were cleared (None: of all ended tasks)."""
@@ -484,8 +481,7 @@ class Session:
         return self._outbox.full_why or self.io.no_room
 
     def _check_full(self, waiter: Waiter | None) -> None:
-        why = self._full_why()
-        if not why or waiter is None:
+        if waiter is None or not (why := self._full_why()):
             return
         # Tasks are accepted in order, so no task from the oldest unaccepted one on is accepted.
         last = max(waiter.remaining & self.arrivals.submitted, default=-1)
@@ -575,9 +571,8 @@ class Session:
         question = m.FetchResults(self._with_next(task_id))
         reply = of_kind(self.answer(self.begin(question), _answer_s(end_s)), m.Fetched, question)
         size = sum(len(f.body or b"") for f in reply.finals)
-        self._fetch_ahead = (
-            min(2 * self._fetch_ahead, FETCH_AHEAD) if size <= FETCH_AHEAD_BYTES * len(reply.finals) else 1
-        )
+        is_small = size <= FETCH_AHEAD_BYTES * len(reply.finals)
+        self._fetch_ahead = min(2 * self._fetch_ahead, FETCH_AHEAD) if is_small else 1
         found = self._item_ends.found(reply.finals, task_id)
         if found is not None:
             return found
@@ -593,9 +588,7 @@ class Session:
         with self._lock:
             for i in range(task_id + 1, task_id + self._fetch_ahead):
                 final = self.arrivals.finals.get(i)
-                if final is None and (self.arrivals.is_live(i) or not self._outbox.was_submitted(i)):
-                    break
-                if final is not None and final.body is not None:
+                if final.body is not None if final else (self.arrivals.is_live(i) or not self._outbox.was_submitted(i)):
                     break
                 ids.append(i)
         self._fetched_last = ids[-1]

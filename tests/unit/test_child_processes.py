@@ -103,7 +103,8 @@ def leaves(method):
         except RuntimeError as error: return "SystemExit" in str(error)
 def left():
     import importlib.util
-    return importlib.util.find_spec("beside"), "beside" in sys.modules, hasattr(sys.modules["__main__"], "square")
+    name, main, own = ("".join(reversed(word)) for word in ("ediseb", "__niam__", "erauqs"))  # so that none is sent
+    return importlib.util.find_spec(name), name in sys.modules, hasattr(sys.modules[main], own)
 """
 
 ROWS: list[tuple[str, Any]] = [
