@@ -462,7 +462,8 @@ class _Walk:
             self.guards.append(version)
             self.add("package", version.distribution, version.text, user)
             if version.content:  # nobody gives it another version when a module changes that it imports
-                self.content[top] = version.content
+                if top != "__main__":  # an engine has another one, from which no task takes anything
+                    self.content[top] = version.content
                 for each in sorted(version.imports):
                     if each not in self._tops and each not in sys.stdlib_module_names and each != _OWN:
                         self._tops[each] = user

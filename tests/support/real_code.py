@@ -223,7 +223,7 @@ SURROUNDINGS = [
      "    decimal.getcontext().prec = 3; np.seterr(divide='raise'); sys.setrecursionlimit(5000); return had", "len(set(tc.map(changes, range(20))))", 1),
     ("handlers, filters and sys.path", "def more(i):\n    had = signal.getsignal(signal.SIGUSR1), len(warnings.filters), len(sys.path)\n"
      "    signal.signal(signal.SIGUSR1, signal.SIG_IGN); warnings.simplefilter('error'); sys.path.append('/x'); return repr(had)",
-     "len({result(tc, more, 1) for _ in range(3)})", 1),
+     "len({tc.run(Task(more, args=(1,), targets=0), block=True).result for _ in range(3)})", 1),
     ("what children inherit", "def inherits(i): return [os.environ.get(v) for v in ('MPLBACKEND', 'FORCE_COLOR', 'PAGER')] == [None, None, None]",
      "tc.map(inherits, [1]) if not os.environ.keys() & {'MPLBACKEND', 'FORCE_COLOR', 'PAGER'} else [True]", [True]),
 ]  # fmt: skip

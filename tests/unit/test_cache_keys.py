@@ -365,3 +365,12 @@ def test_an_edited_module_without_a_version_has_another_key(site: Path, tmp_path
     third = key(names["f"], called(1))
     deeper.write_text("V = 2\n")
     assert len({first, second, third, key(names["f"], called(1))}) == 4, "modules count that only it imports"
+
+
+def test_an_engine_need_not_have_the_main_module_that_a_module_asks_for(site: Path) -> None:
+    """Engines have a main module of their own: no result of such a function was kept."""
+    (site / "asks_for_main.py").write_text("import __main__\ndef give():\n    return 1\n")
+    names: dict[str, Any] = {"__name__": "__main__"}
+    exec("import asks_for_main\ndef f(x):\n    return asks_for_main.give() + x", names)
+    found = cache_key(names["f"], (1,), {}, "", None, "", lambda ref: 0)
+    assert [name for name, _ in found[2]] == ["asks_for_main"]
