@@ -193,7 +193,8 @@ def assert_nothing_left(dirs: Dirs, timeout_s: float = DEADLINE_S) -> None:
         eventually(quiet, timeout_s, every_s=0.1)
     finally:
         for process in processes_of(dirs.root):
-            process.kill()
+            with contextlib.suppress(psutil.NoSuchProcess):  # it ends with another one
+                process.kill()
 
 
 @pytest.fixture(scope="session", autouse=True)
