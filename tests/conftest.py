@@ -6,6 +6,7 @@ No test sees the user's farms, Jupyter configuration or IPython profile, and the
 from __future__ import annotations
 
 import compileall
+import contextlib
 import os
 import shutil
 import signal
