@@ -23,7 +23,7 @@ import types
 import typing
 import weakref
 from collections.abc import Callable, Collection, Iterable
-from typing import Any
+from typing import Any, get_args
 
 from . import known_classes, rebuild as build, rebuild_classes as build_classes
 from .annotations import EVALUATED_LATE, MADE_BY_PYTHON, own_annotations, texts_of
@@ -67,7 +67,7 @@ _ENUM_OWN = frozenset(
 
 def reduce_class(pickler: Pickler, cls: type) -> Reduced:
     """Reduce a class to its name if it can be reached by name, else to its definition."""
-    named = find_named(cls)
+    named = find_named(cls) if not _is_of_own_models(cls) else None
     if named is not None:
         kind, module_name, qualname = named
         return NotImplemented if kind is Travel.REFERENCE else by_member(module_name, qualname)
@@ -87,6 +87,19 @@ def reduce_class(pickler: Pickler, cls: type) -> Reduced:
     if not pickler.inline:
         return build.load_class, pickler.packed_class(cls)
     return take_apart(pickler, cls, *pickler.class_digests(cls))
+
+
+def _is_of_own_models(cls: type) -> bool:
+    """Return whether a model of pydantic has a class of the user as argument: ``RootModel[Mine]``.
+
+    pydantic before 2.10 puts it into the module of ``RootModel``, where engines do not have it."""
+    waiting = [*vars(cls).get("__pydantic_generic_metadata__", {}).get("args", ())]
+    while waiting:
+        each = waiting.pop()
+        if isinstance(each, type) and by_value(each):
+            return True
+        waiting += get_args(each)
+    return False
 
 
 def take_apart(pickler: Pickler, cls: type, born: str, digest: str, content: str) -> Reduced:
@@ -204,6 +217,8 @@ def class_attributes(cls: type) -> dict[str, Any]:
             continue
         if name in _CTYPES_OWN and _is_ctypes(cls):
             continue
+        if name == "__pydantic_parent_namespace__" and isinstance(value, dict) and "__name__" in value:
+            value = None  # all names of a module or notebook, which pydantic before 2.9 keeps; it looks there anyway
         found[name] = value
     if EVALUATED_LATE and "__annotations__" not in found and (annotations := _sent_annotations(cls)):
         found["__annotations__"] = annotations

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import abc
+import colorsys
 import copyreg
 import sys
 import textwrap
@@ -341,3 +342,27 @@ def test_classes_of_no_module_whose_metaclass_is_registered(
     made = {"__module__": None, "tag": "of the reducer", "extra": 3}
     monkeypatch.setitem(copyreg.dispatch_table, abc.ABCMeta, lambda kind: (abc.ABCMeta, (kind.__name__, (), made)))
     assert peer.call(notebook["ask"]) == ("of the reducer", 1, True, 3, 1, True)
+
+
+def test_the_names_of_a_notebook_that_pydantic_keeps_are_not_sent(peer: Peer, notebook: Notebook) -> None:
+    """Before 2.9, models of a notebook have all names of the notebook as an attribute."""
+    notebook.run("""
+        import threading
+        lock = threading.Lock()
+        class Model: pass
+        Model.__pydantic_parent_namespace__ = globals()
+        def ask(): return Model.__pydantic_parent_namespace__
+    """)
+    assert peer.call(notebook["ask"]) is None
+
+
+def test_a_model_of_the_users_own_class_is_in_no_library(
+    peer: Peer, notebook: Notebook, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """pydantic before 2.10 puts it into the module of its generic model."""
+    notebook.run("class Mine: pass\ndef ask(kind): return kind.__name__, kind.made_of['args'][0].__args__[0] is Mine")
+    arguments = {"origin": None, "args": (types.GenericAlias(list, (notebook["Mine"],)),), "parameters": ()}
+    made = type("Page[Mine]", (), {"__pydantic_generic_metadata__": arguments, "made_of": arguments})
+    made.__module__ = "colorsys"
+    monkeypatch.setitem(vars(colorsys), "Page[Mine]", made)
+    assert peer.call(notebook["ask"], made) == ("Page[Mine]", True)
