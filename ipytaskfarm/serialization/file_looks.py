@@ -28,6 +28,8 @@ _PAUSE_S = 20e-6
 _PAUSE_STATS = 6
 """A thread that calls again within this time, or that of this many stats of a file, has edited no file in between: to
 open one, write to it and close it takes longer."""
+_FIRST_LOOKS = 20
+"""The first looks read folders that nothing has read before: they do not tell how long a stat takes."""
 _LOOK_AGAIN_S = 0.001, 0.05
 """The shortest and the longest time until files are looked at again anyway, as other threads and programs edit too."""
 _LOOKING_PART = 0.05
@@ -40,6 +42,8 @@ class FileLook:
     __slots__ = ("again_s", "called_s", "pause_s", "thread")
     fastest_stat_s = _LOOK_AGAIN_S[0]
     """The fastest stat that any look has seen: the others were interrupted."""
+    looks = 0
+    """How many looks there were."""
 
     def __init__(self, thread: int, began_s: float, files: int) -> None:
         ended_s = monotonic()
@@ -48,7 +52,9 @@ class FileLook:
         self.thread = thread
         self.called_s = ended_s
         FileLook.fastest_stat_s = min(FileLook.fastest_stat_s, took_s / max(files, 1))
-        self.pause_s = max(_PAUSE_S, min(_PAUSE_STATS * FileLook.fastest_stat_s, shortest_s))
+        FileLook.looks += 1
+        stats_s = _PAUSE_STATS * FileLook.fastest_stat_s if FileLook.looks > _FIRST_LOOKS else 0.0
+        self.pause_s = max(_PAUSE_S, min(stats_s, shortest_s))
         self.again_s = ended_s + min(max(shortest_s, took_s / _LOOKING_PART), longest_s)
 
     def is_good(self, thread: int, now_s: float) -> bool:
