@@ -69,7 +69,7 @@ def test_a_client_starts_the_sampler_and_a_reader_sees_flames(browser: Browser, 
             _asks_where_a_task_is(other, task)
         tc.abort([task])
         page.get_by_role("button", name="Stop sampling").click()
-        seen(page, ".tf-notices", "not sampled any more")
+        page.get_by_role("button", name="Start sampling").wait_for()  # the notice is gone after five seconds
 
 
 def _asks_where_a_task_is(page: Page, task: int) -> None:
