@@ -100,7 +100,9 @@ class Sampler:
         places = CodeLocations()
         for spot in spots:
             places.number(spot)
-        return SampleProfile(engine_id, INTERVAL_S, places.all(), [(list(stack), n) for stack, n in stacks])
+        return SampleProfile(
+            engine_id, INTERVAL_S, places.all(), [(list(stack), n) for stack, n in stacks], self._thread is not None
+        )
 
     def _serve(self) -> None:
         due = time.monotonic() + INTERVAL_S

@@ -36,6 +36,7 @@ def flames(profiles: Sequence[SampleProfile]) -> dict[str, Any]:
     kept = sorted(shown[:BOXES_MAX])
     return {
         "engines": [profile.engine for profile in profiles],
+        "sampled": sum(profile.is_on for profile in profiles),
         "interval_s": max((profile.interval_s for profile in profiles), default=0.0),
         "samples": sum(stacks.values()),
         "rows": [[boxes[index].depth, boxes[index].label, boxes[index].samples] for index in kept],

@@ -29,7 +29,7 @@ async def profile(feed: FarmFeed, engine: int | None = None) -> dict[str, Any]:
     """Return the flame graph of an engine, or of the first engines.
 
     ``asked`` is the number of engines that were asked, ``answered`` that of those that have answered, and ``total``
-    that of all.  ``engines`` has those on which the sampler was started.
+    that of all.  ``engines`` has those on which the sampler was started, ``sampled`` the number of those that are now.
     """
     page = await feed.answer_for(ReadEngines(count=ENGINES_MAX) if engine is None else ReadEngines(count=1), EnginePage)
     ids = [row.id for row in page.rows if row.state in ("idle", "busy")] if engine is None else [engine]

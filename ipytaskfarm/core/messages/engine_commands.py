@@ -252,3 +252,5 @@ class SampleProfile(msgspec.Struct, frozen=True):
     places: list[Place]
     stacks: list[tuple[list[int], int]]
     """(stack as indices of places, the outermost function first; samples)."""
+    is_on: bool = True
+    """Whether the engine is sampled now."""

@@ -116,10 +116,10 @@ export function Flames({ model }) {
   useEffect(() => { if (isGone && model.there.value) setEngine(null); }, [isGone]);
   const sample = async (on) => { if (await model.act("sample", { on })) look(); };
   const nodes = useMemo(() => (found && found.samples ? tree(found.rows) : []), [found]);
-  const sampled = found && found.engines.length;
+  const sampled = found && found.sampled;
   const missing = found ? found.asked - found.answered : 0;
   let aside = "";
-  if (open && found && found.samples) aside = `${span(found.samples * found.interval_s)} on ${things(sampled, "engine")}`;
+  if (open && found && found.samples) aside = `${span(found.samples * found.interval_s)} on ${things(found.engines.length, "engine")}`;
   return html`<${Section} id="tf-flames" title="Where time goes" aside=${aside} wide>
     ${live ? html`<div class="tf-toolbar"><button type="button" aria-expanded=${open} onClick=${() => setOpen(!open)}>${open ? "Hide the flame graph" : "Show the flame graph"}</button>
       ${open && engines.length > 1 ? html`<label class="tf-muted">of <select aria-label="Engine" value=${engine === null ? "" : engine} onChange=${(event) => setEngine(event.target.value === "" ? null : Number(event.target.value))}><option value="">all engines</option>${engines.map((id) => html`<option value=${id}>engine ${id}</option>`)}</select></label>` : null}
