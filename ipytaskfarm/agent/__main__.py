@@ -6,6 +6,7 @@ import argparse
 import logging
 import logging.handlers
 import os
+import signal
 import socket
 import sys
 from pathlib import Path
@@ -61,6 +62,9 @@ def main(argv: list[str] | None = None) -> int:
         priority=given.priority,
         umask=int(os.environ.pop(UMASK_BEFORE, "") or oct(umask), 8),
     )
+    told: list[int] = []
+    # Heard as soon as the agent runs: an agent that is ended while it starts removes its folders, too.
+    signal.signal(signal.SIGTERM, lambda number, frame: told.append(number))
     try:
         _make_folders(settings)
         lock = Lock(settings.folder / LOCK, f"another agent of farm {settings.farm!r}")
@@ -69,7 +73,7 @@ def main(argv: list[str] | None = None) -> int:
         return EXIT_REFUSED
     os.chdir(settings.folder)
     try:
-        return _run(settings, settings.spawn_zygote())
+        return _run(settings, settings.spawn_zygote(), told)
     finally:
         lock.release()
         if given.folder is None or given.owner_fd is not None:
@@ -78,7 +82,7 @@ def main(argv: list[str] | None = None) -> int:
             leave_folder(settings.folder.parent.parent)
 
 
-def _run(settings: AgentSettings, zygote: ZygoteProcess) -> int:
+def _run(settings: AgentSettings, zygote: ZygoteProcess, told: list[int]) -> int:
     # Imported here, while the zygote imports IPython: both take a third of a second.
     import asyncio
 
@@ -86,7 +90,7 @@ def _run(settings: AgentSettings, zygote: ZygoteProcess) -> int:
     from .supervisor import Agent
 
     async def run() -> int:
-        return await Agent(settings, zygote).run()
+        return await Agent(settings, zygote).run(told)
 
     with asyncio.Runner(loop_factory=polling_loop) as runner:
         return runner.run(run())

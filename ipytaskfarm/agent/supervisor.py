@@ -155,8 +155,10 @@ class Agent:
         self._due_s = math.inf if ends_at_s is None else self._heard_s + ends_at_s - time.time() - settings.leave_s
         self._tasks: set[asyncio.Task[None]] = set()
 
-    async def run(self) -> int:
-        """Run until the farm stops, a signal arrives, or the lease ends; return the exit code."""
+    async def run(self, told: list[int]) -> int:
+        """Run until the farm stops, a signal arrives, or the lease ends; return the exit code.
+
+        told: signals that came while the agent started."""
         self._loop.set_exception_handler(self._broken)
         self._loop.add_signal_handler(signal.SIGTERM, self._on_sigterm)
         if signal.getsignal(signal.SIGHUP) is not signal.SIG_IGN:  # else `nohup` has started it
@@ -169,6 +171,8 @@ class Agent:
         self._hear_bell()
         self._engines.zygote()
         self._wake()
+        if told:
+            self._on_sigterm()
         try:
             return await self._finished
         finally:
