@@ -12,6 +12,7 @@ Such a process keeps the variables, the folder, the standard streams and the mod
 from __future__ import annotations
 
 import contextlib
+import functools
 import os
 import sys
 from collections.abc import Callable, Iterator, Sequence
@@ -156,10 +157,11 @@ def following(start: Callable[..., int]) -> Callable[..., int]:
 def executing(execute: Callable[..., NoReturn]) -> Callable[..., NoReturn]:
     """Wrap ``os.execve``, by which the forked children of loky before 3.5 become workers, as `following` does."""
 
-    def execve(path: Any, command: Sequence[str | bytes], environment: Any) -> NoReturn:
-        if _names(command, _HELPERS):
+    @functools.wraps(execute)
+    def execve(path: Any, argv: Sequence[str | bytes], env: Any) -> NoReturn:
+        if _names(argv, _HELPERS):
             _unlock_output()
-        execute(path, command, environment)
+        execute(path, argv, env)
 
     return execve
 
@@ -195,6 +197,7 @@ def _unlocked_output() -> Iterator[None]:
 
 
 def _unlock_output() -> None:
+    """Open the files of the descriptors 1 and 2 once more: the lock belongs to those that were open."""
     for number in (STDOUT_FD, STDERR_FD):
         with contextlib.suppress(OSError):
             again = os.open(f"/proc/self/fd/{number}", os.O_WRONLY | os.O_APPEND | os.O_CLOEXEC)
