@@ -251,8 +251,7 @@ class _ProgramWalk:
         """Return what an expression of names and attributes stands for; `_UNKNOWN` if that is not known."""
         if isinstance(node, ast.Name):
             if node.id in scope.local and node.id not in scope.shared:
-                found = scope.local[node.id]
-                return found if found is not _UNKNOWN else _UNKNOWN
+                return scope.local[node.id]
             return scope.names.get(node.id, _UNKNOWN)
         if isinstance(node, ast.Attribute):
             owner = self._value(node.value, scope)
