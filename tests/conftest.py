@@ -99,6 +99,7 @@ class Dirs:
             "XDG_CACHE_HOME": str(self.home / ".cache"),
             "XDG_DATA_HOME": str(self.home / ".local/share"),
             "JUPYTER_PLATFORM_DIRS": "0",
+            "GSETTINGS_BACKEND": "memory",  # Chromium's children write a file below XDG_RUNTIME_DIR after its end
         }
 
 
