@@ -11,9 +11,8 @@ from typing import Any
 import msgspec
 
 from ..core.messages import Input, TaskCopy
-from ..core.messages.dependencies import FAIL
 from ..core.messages.payload import CallWork, ResultBody, StringWork, Work
-from ..core.messages.task_types import Rules
+from ..core.messages.task_types import FAIL, Rules
 from ..core.requirements import Asks
 from ..core.states import ABORTS
 from ..serialization.pack import unpack, unpack_environment, unpack_error, unpack_function

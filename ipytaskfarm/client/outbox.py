@@ -17,9 +17,8 @@ import msgspec
 
 from ..core import errors
 from ..core.messages import Full, IdBlock, Submit
-from ..core.messages.dependencies import Needs
 from ..core.messages.payload import StringWork
-from ..core.messages.task_types import LARGE_CODE_SENT, SENT_AGAIN_BYTES, Function, JobSpec, Packed, Submission
+from ..core.messages.task_types import LARGE_CODE_SENT, SENT_AGAIN_BYTES, Function, JobSpec, Needs, Packed, Submission
 from ..core.text import text_of
 from ..transport.wire import MAX_MESSAGE_BYTES, encode_message
 

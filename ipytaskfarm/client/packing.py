@@ -12,10 +12,9 @@ from typing import Any, ClassVar, NamedTuple, Protocol
 import msgspec
 
 from ..core.arguments import check_int
-from ..core.messages.dependencies import Needs
 from ..core.messages.payload import with_content
 from ..core.messages.result_cache import CacheKey
-from ..core.messages.task_types import Function, Packed, Recovery, Rules
+from ..core.messages.task_types import Function, Needs, Packed, Recovery, Rules
 from ..serialization.memory_maps import naming_files
 from ..serialization.pack import PLAIN, pack, pack_arguments, pack_function
 from ..serialization.packing_notice import notice

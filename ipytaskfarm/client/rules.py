@@ -26,9 +26,8 @@ from ..core.arguments import (
     check_text,
     wrong,
 )
-from ..core.messages.dependencies import FAIL, IF_FAILED
 from ..core.messages.result_cache import MODES, ON
-from ..core.messages.task_types import Function, Recovery, Rules
+from ..core.messages.task_types import FAIL, IF_FAILED, Function, Recovery, Rules
 from ..core.requirements import (
     FACTS,
     MEMORY,

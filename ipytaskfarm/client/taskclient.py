@@ -17,9 +17,8 @@ from typing import Any, Literal, TypeAlias, TypeVar, Unpack, overload
 from ..core import errors, messages as m
 from ..core.arguments import check_count
 from ..core.messages import tables
-from ..core.messages.dependencies import FAIL
 from ..core.messages.payload import Message
-from ..core.messages.task_types import Final
+from ..core.messages.task_types import FAIL, Final
 from ..core.states import ABORTS, ACCEPTED_STATES, Reason, state_counts
 from ..core.text import Text, shown, text_of
 from ..display.tables import Table

@@ -17,9 +17,8 @@ from typing import TYPE_CHECKING, Any, ClassVar, Never, Self, Unpack
 import msgspec
 
 from ..core.arguments import check_name, check_names, wrong
-from ..core.messages.dependencies import FAIL
 from ..core.messages.payload import CallWork, CellPlace, StringWork
-from ..core.messages.task_types import Function, Packed
+from ..core.messages.task_types import FAIL, Function, Packed
 from ..core.text import did_you_mean, shown
 from ..environment import TaskEnvironment
 from ..serialization.pack import is_coroutine_function

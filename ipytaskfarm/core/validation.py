@@ -55,11 +55,21 @@ from .messages import (
     SetUp,
     StackText,
 )
-from .messages.dependencies import IF_FAILED, Needs
 from .messages.kernel_bytes import PIECE_BYTES
 from .messages.pages import why_too_many
 from .messages.running_task import ItemsLeft, ProgressReport, TaskCall
-from .messages.task_types import Deferral, Ended, FailureSummary, FrozenRun, ItemEnd, ItemsEnded, LostInputs, Rules
+from .messages.task_types import (
+    IF_FAILED,
+    Deferral,
+    Ended,
+    FailureSummary,
+    FrozenRun,
+    ItemEnd,
+    ItemsEnded,
+    LostInputs,
+    Needs,
+    Rules,
+)
 from .requirements import OPERATORS, Allotment, Asks, Condition, Environment, Recycle
 from .scheduler.clock import Now
 from .scheduler.events import Event

@@ -7,9 +7,8 @@ from typing import Any, Protocol
 
 import msgspec
 
-from ..core.messages.dependencies import Needs
 from ..core.messages.payload import CallWork
-from ..core.messages.task_types import Packed, Rules, Submission
+from ..core.messages.task_types import Needs, Packed, Rules, Submission
 from ..serialization.memory_maps import naming_files
 from ..serialization.pack import is_coroutine_function, pack, pack_function
 from ..serialization.references import noting

@@ -12,10 +12,9 @@ from typing import Any
 import msgspec
 
 from ..core import saves as s
-from ..core.messages.dependencies import Needs
 from ..core.messages.result_cache import CacheKey
 from ..core.messages.tables import TaskRow
-from ..core.messages.task_types import AttemptRow, FailureSummary, Final, JobSpec, RunKey
+from ..core.messages.task_types import AttemptRow, FailureSummary, Final, JobSpec, Needs, RunKey
 from ..core.states import State
 from .inserts import SEPARATE, THERE, Row, Statement, failure_row, finals, tasks
 

@@ -16,7 +16,6 @@ import msgspec
 
 from ..controller import replies
 from ..core import messages as m
-from ..core.messages.dependencies import Needs
 from ..core.messages.evaluator import Evaluate, Evaluated, Verdict
 from ..core.messages.result_cache import CacheKey
 from ..core.messages.running_task import TaskCall, TaskQuestion, TaskReply
@@ -29,6 +28,7 @@ from ..core.messages.task_types import (
     ItemsEnded,
     JobSpec,
     LostInputs,
+    Needs,
     Rules,
     RunKey,
     Submission,

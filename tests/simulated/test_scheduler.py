@@ -9,8 +9,7 @@ import pytest
 from ipytaskfarm.core import messages as m
 from ipytaskfarm.core.handlers.tables import last_rows
 from ipytaskfarm.core.messages import tables
-from ipytaskfarm.core.messages.dependencies import Needs
-from ipytaskfarm.core.messages.task_types import FailureSummary, JobSpec, Recovery, Rules, Submission
+from ipytaskfarm.core.messages.task_types import FailureSummary, JobSpec, Needs, Recovery, Rules, Submission
 from ipytaskfarm.core.requirements import Asks, ResourceAmount
 from ipytaskfarm.core.scheduler.decision import LoadTable
 from ipytaskfarm.core.scheduler.events import Originals, StoreRoom, Tick

@@ -3,9 +3,8 @@
 from __future__ import annotations
 
 from ipytaskfarm.core import messages as m
-from ipytaskfarm.core.messages.dependencies import Needs
 from ipytaskfarm.core.messages.result_cache import ON, READONLY, REFRESH, CacheKey
-from ipytaskfarm.core.messages.task_types import Ended, JobSpec, Recovery, Rules
+from ipytaskfarm.core.messages.task_types import Ended, JobSpec, Needs, Recovery, Rules
 from ipytaskfarm.testing.stepped_farm import SteppedFarm
 
 from ..support.simulated_farm import final_of, move, one_engine

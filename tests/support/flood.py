@@ -14,8 +14,7 @@ import zmq
 from ipytaskfarm.core import messages as m
 from ipytaskfarm.core.messages import PROTOCOL
 from ipytaskfarm.core.messages.blob_chunks import PIECE_BYTES
-from ipytaskfarm.core.messages.dependencies import Needs
-from ipytaskfarm.core.messages.task_types import JobSpec, Rules, Submission
+from ipytaskfarm.core.messages.task_types import JobSpec, Needs, Rules, Submission
 from ipytaskfarm.system.farm_paths import ConnectionInfo
 from ipytaskfarm.transport import wire
 from ipytaskfarm.transport.handshake import Hello, Welcome

@@ -6,8 +6,7 @@ import itertools
 from collections.abc import Callable, Iterator
 
 from ipytaskfarm.core import messages as m
-from ipytaskfarm.core.messages.dependencies import Needs
-from ipytaskfarm.core.messages.task_types import Function, JobSpec, Rules, Submission
+from ipytaskfarm.core.messages.task_types import Function, JobSpec, Needs, Rules, Submission
 from ipytaskfarm.core.requirements import Asks, Condition
 from ipytaskfarm.transport import wire
 from ipytaskfarm.transport.reliable_session import list_header

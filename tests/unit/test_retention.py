@@ -13,9 +13,8 @@ import pytest
 from ipytaskfarm.controller import retention
 from ipytaskfarm.controller.retention import CODE_LOOK_S, FunctionSweeper, Retention
 from ipytaskfarm.core import saves as s
-from ipytaskfarm.core.messages.dependencies import Needs
 from ipytaskfarm.core.messages.result_cache import CacheKey
-from ipytaskfarm.core.messages.task_types import SENT_AGAIN_BYTES, Function, Recovery, Rules
+from ipytaskfarm.core.messages.task_types import SENT_AGAIN_BYTES, Function, Needs, Recovery, Rules
 from ipytaskfarm.core.requirements import Asks, Environment
 from ipytaskfarm.storage.blobs import Blobs, blobs_folder
 from ipytaskfarm.storage.store import Store

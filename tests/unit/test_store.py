@@ -18,10 +18,9 @@ from hypothesis import example, given, settings
 from ipytaskfarm.core import saves as s
 from ipytaskfarm.core.errors import StoreError
 from ipytaskfarm.core.messages import ReadHistory
-from ipytaskfarm.core.messages.dependencies import Needs
 from ipytaskfarm.core.messages.result_cache import CacheKey
 from ipytaskfarm.core.messages.tables import EventTable
-from ipytaskfarm.core.messages.task_types import Final, Function, Recovery, Rules, Submission
+from ipytaskfarm.core.messages.task_types import Final, Function, Needs, Recovery, Rules, Submission
 from ipytaskfarm.core.scheduler.task import with_priority
 from ipytaskfarm.storage import backup, disk
 from ipytaskfarm.storage.backup import needed_blobs

@@ -36,10 +36,9 @@ from ..scheduler.state import SchedulerState
 from ..scheduler.task import RETURNED
 from ..scheduler.transitions import unassign
 from .depends import ask_about_engine, forget_engine
-from .engines import engine_is_ready
 from .losses import agent_gone, agent_silent, back_off, forget_agent, settle_former
 from .nodes import DRAINED
-from .replacements import prepare_engine
+from .replacements import engine_is_ready, prepare_engine
 from .results import release_runs
 
 TIME_LIMITED = "mortal"

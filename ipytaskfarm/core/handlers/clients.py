@@ -22,9 +22,8 @@ from ..messages import (
     Watched,
     WatchTasks,
 )
-from ..messages.dependencies import Needs
 from ..messages.pages import ROWS_MAX, RetriedTasks
-from ..messages.task_types import FailureSummary, Final, Rules, RunKey, Submission
+from ..messages.task_types import FailureSummary, Final, Needs, Rules, RunKey, Submission
 from ..saves import SaveClear, SaveSeparate, SaveSetting
 from ..scheduler import task_messages
 from ..scheduler.clients import ClientEntry

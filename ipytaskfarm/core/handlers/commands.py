@@ -35,9 +35,8 @@ from ..scheduler.task import Assigned
 from ..states import State
 from ..validation import why_not_storable
 from .checkpoints import checkpoint_answered, session_saved
-from .engines import engine_is_ready, prepare
 from .held_commands import AT_ONCE, awaited, drop_held, hold, queue_name, refuse
-from .replacements import begin_keeping, failure_in, keep_answered, omit_lost, tell_engine
+from .replacements import begin_keeping, engine_is_ready, failure_in, keep_answered, omit_lost, prepare, tell_engine
 
 NOBODY = -1
 """The engine id of an answer that is about no engine in particular."""

@@ -6,8 +6,7 @@ import msgspec
 
 from ..message_bounds import why_submission_too_large
 from ..messages import Full, IdBlock, NeedIds, Submit
-from ..messages.dependencies import Needs
-from ..messages.task_types import FailureSummary, Final, Rules, Submission, code_of
+from ..messages.task_types import FailureSummary, Final, Needs, Rules, Submission, code_of
 from ..saves import SaveAccepted, SaveRefusal
 from ..scheduler import graph
 from ..scheduler.clients import Block, ClientEntry

@@ -22,7 +22,7 @@ class Wants(NamedTuple):
     """Data from the store that is sent with a run."""
 
     inputs: tuple[tuple[int, int], ...] = ()
-    """See `core.messages.dependencies.Needs.inputs`."""
+    """See `core.messages.task_types.Needs.inputs`."""
     chunks: tuple[tuple[int, int], ...] = ()
     """(source, its chunk) of the inputs that shared their run with other items of a map."""
     trial: int = 1

@@ -6,9 +6,9 @@ from dataclasses import dataclass, field
 
 from ..messages.task_types import LARGE_CODE_SENT, SENT_AGAIN_BYTES, Function, Incarnation, Rules, code_of
 from ..saves import DropFunctions, SaveFunction
+from .clients import OpenQuestions
 from .decision import Decision
 from .entries import EngineEntry
-from .open_questions import OpenQuestions
 
 
 def locality_key(digest: str) -> str:

@@ -9,8 +9,7 @@ from __future__ import annotations
 import msgspec
 
 from ..messages import Reopened
-from ..messages.dependencies import RUN, SKIP, Needs
-from ..messages.task_types import Ended, FailureSummary, Final, LostInputs
+from ..messages.task_types import RUN, SKIP, Ended, FailureSummary, Final, LostInputs, Needs
 from ..saves import TaskRecord
 from ..states import LOSES_INPUTS, Reason, State
 from .clock import Now

@@ -9,8 +9,7 @@ from __future__ import annotations
 from collections.abc import Collection, KeysView
 from dataclasses import dataclass, field
 
-from ..messages.dependencies import Needs
-from ..messages.task_types import Rules, RunKey
+from ..messages.task_types import Needs, Rules, RunKey
 from .entries import TaskEntry
 
 COUNTED_BYTES = 2048

@@ -20,13 +20,13 @@ from ..saves import FinalRecord, SaveAgent, SaveHandOut, StoredState, TaskRecord
 from ..states import State, Waiting
 from .admission import claim
 from .agent_entry import AgentEntry
-from .class_of_task import class_key_of
 from .clients import Block, ClientEntry
 from .clock import Now
 from .eligibility import watch_unmet
 from .entries import AssignedRun, EngineEntry, EngineState, TaskEntry
 from .jobs import JobEntry
 from .kept_commands import KeptOnEngine
+from .queue_keys import class_key_of
 from .requests import HELD_S
 from .running_tasks import WITHDRAWN, RecordedBatch
 from .second_copies import OtherRun

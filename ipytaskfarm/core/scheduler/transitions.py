@@ -11,19 +11,17 @@ from collections.abc import Iterable
 
 import msgspec
 
-from ..messages.dependencies import Needs
-from ..messages.task_types import AttemptRow, Final, Recovery, Rules, Submission
+from ..messages.task_types import AttemptRow, Final, Needs, Recovery, Rules, Submission
 from ..saves import SaveAttempt, SaveFinal, SaveReopen, SaveRequeue, SaveTask
 from ..states import CONSEQUENCES, MOVES, State, Waiting
 from .agent_entry import Charge
-from .class_of_task import class_key_of
 from .clock import Now
 from .decision import Decision
 from .eligibility import announce, class_for
 from .entries import EngineEntry, TaskClass, TaskEntry
 from .nested_waits import note_task_end
 from .queue import KnownRules
-from .queue_keys import compute_key, compute_keys
+from .queue_keys import class_key_of, compute_key, compute_keys
 from .state import SchedulerState
 from .task import (
     FOR_CACHE,

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Iterable
 
-from ..messages.dependencies import Needs
+from ..messages.task_types import Needs
 from .entries import TaskEntry
 from .state import SchedulerState
 
