@@ -5,6 +5,7 @@ from __future__ import annotations
 import asyncio
 import logging
 import random
+import re
 import signal
 import time
 from collections.abc import Callable, Coroutine, Iterator
@@ -32,14 +33,12 @@ from ..system.files import tail
 from ..system.flight_recorder import Recorder
 from ..system.machine import boot_id
 from ..system.odd_files import remove_entry
-from ..system.process import require_files
-from ..system.stopped import StoppedWatch
+from ..system.process import StoppedWatch, require_files
 from ..transport.lane import AgentLane
 from .limits import Backoff, EndedRunWatch, Ladder
 from .node import thread_limits
 from .reaping import COOKIE, Marks, reap
 from .relay import Account, Relay
-from .user_stacks import users_stack
 from .zygote import Child, Exit, StartError, Zygote
 from .zygote_process import OUTPUT, ZygoteProcess
 
@@ -548,3 +547,30 @@ def last_words(path: Path) -> tuple[str, str]:
     _, current, stack = threads.partition("Current thread ")
     dump = users_stack(f"{FATAL}{error}\n\n{current}" + stack.partition("\n\n")[0])
     return before.rstrip()[-OUTPUT_TAIL:], dump[:DUMP_MAX].rstrip()
+
+
+_FRAME = re.compile(r'  File "(?P<file>.*)", line \d+ in ')
+_PACKAGE = str(Path(__file__).parents[1]) + "/"
+_RUNNERS = (f"{_PACKAGE}engine/runner.py", f"{_PACKAGE}engine/commands.py")
+"""Files that call the user's code."""
+_NUMBER = re.compile(r"<(task|cell) [0-9a-f-]+>")
+_MACHINERY = re.compile(r"/(IPython|ipykernel)/")
+
+
+def users_stack(text: str) -> str:
+    """Return a stack as faulthandler writes it, the innermost frame first, without the frames of the farm and IPython.
+
+    A stack without a frame of the user's stays whole: the engine is between two tasks, or in the farm's code."""
+    kept, is_users = [], False
+    for line in text.splitlines():
+        match = _FRAME.match(line)
+        if match is None:
+            kept.append(line)
+            continue
+        file = match["file"]
+        if file in _RUNNERS:
+            break
+        if not file.startswith(_PACKAGE) and not _MACHINERY.search(file):
+            kept.append(_NUMBER.sub(r"<\1>", line))
+            is_users = True
+    return "\n".join(kept) + "\n" if is_users else text

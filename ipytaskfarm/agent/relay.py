@@ -25,7 +25,6 @@ from ..core.text import text_of
 from ..system.flight_recorder import Record, Recorder, RecorderDamaged
 from ..transport.message_parts import COUNTED_BYTES
 from ..transport.reliable_session import MAX_MESSAGE_BYTES
-from .engine_traffic import EngineTraffic
 from .records import RecordUnreadable, checked, failed
 
 if TYPE_CHECKING:
@@ -409,3 +408,51 @@ def _too_large(record: msgspec.Raw, error: ResultTooLarge) -> Ended:
     failure = FailureSummary("ResultTooLarge", str(error))
     # Without its details: these may be what is too large, as the ends of thousands of items.
     return Ended(ended.task, ended.attempt, Reason.TOO_LARGE.value, ended.started_s, ended.run_s, failure)
+
+
+MESSAGES_MAX, BYTES_MAX = 128, 256 << 10
+"""An engine with so much on its way is not read. One message may be larger."""
+
+
+class EngineTraffic:
+    """How many messages and bytes of each engine the controller has not acknowledged.
+
+    All engines of a node share the agent's one session, in which messages keep their order, and one engine's messages
+    must not delay those of others. So each engine may have a few in it. An engine with more is not read until the
+    controller has handled some.
+    """
+
+    def __init__(self) -> None:
+        self._under_way: dict[Incarnation, tuple[int, int]] = {}
+        self._full: set[Incarnation] = set()
+
+    @property
+    def full(self) -> Set[Incarnation]:
+        """Return the engines that must wait."""
+        return self._full
+
+    def sent(self, engine: Incarnation, size: int) -> None:
+        """Note that a message of an engine was sent to the controller."""
+        self._set(engine, 1, size)
+
+    def arrived(self, engine: Incarnation, size: int) -> None:
+        """Note that the controller has handled a message."""
+        if engine in self._under_way:
+            self._set(engine, -1, -size)
+
+    def begin(self) -> None:
+        """Forget everything: in a new epoch nothing is on its way."""
+        self._under_way.clear()
+        self._full.clear()
+
+    def _set(self, engine: Incarnation, messages: int, size: int) -> None:
+        before = self._under_way.get(engine, (0, 0))
+        count, total = before[0] + messages, before[1] + size
+        if count <= 0:
+            self._under_way.pop(engine, None)
+        else:
+            self._under_way[engine] = count, total
+        if count >= MESSAGES_MAX or total >= BYTES_MAX:
+            self._full.add(engine)
+        else:
+            self._full.discard(engine)

@@ -18,7 +18,7 @@ from ..core.states import FREEZES
 from ..display.farm_tables import frozen_table
 from ..display.ipython import show_users_frames
 from ..display.text import local_time
-from ..system import external_kernels
+from ..system import jupyter_extension
 from ..system.user_code import with_cells
 from .debugging import can_ask
 from .kernel_console import KernelConsole, KernelSilent
@@ -87,7 +87,7 @@ def debug_frozen(session: Session, task: int) -> bool:
         why = f"is {row.state}" if row.state != "frozen" else "has ended"
         print(f"the engine that was frozen for task {task} on node {row.node} {why}: the task runs here")
         return False
-    link = external_kernels.offer(connection_file, f"task-{task}-{connection_file.parent.name}-{connection_file.stem}")
+    link = jupyter_extension.offer(connection_file, f"task-{task}-{connection_file.parent.name}-{connection_file.stem}")
     until = time.strftime("%H:%M:%S", time.localtime(row.ends_s))
     print(
         f"task {task} failed on node {row.node}, and its engine is frozen until {until}, or for as long as it is used"

@@ -23,7 +23,7 @@ from ipytaskfarm.doctor.network import is_loopback
 from ipytaskfarm.launchers.interface import AgentStatus
 from ipytaskfarm.storage.disk import MIN_FREE_BYTES
 from ipytaskfarm.system.farm_paths import ConnectionInfo
-from ipytaskfarm.system.stopped import is_stopped
+from ipytaskfarm.system.process import is_stopped
 from ipytaskfarm.version import __version__
 
 SKEW_S = 10.0

@@ -14,9 +14,8 @@ import msgspec
 import pytest
 
 from ipytaskfarm.agent.engine_messages import NESTED_MAX, EngineMessages
-from ipytaskfarm.agent.engine_traffic import BYTES_MAX, MESSAGES_MAX
 from ipytaskfarm.agent.engines import EnginePhase, ManagedEngine
-from ipytaskfarm.agent.relay import Account, Relay
+from ipytaskfarm.agent.relay import BYTES_MAX, MESSAGES_MAX, Account, Relay
 from ipytaskfarm.core.errors import FarmNotRunning, ResultTooLarge
 from ipytaskfarm.core.limits import PARTS_MAX, PROPERTIES_BYTES
 from ipytaskfarm.core.messages import AgentState, CommandDone, PropertiesChanged, Run
