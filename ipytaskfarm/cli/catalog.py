@@ -4,7 +4,7 @@ from __future__ import annotations
 
 COMMANDS: dict[str, tuple[str, str]] = {
     "start": ("ipytaskfarm.cli.start.Start", "start a farm, or resume one"),
-    "stop": ("ipytaskfarm.cli.stop.Stop", "stop a farm; waiting tasks and results are kept"),
+    "stop": ("ipytaskfarm.cli.start.Stop", "stop a farm; waiting tasks and results are kept"),
     "list": ("ipytaskfarm.cli.farms.List", "list the farms of this user"),
     "status": ("ipytaskfarm.cli.status.Status", "show one farm: its engines and tasks"),
     "top": ("ipytaskfarm.cli.top.Top", "watch a farm, abort and retry its tasks"),
@@ -27,7 +27,7 @@ COMMANDS: dict[str, tuple[str, str]] = {
     "remove": ("ipytaskfarm.cli.task_actions.Remove", "remove ended tasks and their results"),
     "mark-done": ("ipytaskfarm.cli.task_actions.MarkDone", "mark tasks as succeeded, with a given result"),
     "mark-failed": ("ipytaskfarm.cli.task_actions.MarkFailed", "mark a run, or a result, as failed"),
-    "priority": ("ipytaskfarm.cli.priority.ChangePriority", "change the priority of tasks, or of a job"),
+    "priority": ("ipytaskfarm.cli.task_actions.ChangePriority", "change the priority of tasks, or of a job"),
     "pause": ("ipytaskfarm.cli.pause.Pause", "start no further tasks of the farm, or of a job"),
     "resume": ("ipytaskfarm.cli.pause.Resume", "continue after pause, or after start --hold"),
     "drain": ("ipytaskfarm.cli.pause.Drain", "start no further tasks on a node"),
