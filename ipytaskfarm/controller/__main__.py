@@ -39,12 +39,11 @@ from ..core.scheduler.state import SchedulerState
 from ..core.states import State
 from ..settings.declarations import add_flags, scheduler_settings
 from ..settings.setting import CONTROLLER
-from ..storage.backup import incarnation_of
+from ..storage.backup import incarnation_of, usable_record
 from ..storage.beside import STORE_NAME, identity
 from ..storage.blobs import Blobs, blobs_folder
 from ..storage.disk import least_room
 from ..storage.event_log import EventLog, PolicyName
-from ..storage.lost_record import usable_record
 from ..storage.result_cache import ResultCache, cache_file
 from ..storage.store import Store
 from ..system import farm_paths

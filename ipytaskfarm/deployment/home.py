@@ -23,10 +23,9 @@ from ipytaskfarm.core import errors
 from ipytaskfarm.deployment.copies import find, forget_processes, settled
 from ipytaskfarm.deployment.lock_holders import lock_holders
 from ipytaskfarm.deployment.settings import DEFAULT_PORT, FarmSettings
-from ipytaskfarm.storage.backup import has_unfinished, incarnation_of
+from ipytaskfarm.storage.backup import has_unfinished, incarnation_of, usable_record
 from ipytaskfarm.storage.beside import STORE_NAME as STORE_NAME, beside, recorders_folder
 from ipytaskfarm.storage.disk import network_file_system
-from ipytaskfarm.storage.lost_record import usable_record
 from ipytaskfarm.system import farm_paths
 from ipytaskfarm.system.farm_paths import TEMPORARY, ConnectionInfo, FarmRecord
 from ipytaskfarm.system.odd_files import (

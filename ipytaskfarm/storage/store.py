@@ -40,11 +40,10 @@ from ..system.files import sync_folder
 from . import disk, free_room, opening, rows
 from .beside import count_file
 from .commit_count import CommitCount, Count, Missing, missing, read as read_count
+from .free_room import LogRoom
 from .inserts import Row
-from .log_room import LogRoom
-from .map_places import place_in_map
 from .opening import APPLICATION_ID, FORMER, REMEDY
-from .task_records import RulesReader, part_of, task_records, unfinished_records, with_dependents
+from .task_records import RulesReader, part_of, place_in_map, task_records, unfinished_records, with_dependents
 from .writing import Fenced, write
 
 CHECKPOINT_BYTES = 4 << 20

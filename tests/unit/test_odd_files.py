@@ -19,9 +19,9 @@ from ipytaskfarm.deployment.lock_holders import lock_holders
 from ipytaskfarm.launchers import ProcessSpec
 from ipytaskfarm.launchers.local import LocalProcesses
 from ipytaskfarm.storage import backup
+from ipytaskfarm.storage.backup import usable_record
 from ipytaskfarm.storage.beside import count_file
 from ipytaskfarm.storage.blobs import Blobs
-from ipytaskfarm.storage.lost_record import usable_record
 from ipytaskfarm.storage.store import Store
 from ipytaskfarm.system import farm_paths, files
 from ipytaskfarm.system.farm_paths import FARM_FILE, ConnectionInfo, FarmRecord, Lock

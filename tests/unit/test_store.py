@@ -25,9 +25,8 @@ from ipytaskfarm.core.scheduler.task import with_priority
 from ipytaskfarm.storage import backup, disk
 from ipytaskfarm.storage.backup import needed_blobs
 from ipytaskfarm.storage.blobs import Blobs, blobs_folder
-from ipytaskfarm.storage.history import read_events
 from ipytaskfarm.storage.store import Store
-from ipytaskfarm.storage.task_tables import TaskTables
+from ipytaskfarm.storage.task_tables import TaskTables, read_events
 from tests.support.store_model import Model, all_turns, attempt, final, sql, task
 from tests.support.thorough import some
 
