@@ -17,8 +17,7 @@ from typing import Any
 from ipytaskfarm.display.ipython import notebook_shell
 from ipytaskfarm.system.farm_paths import ConnectionInfo
 from ipytaskfarm.system.live_pages import page_link, page_path
-from ipytaskfarm.view.pages import Delta
-from ipytaskfarm.view.picture import PictureData
+from ipytaskfarm.view.picture import Delta, PictureData
 from ipytaskfarm.web import last_state, questions
 from ipytaskfarm.web.bundle import bundled
 from ipytaskfarm.web.feed import FarmFeed

@@ -13,8 +13,7 @@ from collections import deque
 from typing import Any
 
 from ipytaskfarm.client.screens import Slot
-from ipytaskfarm.view.pages import Delta
-from ipytaskfarm.view.picture import PictureData
+from ipytaskfarm.view.picture import Delta, PictureData
 from ipytaskfarm.web import last_state
 from ipytaskfarm.web.feed import FarmFeed
 

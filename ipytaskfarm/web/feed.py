@@ -36,8 +36,7 @@ from ipytaskfarm.transport.keys import info_for, load_keys
 from ipytaskfarm.transport.peer import NEVER_CONNECTED
 from ipytaskfarm.version import __version__
 from ipytaskfarm.view.fold import FarmFold
-from ipytaskfarm.view.pages import Delta, DeltaLog
-from ipytaskfarm.view.picture import PictureData
+from ipytaskfarm.view.picture import Delta, DeltaLog, PictureData
 
 R = TypeVar("R")
 

@@ -25,12 +25,12 @@ from ipytaskfarm.core.messages.view import (
     WaitingTable,
 )
 from ipytaskfarm.core.stretches import OpenStretch, merged
-from ipytaskfarm.view import fold, pages
+from ipytaskfarm.view import fold, picture
 from ipytaskfarm.view.fold import FarmFold, cut
 from ipytaskfarm.view.picture import Picture, apply
 from ipytaskfarm.view.versions import differences
+from ipytaskfarm.web.handlers import metrics_text
 from ipytaskfarm.web.last_state import head
-from ipytaskfarm.web.metrics import metrics_text
 
 TEXTS = ["", "abc", "<img src=x onerror=alert(1)>", "\x1b[31m\x00\r", "é" * 5000, "z" * 100_000]
 SEEDS = st.integers(0, 2**32)
@@ -340,9 +340,9 @@ def test_merging_makes_few_of_many() -> None:
 
 
 def test_a_page_resumes_by_number_if_it_was_not_away_for_long() -> None:
-    log = pages.DeltaLog("abc")
+    log = picture.DeltaLog("abc")
     assert log.add([]) is None
-    for number in range(1, pages.KEPT + 21):
+    for number in range(1, picture.KEPT + 21):
         delta = log.add([["set", "x", number]])
         assert delta is not None
         assert delta.number == number
