@@ -9,6 +9,8 @@ from __future__ import annotations
 import logging
 from collections.abc import Callable
 
+import msgspec
+
 from ..core.errors import SecurityError, StoreError
 from ..core.messages import (
     Answer,
@@ -20,15 +22,17 @@ from ..core.messages import (
     Refusal,
     ReloadKeys,
     Reply,
+    TaskCopy,
 )
 from ..core.messages.blob_chunks import ReadBlob, WriteBlob
 from ..core.messages.result_cache import ForgetCache, ListCache, ReadCacheKey
+from ..core.messages.task_types import Final, code_of
 from ..core.scheduler.events import Event
 from ..core.text import text_of
 from ..storage.store import Store
 from .access import FarmAccess
 from .cache_answers import CacheAnswers
-from .task_copies import task_copy
+from .payloads import input_of
 from .view_answers import STORE_QUESTIONS
 
 log = logging.getLogger(__name__)
@@ -97,3 +101,39 @@ class DirectAnswers:
             return Refusal("SecurityError", f"the keys of before hold on: {error}")
         self._give_up(over)
         return NumberReply(cut)
+
+
+def task_copy(store: Store, task_id: int) -> TaskCopy | Refusal:
+    """Return a copy of a task, or of an item of a map, as it was submitted.
+
+    A client runs it itself: the copy has the work, the code and the inputs."""
+    found = store.original([task_id])
+    if found:
+        task, item = found[0], None
+        if task.part is not None:  # the payload is the chunk's
+            chunk, item = task.part
+            payloads = store.original([chunk])
+            if not payloads:
+                return _gone(task_id)
+            task = msgspec.structs.replace(task, payload=payloads[0].payload, blobs=payloads[0].blobs)
+    else:
+        chunk_id = store.chunk_of(task_id)
+        if chunk_id is None:
+            return _gone(task_id)
+        (task,) = store.original([chunk_id])
+        task, item = msgspec.structs.replace(task, id=task_id), task_id - chunk_id - 1
+    sources = task.needs.inputs if task.needs is not None else ()
+    inputs = [input_of(number, source, _end_of(store, source)) for number, source in sources]
+    return TaskCopy(task, store.functions(list(dict.fromkeys(code_of(task.function, task.rules)))), inputs, item)
+
+
+def _end_of(store: Store, task_id: int) -> Final | None:
+    """Return the end of a task; of an item that shared its run, that of its chunk."""
+    found = store.finals([task_id])
+    if not found and (chunk := store.chunk_of(task_id)) is not None:
+        found = store.finals([chunk])
+    return found[0] if found else None
+
+
+def _gone(task_id: int) -> Refusal:
+    return Refusal("IndexError", f"there is no task {task_id}: it was never submitted, or has been cleared")

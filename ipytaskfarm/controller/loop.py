@@ -50,7 +50,7 @@ from ..storage.result_cache import ResultCache
 from ..storage.store import Store
 from ..system.machine import why_gone
 from ..transport.hub import Hub
-from ..transport.peer_events import Peer, PeerGone, PeerNewEpoch, PeerSilent, PeerUp
+from ..transport.hub_session import Peer, PeerGone, PeerNewEpoch, PeerSilent, PeerUp
 from . import replies
 from .access import FarmAccess
 from .blob_reading import BlobReader, ReadPiece

@@ -49,7 +49,7 @@ from ipytaskfarm.core.scheduler.settings import SchedulerSettings
 from ipytaskfarm.serialization.pack import pack_function
 from ipytaskfarm.storage.result_cache import ResultCache
 from ipytaskfarm.storage.store import Store
-from ipytaskfarm.transport.peer_events import Peer, PeerNewEpoch
+from ipytaskfarm.transport.hub_session import Peer, PeerNewEpoch
 from tests.support.polling import eventually
 
 # -- the evaluator

@@ -21,7 +21,7 @@ from ipytaskfarm.storage.blobs import Blobs
 from ipytaskfarm.storage.result_cache import ResultCache
 from ipytaskfarm.storage.store import Store
 from ipytaskfarm.transport.hub import Hub
-from ipytaskfarm.transport.peer_events import Peer, PeerNewEpoch
+from ipytaskfarm.transport.hub_session import Peer, PeerNewEpoch
 
 CLIENT, AGENT = Peer("c", "client", "c"), Peer("a", "agent", "a")
 

@@ -36,8 +36,8 @@ from ipytaskfarm.core.states import Reason
 from ipytaskfarm.storage.store import Store
 from ipytaskfarm.system.flight_recorder import Recorder
 from ipytaskfarm.transport.hub import Hub
+from ipytaskfarm.transport.hub_session import Peer, PeerNewEpoch
 from ipytaskfarm.transport.peer import Link
-from ipytaskfarm.transport.peer_events import Peer, PeerNewEpoch
 
 LIMIT = 10_000
 CLIENT, AGENT = Peer("c", "client", "c"), Peer("a", "agent", "a")

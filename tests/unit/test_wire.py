@@ -22,8 +22,8 @@ from ipytaskfarm.core.messages.task_types import KeptResults
 from ipytaskfarm.system.farm_paths import ConnectionInfo
 from ipytaskfarm.transport import hub_session, peer as peer_module, wire
 from ipytaskfarm.transport.hub import GONE_S
+from ipytaskfarm.transport.hub_session import PeerGone, PeerNewEpoch, PeerSilent, PeerUp
 from ipytaskfarm.transport.peer import Acked, Link, Lost, NewEpoch, Refused, Resumed
-from ipytaskfarm.transport.peer_events import PeerGone, PeerNewEpoch, PeerSilent, PeerUp
 from ipytaskfarm.transport.reliable_session import PacketKind, ReliableSession
 from tests.support.polling import DEADLINE_S, eventually
 from tests.support.wire_world import AGENT_STATE, World, numbers, submit, world
