@@ -4,12 +4,11 @@ from __future__ import annotations
 
 import sys
 import time
-from typing import Any
 
 from traitlets import Int, Unicode
 
 from ipytaskfarm.cli import printing
-from ipytaskfarm.cli.application import OK, JsonCommand, UsageError, values
+from ipytaskfarm.cli.application import OK, JsonCommand, UsageError, flag
 from ipytaskfarm.cli.jobs import LONG_S, ids_given, refuse_unknown, task_rows_of
 from ipytaskfarm.cli.json_output import event_shape, print_json
 from ipytaskfarm.core import messages
@@ -34,17 +33,10 @@ the last 100 events, or more with --last. Removed tasks have no history.
         ipytaskfarm history --what failed --since 2h
         ipytaskfarm history --name fit --since 2026-11-21T10:00 --json
     """
-    named = Unicode("", help="only tasks of this name").tag(config=True, metavar="NAME")
-    what = Unicode("", help="only events that contain this text: started, failed, engine lost").tag(
-        config=True, metavar="TEXT"
-    )
-    since = Unicode("", help="only events after this time: 90s, 10m, 2h or 1d ago, or 2026-11-21T10:00").tag(
-        config=True, metavar="WHEN"
-    )
-    last = Int(100, min=0, max=INT_MAX, help="the last N events; 0: all (default: 100)").tag(config=True, metavar="N")
-    aliases: Any = values(
-        ("name", "History.named"), ("what", "History.what"), ("since", "History.since"), ("last", "History.last")
-    )
+    named = flag("NAME", Unicode("", help="only tasks of this name"), "name")
+    what = flag("TEXT", Unicode("", help="only events that contain this text: started, failed, engine lost"))
+    since = flag("WHEN", Unicode("", help="only events after this time: 90s, 10m, 2h or 1d ago, or 2026-11-21T10:00"))
+    last = flag("N", Int(100, min=0, max=INT_MAX, help="the last N events; 0: all (default: 100)"))
 
     def carry_out(self) -> int:
         ids = ids_given(self)

@@ -3,12 +3,11 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
-from typing import Any
 
 from traitlets import Unicode
 
 from ipytaskfarm.cli import printing
-from ipytaskfarm.cli.application import OK, Command, JsonCommand, UsageError, values
+from ipytaskfarm.cli.application import OK, Command, JsonCommand, UsageError, flag
 from ipytaskfarm.cli.json_output import job_shape, print_json, task_shape
 from ipytaskfarm.core import messages
 from ipytaskfarm.core.messages import tables
@@ -78,10 +77,7 @@ class OnTasks(JsonCommand):
     """A command about tasks: ids, or those of a job."""
 
     arguments = "ID… | --job NAME"
-    job = Unicode("", help="the tasks of this job: its name (the latest of that name), or its id").tag(
-        config=True, metavar="NAME"
-    )
-    aliases: Any = values(("job", "OnTasks.job"))
+    job = flag("NAME", Unicode("", help="the tasks of this job: its name (the latest of that name), or its id"))
 
     def read(self, argv: list[str]) -> None:
         """Read the command line, and check that it names the tasks, before any question is asked."""

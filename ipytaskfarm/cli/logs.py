@@ -10,13 +10,13 @@ import sys
 import time
 from collections.abc import Iterator
 from pathlib import Path
-from typing import Any, NamedTuple
+from typing import NamedTuple
 
 import msgspec
-from traitlets import Bool, Int
+from traitlets import Int
 
 from ipytaskfarm.cli import printing
-from ipytaskfarm.cli.application import JSON, OK, JsonCommand, UsageError, no_such_farm, switches, values
+from ipytaskfarm.cli.application import OK, JsonCommand, UsageError, flag, no_such_farm, switch
 from ipytaskfarm.cli.history import events
 from ipytaskfarm.cli.json_output import event_shape, print_json
 from ipytaskfarm.core import messages
@@ -49,13 +49,9 @@ that task in all logs of the farm, what happened to the task, and what it printe
         ipytaskfarm logs engine 3 --lines 500
         ipytaskfarm logs --task 12
     """
-    follow = Bool(False, help="also show new lines").tag(config=True)
-    lines = Int(100, min=0, help="show the last N lines (default: 100)").tag(config=True, metavar="N")
-    task = Int(None, allow_none=True, help="show all lines about this task, and what it printed").tag(
-        config=True, metavar="ID"
-    )
-    aliases: Any = values(("lines", "Logs.lines"), ("task", "Logs.task"))
-    flags: Any = switches(("f follow", "Logs.follow", True, "also show new lines, until Ctrl-C"), JSON)
+    follow = switch("also show new lines, until Ctrl-C", "f follow")
+    lines = flag("N", Int(100, min=0, help="show the last N lines (default: 100)"))
+    task = flag("ID", Int(None, allow_none=True, help="show all lines about this task, and what it printed"))
 
     def carry_out(self) -> int:
         home = self.home()

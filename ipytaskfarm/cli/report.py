@@ -4,11 +4,10 @@ from __future__ import annotations
 
 import asyncio
 from pathlib import Path
-from typing import Any
 
 from traitlets import Unicode
 
-from ipytaskfarm.cli.application import OK, Command, UsageError, values
+from ipytaskfarm.cli.application import OK, Command, UsageError, flag
 from ipytaskfarm.cli.jobs import find_job
 from ipytaskfarm.deployment.light_client import connect
 from ipytaskfarm.display.text import size
@@ -27,11 +26,8 @@ example from a mail. It contains the output and the errors of tasks, but not the
         ipytaskfarm report --output run.html
         ipytaskfarm report --farm nightly --job sweep --output sweep.html
     """
-    output = Unicode("", help="the file to write").tag(config=True, metavar="FILE")
-    job = Unicode("", help="only this job: its name (the latest of that name), or its id").tag(
-        config=True, metavar="NAME"
-    )
-    aliases: Any = values(("o output", "Report.output"), ("job", "Report.job"))
+    output = flag("FILE", Unicode("", help="the file to write"), "o output")
+    job = flag("NAME", Unicode("", help="only this job: its name (the latest of that name), or its id"))
 
     def carry_out(self) -> int:
         if not self.output:

@@ -2,12 +2,10 @@
 
 from __future__ import annotations
 
-from typing import Any
-
 from traitlets import Enum, Int, Unicode
 
 from ipytaskfarm.cli import printing
-from ipytaskfarm.cli.application import OK, JsonCommand, values
+from ipytaskfarm.cli.application import OK, JsonCommand, flag
 from ipytaskfarm.cli.jobs import LONG_S, ids_given, ids_of_job, refuse_unknown, task_rows
 from ipytaskfarm.cli.json_output import farm_shape, print_json, task_shape
 from ipytaskfarm.core import messages
@@ -79,16 +77,10 @@ class Tasks(JsonCommand):
 
     state = Enum(
         [None, *ACCEPTED_STATES], default_value=None, allow_none=True, help=f"one of {', '.join(ASKED_STATES)}"
-    ).tag(config=True, metavar="STATE")
-    named = Unicode("", help="only tasks of this name").tag(config=True, metavar="NAME")
-    job = Unicode("", help="only tasks of this job: its name (the latest of that name), or its id").tag(
-        config=True, metavar="NAME"
-    )
-    last = Int(100, min=0, max=2**63 - 1, help="the last N tasks; 0: all (default: 100)").tag(config=True, metavar="N")
-
-    aliases: Any = values(
-        ("state", "Tasks.state"), ("name", "Tasks.named"), ("job", "Tasks.job"), ("last", "Tasks.last")
-    )
+    ).tag(config=True, metavar="STATE", flag="")
+    named = flag("NAME", Unicode("", help="only tasks of this name"), "name")
+    job = flag("NAME", Unicode("", help="only tasks of this job: its name (the latest of that name), or its id"))
+    last = flag("N", Int(100, min=0, max=2**63 - 1, help="the last N tasks; 0: all (default: 100)"))
 
     def carry_out(self) -> int:
         given = ids_given(self, self.job)

@@ -9,7 +9,7 @@ from typing import Any
 from traitlets import Bool, Int, Unicode
 
 from ipytaskfarm.cli import printing
-from ipytaskfarm.cli.application import FAILED, JSON, OK, JsonCommand, UsageError, switches, values
+from ipytaskfarm.cli.application import FAILED, OK, JsonCommand, UsageError, flag, switch
 from ipytaskfarm.cli.jobs import LONG_S, OnTasks, find_job
 from ipytaskfarm.cli.json_output import print_json
 from ipytaskfarm.core import errors, messages
@@ -32,12 +32,10 @@ the interrupt is replaced. Ended tasks are skipped. Exit code 1 means that an id
         ipytaskfarm abort 12 15-19 --reason "wrong input"
         ipytaskfarm abort --job primes --no-interrupt
     """
-    interrupt = Bool(True, help="interrupt running tasks").tag(config=True)
-    reason = Unicode("", help="the reason, which the tasks' error contains").tag(config=True, metavar="TEXT")
-    aliases: Any = values(("job", "OnTasks.job"), ("reason", "Abort.reason"))
-    flags: Any = switches(
-        ("no-interrupt", "Abort.interrupt", False, "let running tasks end, and drop their results"), JSON
+    interrupt = switch(
+        "let running tasks end, and drop their results", "no-interrupt", Bool(True, help="interrupt running tasks")
     )
+    reason = flag("TEXT", Unicode("", help="the reason, which the tasks' error contains"))
 
     def carry_out(self) -> int:
         with connect(self.farm) as questioner:
@@ -124,8 +122,7 @@ with exit code 1.
         ipytaskfarm remove 3-9
         ipytaskfarm remove --all
     """
-    everything = Bool(False, help="all tasks that have ended").tag(config=True)
-    flags: Any = switches(("all", "Remove.everything", True, "all tasks that have ended"), JSON)
+    everything = switch("all tasks that have ended", "all")
 
     def named_otherwise(self) -> bool:
         if self.job and self.everything:
@@ -180,10 +177,9 @@ tasks that wait for them continue.
         ipytaskfarm mark-done 12
         ipytaskfarm mark-done 12 --result '{"total": 42}'
     """
-    result = Verbatim("null", help="the result as JSON; for a task of code, an object with the pulled names").tag(
-        config=True, metavar="JSON"
+    result = flag(
+        "JSON", Verbatim("null", help="the result as JSON; for a task of code, an object with the pulled names")
     )
-    aliases: Any = values(("result", "MarkDone.result"))
 
     def carry_out(self) -> int:
         ids = self.number_arguments("task")
@@ -213,8 +209,7 @@ left. A waiting task fails. A task that has succeeded is reopened: it runs again
 """
     arguments = "ID…"
     examples = 'ipytaskfarm mark-failed 12 --reason "the input was incomplete"'
-    reason = Unicode("", help="the reason, which the error contains").tag(config=True, metavar="TEXT")
-    aliases: Any = values(("reason", "MarkFailed.reason"))
+    reason = flag("TEXT", Unicode("", help="the reason, which the error contains"))
 
     def carry_out(self) -> int:
         ids = self.number_arguments("task")
@@ -267,8 +262,7 @@ are submitted to the job later get it too. Ended tasks are skipped. Exit code 1 
         ipytaskfarm priority 12 15-19 --to 5
         ipytaskfarm priority --job primes --to -1
     """
-    to = Int(None, allow_none=True, min=INT_MIN, max=INT_MAX, help="the new priority").tag(config=True, metavar="N")
-    aliases: Any = values(("job", "OnTasks.job"), ("to", "ChangePriority.to"))
+    to = flag("N", Int(None, allow_none=True, min=INT_MIN, max=INT_MAX, help="the new priority"))
 
     def read(self, argv: list[str]) -> None:
         """Read the command line, and check that it has a priority."""

@@ -12,12 +12,11 @@ import tty
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass, field
-from typing import Any
 
-from traitlets import Bool, Float
+from traitlets import Float
 
 from ipytaskfarm.cli import printing
-from ipytaskfarm.cli.application import OK, Command, switches, values
+from ipytaskfarm.cli.application import OK, Command, flag, switch
 from ipytaskfarm.cli.jobs import jobs_of
 from ipytaskfarm.cli.status import farm_state, head_lines
 from ipytaskfarm.core import errors, messages
@@ -173,10 +172,8 @@ failed one, q quits. Without a terminal, with TERM=dumb, or with --once, the com
         ipytaskfarm top --farm nightly --every 5
         ipytaskfarm top --once
     """
-    every = Float(1.0, min=LEAST_S, help="time between two updates (default: 1)").tag(config=True, metavar="SECONDS")
-    once = Bool(False, help="print one screen and end").tag(config=True)
-    aliases: Any = values(("every", "Top.every"))
-    flags: Any = switches(("once", "Top.once", True, "print one screen and end"))
+    every = flag("SECONDS", Float(1.0, min=LEAST_S, help="time between two updates (default: 1)"))
+    once = switch("print one screen and end")
 
     def carry_out(self) -> int:
         with connect(self.farm) as questioner:

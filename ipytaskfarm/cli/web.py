@@ -9,11 +9,10 @@ import signal
 import sys
 from collections.abc import Iterator
 from pathlib import Path
-from typing import Any
 
-from traitlets import Bool, Int, List, Unicode
+from traitlets import Int, List, Unicode
 
-from ipytaskfarm.cli.application import OK, Command, UsageError, switches, values
+from ipytaskfarm.cli.application import OK, Command, UsageError, flag, switch
 from ipytaskfarm.core import errors
 from ipytaskfarm.system import farm_paths
 from ipytaskfarm.system.host import runtime_folder
@@ -34,16 +33,12 @@ scale. Ctrl-C ends the server; the farm continues.
         ipytaskfarm web --farm nightly --port 8790 --control
         ipytaskfarm web --socket /run/user/1000/farm.sock
     """
-    port = Int(0, help="the port (default: 0, a free one)").tag(config=True, metavar="PORT")
-    socket = Unicode("", help="listen on a unix socket at this path, not on a port").tag(config=True, metavar="PATH")
-    hosts = List(Unicode(), help="another name, with its port, under which a proxy calls this server").tag(
-        config=True, metavar="NAME"
+    port = flag("PORT", Int(0, help="the port (default: 0, a free one)"))
+    socket = flag("PATH", Unicode("", help="listen on a unix socket at this path, not on a port"))
+    hosts = flag(
+        "NAME", List(Unicode(), help="another name, with its port, under which a proxy calls this server"), "host-name"
     )
-    control = Bool(False, help="let pages change the farm").tag(config=True)
-    aliases: Any = values(("port", "Web.port"), ("socket", "Web.socket"), ("host-name", "Web.hosts"))
-    flags: Any = switches(
-        ("control", "Web.control", True, "let pages change the farm: abort, retry, pause, scale"),
-    )
+    control = switch("let pages change the farm: abort, retry, pause, scale")
 
     def carry_out(self) -> int:
         if not 0 <= self.port <= 65535:
