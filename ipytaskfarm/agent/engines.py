@@ -13,19 +13,9 @@ from enum import Enum
 from pathlib import Path
 from typing import Any
 
+from ..core import messages as m
 from ..core.formatting import last_line, signal_text
 from ..core.limits import properties_bytes
-from ..core.messages import (
-    Crash,
-    EngineDown,
-    EngineNote,
-    EngineReport,
-    EngineUp,
-    HandOut,
-    LaneExit,
-    LaneHello,
-    PropertiesChanged,
-)
 from ..core.messages.task_types import FrozenRun, Incarnation, RunKey, encode_runs
 from ..core.requirements import Allotment, Environment, Recycle
 from ..system.concurrent_runs import COMPANY
@@ -107,11 +97,11 @@ class ManagedEngine:
         self.account = account
         self.phase = EnginePhase.STARTING
         self.child: Child | None = None
-        self.hello: asyncio.Future[LaneHello] = asyncio.get_running_loop().create_future()
+        self.hello: asyncio.Future[m.LaneHello] = asyncio.get_running_loop().create_future()
         self.exit = Exit(None)
         self.started_s = time.time()
         self.facts: dict[str, Any] = {}
-        self.properties: PropertiesChanged | None = None
+        self.properties: m.PropertiesChanged | None = None
         self.connection_file = ""
         self.prepared = False
         self.environment: Environment | None = None
@@ -154,7 +144,7 @@ class ManagedEngine:
         """Send a signal, and return whether the process was still there."""
         return self.child is not None and self.child.send_signal(signum)
 
-    def is_handed(self, message: HandOut) -> None:
+    def is_handed(self, message: m.HandOut) -> None:
         """Take the parts of a hand-out that concern the engine itself."""
         self.environment = message.environment or self.environment
         self.recycling = message.recycling or self.recycling
@@ -170,9 +160,9 @@ class ManagedEngine:
         self.cause = self.cause or cause
         self.send_signal(signal.SIGKILL)
 
-    def report(self) -> EngineReport:
+    def report(self) -> m.EngineReport:
         """Return the engine's state for the controller."""
-        return EngineReport(
+        return m.EngineReport(
             self.incarnation,
             self.id,
             self.pid,
@@ -193,14 +183,14 @@ class ManagedEngine:
         )
 
     @property
-    def unreported(self) -> PropertiesChanged | None:
+    def unreported(self) -> m.PropertiesChanged | None:
         """Return the properties if they are too large for `report`. All reports of a node are one message."""
         properties = self.properties
         if properties is None or len(properties.plain) > REPORTED_VALUES:
             return properties
         return properties if properties_bytes(properties.packed, properties.plain) > REPORTED_BYTES else None
 
-    def loss(self) -> EngineDown:
+    def loss(self) -> m.EngineDown:
         """Return how the engine ended.  Its ring must have been read to the end before."""
         running = self.account.running()
         ladder = self.ladder
@@ -212,7 +202,7 @@ class ManagedEngine:
         if not self.account.damaged and (running is not None or self.account.recorder.runs_command):
             # And nothing else: the log has the output of earlier tasks too.
             output = self._last_output(COMPANY if begun else running)
-        crash = Crash(
+        crash = m.Crash(
             signal=self.exit.signal,
             exit_code=self.exit.exit_code,
             cause=ladder.cause if for_run and ladder is not None else self.cause,
@@ -224,11 +214,11 @@ class ManagedEngine:
         if recorder.boot != boot_id():
             # The disk has the recorder as of some earlier moment: the engine has come further.
             upto = recorder.begun_upto()
-            return EngineDown(self.incarnation, self.id, None, False, crash, self.expected, begun_upto=upto)
+            return m.EngineDown(self.incarnation, self.id, None, False, crash, self.expected, begun_upto=upto)
         items = recorder.items() if running is not None else None
         beside = tuple(run for run in begun if run != running)
         known = not self.account.damaged
-        return EngineDown(self.incarnation, self.id, running, known, crash, self.expected, items, beside)
+        return m.EngineDown(self.incarnation, self.id, running, known, crash, self.expected, items, beside)
 
     def _last_output(self, running: RunKey | None) -> str:
         """Return the end of what a dead engine's run, or (None) its command, has written. "": nothing."""
@@ -332,7 +322,7 @@ class EngineProcesses:
     def start(self, engine_id: int, beside: int = 0) -> None:
         """Start an engine; `EngineUp` or a failed-start `EngineNote` follows.  beside: see `StartEngine`."""
         if self.ending or self.leaving:
-            self._relay.say(EngineNote(engine_id, "the agent is ending", failed_start=True))
+            self._relay.say(m.EngineNote(engine_id, "the agent is ending", failed_start=True))
             return
         self._counter += 1
         files = Files(self._folder, self._recorders, self._counter)
@@ -346,7 +336,7 @@ class EngineProcesses:
             )
         except OSError as error:
             self._backoff.failed()
-            self._relay.say(EngineNote(engine_id, f"no flight recorder for it: {error}", failed_start=True))
+            self._relay.say(m.EngineNote(engine_id, f"no flight recorder for it: {error}", failed_start=True))
             return
         engine = ManagedEngine(engine_id, incarnation, files, Account(incarnation, recorder))
         engine.beside = beside or len(self.living) + 1
@@ -361,7 +351,7 @@ class EngineProcesses:
             self._backoff.failed()
             await self._reap(engine)
             self._remove(engine)
-            self._relay.say(EngineNote(engine.id, str(error), engine.incarnation, failed_start=True))
+            self._relay.say(m.EngineNote(engine.id, str(error), engine.incarnation, failed_start=True))
             self._changed()
             return
         assert engine.child is not None
@@ -369,7 +359,7 @@ class EngineProcesses:
         if engine.phase is EnginePhase.STARTING:
             engine.phase = EnginePhase.UP
         log.info("engine %d is up: pid %d, %s", engine.id, engine.pid, engine.incarnation)
-        self._relay.say(EngineUp(engine.report()))
+        self._relay.say(m.EngineUp(engine.report()))
         self._changed()
         engine.exit = await engine.child.exit
         engine.phase = EnginePhase.GONE
@@ -424,7 +414,7 @@ class EngineProcesses:
     def stop(self, engine: ManagedEngine, grace_s: float) -> None:
         """Tell an engine to end, and kill it after `grace_s` seconds."""
         engine.expected = True
-        if engine.phase is EnginePhase.UP and self._lane.send(engine.incarnation, LaneExit()):
+        if engine.phase is EnginePhase.UP and self._lane.send(engine.incarnation, m.LaneExit()):
             engine.phase = EnginePhase.STOPPING
             asyncio.get_running_loop().call_later(grace_s, engine.kill, f"it did not end within {grace_s:g} s")
         elif engine.phase is not EnginePhase.STOPPING:

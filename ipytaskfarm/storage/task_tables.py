@@ -17,24 +17,9 @@ from itertools import islice
 from pathlib import Path
 from typing import Any, NamedTuple, TypeAlias
 
-from ..core.messages import ReadHistory, Refusal
+from ..core.messages import ReadHistory, Refusal, view
 from ..core.messages.pages import EVENTS_MAX
 from ..core.messages.tables import EventTable
-from ..core.messages.view import (
-    PAGE_MAX,
-    STRETCHES_MAX,
-    CauseTable,
-    FailureCause,
-    PageRow,
-    ReadCauses,
-    ReadStretches,
-    ReadTaskInput,
-    ReadTaskPage,
-    Stretch,
-    StretchTable,
-    TaskInput,
-    TaskPage,
-)
 from ..core.states import ABORTS, FINAL
 from ..core.stretches import merged
 from .inserts import Row
@@ -99,7 +84,7 @@ class TaskTables:
 
     # ---------------------------------------------------------------------------------- causes
 
-    def causes(self, question: ReadCauses) -> CauseTable:
+    def causes(self, question: view.ReadCauses) -> view.CauseTable:
         """Return the failed tasks that were not submitted again, by cause, the largest group first."""
         count = max(1, min(question.count, CAUSES_MAX))
         self._bound(1.0)
@@ -129,12 +114,14 @@ class TaskTables:
         except sqlite3.OperationalError as error:
             if "interrupted" not in str(error):
                 raise
-            return CauseTable([], complete=False)
+            return view.CauseTable([], complete=False)
         finally:
             self._db.set_progress_handler(None, 0)
-        return CauseTable(rows, max(0, len(groups) - count), by_job, retried=retried)
+        return view.CauseTable(rows, max(0, len(groups) - count), by_job, retried=retried)
 
-    def _cause(self, job: str | None, reason: str, etype: str | None, place: str | None, count: int) -> FailureCause:
+    def _cause(
+        self, job: str | None, reason: str, etype: str | None, place: str | None, count: int
+    ) -> view.FailureCause:
         """Return a group with its latest tasks."""
         of_job, values = ("", []) if job is None else ("AND (SELECT job FROM tasks WHERE id = task) = ?", [job])
         found = self._db.execute(
@@ -143,7 +130,7 @@ class TaskTables:
             (reason, etype, place, *values, IDS_SHOWN),
         ).fetchall()
         text, last_s = (found[0][1] or "", found[0][2] or 0.0) if found else ("", 0.0)
-        return FailureCause(reason, etype or "", place or "", text, count, [row[0] for row in found], last_s)
+        return view.FailureCause(reason, etype or "", place or "", text, count, [row[0] for row in found], last_s)
 
     def _bound(self, seconds: float) -> None:
         """Let the following statements be interrupted after this time."""
@@ -152,14 +139,14 @@ class TaskTables:
 
     # ---------------------------------------------------------------------------------- pages
 
-    def page(self, question: ReadTaskPage, failed: int) -> tuple[TaskPage, list[int]] | Refusal:
+    def page(self, question: view.ReadTaskPage, failed: int) -> tuple[view.TaskPage, list[int]] | Refusal:
         """Return a page of tasks, and the ids under which the tasks of its lines are kept.
 
         Tasks that have not ended have the state "unfinished". `failed` is how many tasks have failed."""
         wanted = _filter(question)
         if wanted is None:
             return Refusal("ValueError", f"there is no state {question.state!r} of ended tasks")
-        count = max(1, min(question.count, PAGE_MAX))
+        count = max(1, min(question.count, view.PAGE_MAX))
         if wanted.rare and failed <= RARE:
             rows = self._at_once(question, wanted, count)
             return _page(rows, rows[-1][0] if len(rows) >= count else None, True)
@@ -168,7 +155,7 @@ class TaskTables:
             return _page(rows, rows[-1][0] if len(rows) >= count else None, True)
         return self._by_ranges(question, wanted, count)
 
-    def _at_once(self, question: ReadTaskPage, wanted: _Filter, count: int) -> list[tuple[Any, ...]]:
+    def _at_once(self, question: view.ReadTaskPage, wanted: _Filter, count: int) -> list[tuple[Any, ...]]:
         """Look for the rows by an index."""
         sign, order = (">", "ASC") if question.oldest_first else ("<", "DESC")
         conditions, values = list(wanted.conditions), list(wanted.values)
@@ -183,7 +170,7 @@ class TaskTables:
         sql = f"SELECT {_COLUMNS} FROM {tables} WHERE {where} ORDER BY t.id {order} LIMIT ?"
         return self._db.execute(sql, (*values, count)).fetchall()
 
-    def _by_ranges(self, question: ReadTaskPage, wanted: _Filter, count: int) -> tuple[TaskPage, list[int]]:
+    def _by_ranges(self, question: view.ReadTaskPage, wanted: _Filter, count: int) -> tuple[view.TaskPage, list[int]]:
         """Look at all tasks, a range of ids after the other, until the page is full or the time is over."""
         lowest, highest = self._db.execute(_EXTENT).fetchone()
         ended = bool(wanted.conditions) and question.state in _ENDED
@@ -231,7 +218,7 @@ class TaskTables:
 
     # ---------------------------------------------------------------------------------- stretches
 
-    def stretches(self, question: ReadStretches) -> StretchTable:
+    def stretches(self, question: view.ReadStretches) -> view.StretchTable:
         """Return the runs between two moments, the latest tasks first as far as the time allows."""
         lowest, highest, first_s = self._db.execute(
             f"{_EXTENT}, (SELECT submitted_s FROM tasks ORDER BY id LIMIT 1)"
@@ -246,20 +233,22 @@ class TaskTables:
         resolution_s = max(1e-6, (question.until_s - question.since_s) / PICTURE_WIDTH)
         at = highest if question.before is None else min(highest, question.before - 1)
         until_s = time.monotonic() + ANSWER_S
-        found: list[Stretch] = []
+        found: list[view.Stretch] = []
         while at >= lowest:
             window = (at - RANGE + 1, at, question.since_s, question.until_s, *values)
-            found += [Stretch(*row) for row in self._db.execute(sql, window)]
-            if len(found) > STRETCHES_MAX:
-                found = merged(found, resolution_s, STRETCHES_MAX)
+            found += [view.Stretch(*row) for row in self._db.execute(sql, window)]
+            if len(found) > view.STRETCHES_MAX:
+                found = merged(found, resolution_s, view.STRETCHES_MAX)
             at -= RANGE
             if time.monotonic() > until_s:
                 break
-        return StretchTable(merged(found, resolution_s, STRETCHES_MAX), at + 1 if at >= lowest else None, first_s)
+        return view.StretchTable(
+            merged(found, resolution_s, view.STRETCHES_MAX), at + 1 if at >= lowest else None, first_s
+        )
 
     # ---------------------------------------------------------------------------------- one task
 
-    def task_input(self, question: ReadTaskInput) -> TaskInput | Refusal:
+    def task_input(self, question: view.ReadTaskInput) -> view.TaskInput | Refusal:
         """Return a task as it was submitted; of an item of a map, its chunk."""
         row = self._db.execute(
             "SELECT id, iif(length(payload) <= ?, payload, x''), length(payload), function, rules, submitted_s "
@@ -270,13 +259,13 @@ class TaskTables:
         if row is None:
             return Refusal("IndexError", f"there is no task {question.id}: it was never submitted, or has been cleared")
         task, payload, size, function, rules, submitted_s = row
-        return TaskInput(task, bytes(payload), size, function, rules or "", submitted_s or 0.0)
+        return view.TaskInput(task, bytes(payload), size, function, rules or "", submitted_s or 0.0)
 
 
 _ENDED = {*(state.value for state in FINAL), "finished", "aborted"}
 
 
-def _filter(question: ReadTaskPage) -> _Filter | None:
+def _filter(question: view.ReadTaskPage) -> _Filter | None:
     """Return the conditions of a page.  None: the state is unknown."""
     conditions: list[str] = []
     values: list[Any] = []
@@ -312,11 +301,11 @@ def _filter(question: ReadTaskPage) -> _Filter | None:
     return _Filter(conditions, values, rare)
 
 
-def _page(rows: list[tuple[Any, ...]], at: int | None, full: bool) -> tuple[TaskPage, list[int]]:
-    return TaskPage([_page_row(row) for row in rows], at, full), [row[0] for row in rows]
+def _page(rows: list[tuple[Any, ...]], at: int | None, full: bool) -> tuple[view.TaskPage, list[int]]:
+    return view.TaskPage([_page_row(row) for row in rows], at, full), [row[0] for row in rows]
 
 
-def _page_row(row: tuple[Any, ...]) -> PageRow:
+def _page_row(row: tuple[Any, ...]) -> view.PageRow:
     (
         task, items, name, job, ended, reason, engine_id, attempts, submitted_s, started_s, run_s, completed_s, etype,
         value, place, separate,
@@ -326,7 +315,7 @@ def _page_row(row: tuple[Any, ...]) -> PageRow:
         gone = set(_indexes(separate))
         shown = next((index for index in range(items) if index not in gone), -1)
         task, items = task + 1 + shown, items - len(gone)
-    return PageRow(
+    return view.PageRow(
         task, state, reason or "", name or "", job or "", engine_id if engine_id is not None else -1, attempts or 0,
         submitted_s or 0.0, started_s, run_s, completed_s, etype or "", value or "", place or "", max(1, items),
     )  # fmt: skip

@@ -9,19 +9,8 @@ from typing import Any
 
 import msgspec
 
+from ipytaskfarm.core.messages import view
 from ipytaskfarm.core.messages.tables import ConnectionRow, FarmState, FrozenRow
-from ipytaskfarm.core.messages.view import (
-    CauseTable,
-    EngineLine,
-    EnginePage,
-    FailureCause,
-    FarmChanges,
-    JobPage,
-    JobProgress,
-    Stretch,
-    StretchTable,
-    WaitingTable,
-)
 from ipytaskfarm.core.states import state_counts
 from ipytaskfarm.core.stretches import merged
 
@@ -73,8 +62,8 @@ class FarmFold:
         self._counted: frozenset[str] | None = None
         """The jobs of which the failed tasks were asked for; None: those with the most."""
         self._number: int | None = None
-        self._jobs: dict[str, JobProgress] = {}
-        self._causes: dict[str, FailureCause] = {}
+        self._jobs: dict[str, view.JobProgress] = {}
+        self._causes: dict[str, view.FailureCause] = {}
         self._retried: dict[str, int] = {}
         """Job -> how many of its tasks are others that were submitted again; the job's own numbers are without them."""
         self._speeds: dict[str, deque[tuple[float, int]]] = {}
@@ -89,7 +78,7 @@ class FarmFold:
 
     # -- what the controller says
 
-    def changes(self, told: FarmChanges) -> None:
+    def changes(self, told: view.FarmChanges) -> None:
         """Fold changes.  A gap in their numbers means that tables must be asked for again."""
         if told.stale or (self._number is not None and told.number != self._number + 1):
             self.needs_tables = True
@@ -153,7 +142,7 @@ class FarmFold:
         self.picture.set("counts", state_counts(state.counts))
         self.picture.set("hold", {"held": state.held, "stopping": state.stopping})
 
-    def cause_table(self, table: CauseTable) -> None:
+    def cause_table(self, table: view.CauseTable) -> None:
         """Fold all failed tasks by cause."""
         self._answered = True
         if self._asking and self._failed_meanwhile:
@@ -177,7 +166,7 @@ class FarmFold:
                 self._renew["jobs"][job_id] = self._job_entry(self._jobs[job_id])
         self._tell_some()
 
-    def job_page(self, page: JobPage, at_s: float) -> None:
+    def job_page(self, page: view.JobPage, at_s: float) -> None:
         """Fold the jobs of the farm."""
         rows = page.rows[:JOBS_MAX]
         kept = {row.id for row in rows}
@@ -190,7 +179,7 @@ class FarmFold:
         self._renew["jobs"] = {}
         self.picture.set("jobs_more", page.more + len(page.rows) - len(rows))
 
-    def engine_page(self, page: EnginePage) -> None:
+    def engine_page(self, page: view.EnginePage) -> None:
         """Fold a page of engines, and the nodes."""
         rows = {str(row.id): engine_entry(row) for row in page.rows}
         known = self.picture.data["engines"]
@@ -218,7 +207,7 @@ class FarmFold:
         pythons = [str(node.get("python") or "") for node in nodes.values()] if known else []
         self.picture.set("versions", [cut(line) for line in differences(page, farm, clients, pythons)])
 
-    def waiting_table(self, table: WaitingTable) -> None:
+    def waiting_table(self, table: view.WaitingTable) -> None:
         """Fold the reasons why tasks wait."""
         rows = [[cut(reason), count, example, cut(text, 600)] for reason, count, example, text in table.rows]
         self.picture.set("waiting", rows)
@@ -228,7 +217,7 @@ class FarmFold:
         """Forget all runs: after a while without changes some may be missing."""
         self.picture.set("stretches", [])
 
-    def past_stretches(self, table: StretchTable, until_s: float) -> None:
+    def past_stretches(self, table: view.StretchTable, until_s: float) -> None:
         """Fold runs that ended before this moment, when the first changes began, and how far back there are runs."""
         self.picture.set("first_s", table.first_s)
         ended = [row for row in table.rows if row.ended_s <= until_s]
@@ -237,7 +226,7 @@ class FarmFold:
 
     # -- jobs
 
-    def _note_job(self, job: JobProgress, at_s: float) -> None:
+    def _note_job(self, job: view.JobProgress, at_s: float) -> None:
         self._jobs[job.id] = job
         samples = self._speeds.setdefault(job.id, deque(maxlen=64))
         ended = job.arrived - job.unfinished
@@ -254,7 +243,7 @@ class FarmFold:
             if job.unfinished and at_s - self._speeds[job.id][-1][0] > STALLED_S and self._rate(job) is not None:
                 self._note_job(job, at_s)
 
-    def _job_entry(self, job: JobProgress) -> dict[str, Any]:
+    def _job_entry(self, job: view.JobProgress) -> dict[str, Any]:
         retried = self._retried.get(job.id, 0)
         ended = job.arrived + retried - job.unfinished
         total = job.total + retried
@@ -274,7 +263,7 @@ class FarmFold:
             "left_s": None if not rate or not left else float(f"{left / rate:.3g}"),
         }
 
-    def _rate(self, job: JobProgress) -> float | None:
+    def _rate(self, job: view.JobProgress) -> float | None:
         """Return how many of a job's tasks end in a second; None if it is not known, or if the job is over."""
         samples = self._speeds[job.id]
         if job.unfinished == 0 or job.paused:
@@ -293,11 +282,11 @@ class FarmFold:
 
     # -- causes
 
-    def cause(self, key: str) -> FailureCause | None:
+    def cause(self, key: str) -> view.FailureCause | None:
         """Return the group of failures of this key, with its whole texts."""
         return self._causes.get(key)
 
-    def _add_cause(self, new: FailureCause) -> None:
+    def _add_cause(self, new: view.FailureCause) -> None:
         key = cause_key(new.reason, new.etype, new.place)
         known = self._causes.get(key)
         if known is not None:
@@ -333,7 +322,7 @@ class FarmFold:
         while any(self._renew.values()):
             self._tell_some()
 
-    def _add_to_series(self, told: FarmChanges) -> None:
+    def _add_to_series(self, told: view.FarmChanges) -> None:
         """Add to the present second; a second that is over becomes a row of the series."""
         if not self._second:
             self._second = [told.at_s, 0, 0]
@@ -354,7 +343,7 @@ class FarmFold:
             self._second = [told.at_s, 0, 0]
 
 
-def stretch_row(row: Stretch) -> list[Any]:
+def stretch_row(row: view.Stretch) -> list[Any]:
     """Return a stretch for a page: engine, name, outcome, begin, end, runs, first task, seconds of work, bad runs."""
     return [
         row.engine_id,
@@ -369,7 +358,7 @@ def stretch_row(row: Stretch) -> list[Any]:
     ]
 
 
-def cause_entry(row: FailureCause) -> dict[str, Any]:
+def cause_entry(row: view.FailureCause) -> dict[str, Any]:
     """Return a group of failures for a page."""
     return {
         "reason": cut(row.reason),
@@ -382,7 +371,7 @@ def cause_entry(row: FailureCause) -> dict[str, Any]:
     }
 
 
-def engine_entry(row: EngineLine) -> dict[str, Any]:
+def engine_entry(row: view.EngineLine) -> dict[str, Any]:
     """Return an engine for a page."""
     return {
         "node": cut(row.node, NAME_MAX),
