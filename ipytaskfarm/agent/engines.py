@@ -427,7 +427,6 @@ class EngineProcesses:
             self.stop(engine, grace_s)
 
     def kill_all(self, cause: str) -> None:
-        """Kill all engines."""
         for engine in self.living:
             engine.kill(cause)
 

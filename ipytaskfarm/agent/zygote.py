@@ -139,7 +139,6 @@ class Zygote:
 
     @property
     def pid(self) -> int:
-        """Return the pid of the zygote."""
         return self._process.pid
 
     @property

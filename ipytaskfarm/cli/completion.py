@@ -77,7 +77,6 @@ line of the first example to ~/.bashrc; the other examples write the script wher
 
 
 def entries() -> Iterator[CommandEntry]:
-    """Yield each command with its flags."""
     for name, (place, help_text) in COMMANDS.items():
         module, _, attribute = place.rpartition(".")
         command: Command = getattr(import_module(module), attribute)()

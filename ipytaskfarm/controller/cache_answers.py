@@ -101,7 +101,6 @@ class CacheAnswers:
         return hashlib.sha256(b"%d %s" % (item, value)).digest()
 
     def keep(self, results: Sequence[CacheResult]) -> None:
-        """Keep results."""
         with self._cache.together():
             for result in results:
                 recipe = self._recipe(result.key.recipe)

@@ -137,7 +137,6 @@ class Asks(msgspec.Struct, frozen=True, omit_defaults=True, kw_only=True):
 
     @property
     def identity(self) -> str | None:
-        """Return the identity of the environment."""
         return self.environment.identity if self.environment is not None else None
 
     @property

@@ -102,12 +102,10 @@ class Home:
 
     @property
     def client_file(self) -> Path:
-        """Return the connection file of clients."""
         return farm_paths.connection_path(self.name)
 
     @property
     def agent_file(self) -> Path:
-        """Return the connection file of agents."""
         return farm_paths.connection_path(self.name, "agent")
 
     @cached_property
@@ -124,7 +122,6 @@ class Home:
 
     @property
     def logs(self) -> Path:
-        """Return the folder of logs."""
         return self.folder / "logs"
 
     def log(self, kind: str) -> Path:
@@ -296,7 +293,6 @@ class Home:
         return next((int(r["pid"]) for r in self.read_processes() if r["kind"] == OWNER and is_alive(r)), None)
 
     def read_info(self) -> ConnectionInfo:
-        """Return the clients' connection file."""
         return farm_paths.read_connection_file(self.client_file)
 
     def living_info(self) -> ConnectionInfo | None:
@@ -515,7 +511,6 @@ class HomeLock:
         _locked_here.add(path)
 
     def release(self) -> None:
-        """Release the lock."""
         _locked_here.discard(self._path)
         self._lock.release()
 

@@ -164,7 +164,6 @@ def _entries(tb: TracebackType | None) -> list[TracebackType]:
 
 
 def _farms(entries: list[TracebackType]) -> list[int]:
-    """Return which of these entries are the farm's."""
     return [place for place, each in enumerate(entries) if each.tb_frame.f_code.co_filename.startswith(_PACKAGE)]
 
 

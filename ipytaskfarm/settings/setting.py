@@ -81,5 +81,4 @@ def count_setting(help: str, least: int, **more: Any) -> Setting:
 
 
 def size_setting(help: str, **more: Any) -> Setting:
-    """Return a setting that is a size in bytes."""
     return Setting(help=help, **{"unit": "SIZE", "check": check_bytes, "parse": int, **more})

@@ -117,7 +117,6 @@ class EventLog:
         self._file.write(_LENGTH.pack(len(data)) + data)
 
     def close(self) -> None:
-        """Close the file."""
         self._file.close()
 
 

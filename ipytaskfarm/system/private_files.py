@@ -213,7 +213,6 @@ class Lock:
         raise errors.SecurityError(f"{self._path} cannot be locked ({why}): look at it, then remove it")
 
     def release(self) -> None:
-        """Release the lock."""
         if self._file is not None:
             os.close(self._file)
             self._file = None

@@ -40,7 +40,6 @@ def succeeded(key: RunKey, task: Task, value: Any, started_s: float, run_s: floa
 
 
 def failed(key: RunKey, task: Task, error: BaseException, started_s: float, run_s: float) -> Ended:
-    """Return the end of a run with an error."""
     failure, whole = described(error)
     outcome = Reason.REJECTED if isinstance(error, TaskRejectError) else Reason.ERROR
     if isinstance(error, TimeLimitExceeded):

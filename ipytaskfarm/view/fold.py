@@ -167,7 +167,6 @@ class FarmFold:
         self._tell_some()
 
     def job_page(self, page: view.JobPage, at_s: float) -> None:
-        """Fold the jobs of the farm."""
         rows = page.rows[:JOBS_MAX]
         kept = {row.id for row in rows}
         for job_id in [job_id for job_id in self._jobs if job_id not in kept]:

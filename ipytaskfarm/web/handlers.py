@@ -128,7 +128,6 @@ class _PageBundle(web.RequestHandler):
 
 
 def page_style() -> str:
-    """Return the styles of the page."""
     return "".join((STATIC / name).read_text(encoding="utf-8") for name in ("vendor/uplot.css", "page.css"))
 
 
@@ -305,7 +304,6 @@ class _PageSocket(websocket.WebSocketHandler):
     # -- the feed's page
 
     def tell(self, delta: Delta) -> None:
-        """Send a delta."""
         self._send({"type": "delta", "number": delta.number, "operations": delta.operations})
 
     def show(self) -> None:

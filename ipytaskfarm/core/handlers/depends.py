@@ -69,7 +69,6 @@ def _ask(farm: SchedulerState, depend: FunctionVerdicts, engines: list[EngineEnt
 
 
 def forget_engine(farm: SchedulerState, engine: EngineEntry) -> None:
-    """Forget the verdicts on an engine."""
     for depend in farm.functions.by_key.values():
         depend.verdicts.pop(engine.name, None)
         depend.asked.pop(engine.name, None)

@@ -251,7 +251,6 @@ def _note_on(engine: EngineEntry) -> str:
 
 
 def engine_row(farm: SchedulerState, engine: EngineEntry) -> EngineRow:
-    """Return the row of one engine."""
     oldest = engine.oldest()
     state = engine_state(engine)
     return EngineRow(

@@ -359,7 +359,6 @@ class Heads:
         heappush(self.heap, (head[0], head[1], self._tie, task_class))
 
     def __contains__(self, task_class: TaskClass) -> bool:
-        """Return whether a class has an entry."""
         return any(entry[3] is task_class for entry in self.heap)
 
     def drop_first(self) -> None:

@@ -159,7 +159,6 @@ class Pbs(BatchSystem):
         return {"job": scripts.pbs_job(said), "names": [seat.name for seat in seats]}
 
     def status(self, handle: Handle) -> dict[str, AgentStatus]:
-        """Ask by one ``qstat``."""
         return _by_name(handle, scripts.pbs_status(_ask(PBS, ["qstat", "-t", "-f", str(handle["job"])])), 0)
 
     def cancel(self, handle: Handle, names: Sequence[str] | None = None) -> None:
