@@ -14,10 +14,10 @@ from pathlib import Path
 from typing import Any
 
 from ..core import messages as m
-from ..core.formatting import last_line, signal_text
 from ..core.limits import properties_bytes
 from ..core.messages.task_types import FrozenRun, Incarnation, RunKey, encode_runs
 from ..core.requirements import Allotment, Environment, Recycle
+from ..core.text import last_line, signal_text
 from ..system.concurrent_runs import COMPANY
 from ..system.files import tail
 from ..system.flight_recorder import Recorder

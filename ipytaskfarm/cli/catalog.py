@@ -9,7 +9,7 @@ COMMANDS: dict[str, tuple[str, str]] = {
     "status": ("ipytaskfarm.cli.status.Status", "show one farm: its engines and tasks"),
     "top": ("ipytaskfarm.cli.top.Top", "watch a farm, abort and retry its tasks"),
     "web": ("ipytaskfarm.cli.web.Web", "watch a farm in a browser"),
-    "report": ("ipytaskfarm.cli.report.Report", "write the page of a farm to a file"),
+    "report": ("ipytaskfarm.cli.web.Report", "write the page of a farm to a file"),
     "jupyter": ("ipytaskfarm.cli.jupyter.Jupyter", "add farms to JupyterLab, or remove them"),
     "engines": ("ipytaskfarm.cli.engines.Engines", "list, add or remove engines"),
     "agents": ("ipytaskfarm.cli.agents.RunAgents", "list, add or remove agents on other machines"),

@@ -59,9 +59,7 @@ connect to the farm.
         else:
             yield from rounds.of_farm(self.home(), wanted)
         if self.tries:
-            from ipytaskfarm.doctor.trial import trial
-
-            yield trial()
+            yield rounds.trial()
 
 
 def _tell(finding: Finding) -> None:

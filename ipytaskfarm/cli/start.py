@@ -16,12 +16,12 @@ from traitlets.config import Configurable
 from ipytaskfarm.cli import printing
 from ipytaskfarm.cli.application import OK, Command, UsageError, exit_code, flag, flags_in, switch
 from ipytaskfarm.core import errors
-from ipytaskfarm.core.formatting import ready_engines
 from ipytaskfarm.core.messages.tables import FarmState
 from ipytaskfarm.deployment.daemon import fork_detached, start_detached, stop_farm
 from ipytaskfarm.deployment.home import Home
 from ipytaskfarm.deployment.settings import FarmSettings, farm_settings
 from ipytaskfarm.deployment.supervisor import Audience, Supervisor
+from ipytaskfarm.display.farm_tables import ready_engines
 from ipytaskfarm.display.tables import redraws
 from ipytaskfarm.launchers.local import may_fork
 from ipytaskfarm.settings.checks import Agents, check_agents

@@ -8,10 +8,10 @@ from collections.abc import Callable, Iterable, Iterator, Sequence
 from datetime import datetime
 from typing import Any, NamedTuple, TypeVar, overload
 
-from ..core.formatting import job_state
 from ..core.messages.tables import JobRow, TaskRow
 from ..core.states import RUNNING, State
 from ..display import farm_tables
+from ..display.farm_tables import job_state
 from ..display.tables import TEXT_MAX, Table
 from ..display.text import CELL_MAX, local_time, number, safe, summary
 from ..system.user_code import with_cells

@@ -19,13 +19,12 @@ from typing import TYPE_CHECKING, Any, NoReturn, Unpack
 
 from ipytaskfarm.core import errors
 from ipytaskfarm.core.arguments import check_seconds
-from ipytaskfarm.core.formatting import last_line, ready_engines
-from ipytaskfarm.core.text import did_you_mean
+from ipytaskfarm.core.text import did_you_mean, last_line
 from ipytaskfarm.deployment.home import TEMPORARY_NAME, Home
 from ipytaskfarm.deployment.settings import farm_settings
 from ipytaskfarm.deployment.start_errors import last_error, with_remedy
 from ipytaskfarm.deployment.supervisor import FarmPhase, Supervisor
-from ipytaskfarm.display.farm_tables import engine_table
+from ipytaskfarm.display.farm_tables import engine_table, ready_engines
 from ipytaskfarm.settings.checks import Agents, check_agents
 from ipytaskfarm.settings.declarations import FarmArguments, with_settings
 from ipytaskfarm.system import process

@@ -9,8 +9,8 @@ import threading
 from pathlib import Path
 
 from ipytaskfarm.core import errors
-from ipytaskfarm.core.formatting import last_line
 from ipytaskfarm.core.messages.tables import FarmState
+from ipytaskfarm.core.text import last_line
 from ipytaskfarm.system.files import tail
 
 GIVE_UP_S = 1.0

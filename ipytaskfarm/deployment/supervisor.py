@@ -27,16 +27,17 @@ from enum import IntEnum
 from typing import Protocol
 
 from ipytaskfarm.core import errors
-from ipytaskfarm.core.formatting import changes, last_line, ready_engines
 from ipytaskfarm.core.messages import FarmStatus, HoldFarm, Question, Refusal, Reply, SetSticky, SetWanted, StopFarm
 from ipytaskfarm.core.messages.engine_commands import ExecuteBody
 from ipytaskfarm.core.messages.tables import FarmState
+from ipytaskfarm.core.text import last_line
 from ipytaskfarm.deployment.group_manager import GroupManager
 from ipytaskfarm.deployment.home import Home, HomeLock
 from ipytaskfarm.deployment.light_client import Questioner, refusal_error
 from ipytaskfarm.deployment.settings import FarmSettings, agent_flags, controller_flags
 from ipytaskfarm.deployment.start_errors import StartWatch, check_loopback, check_threads, last_error, with_remedy
 from ipytaskfarm.deployment.watched_process import RESTARTS, WatchedProcess
+from ipytaskfarm.display.farm_tables import changes, ready_engines
 from ipytaskfarm.launchers import EXIT_UNKNOWN, Processes, ProcessSpec, describe_exit
 from ipytaskfarm.launchers.local import LocalProcesses, trim
 from ipytaskfarm.system.host import open_standard_descriptors, working_folder

@@ -7,8 +7,7 @@ from collections import Counter
 from collections.abc import Sequence
 from typing import Any, TypeAlias
 
-from ..core.formatting import job_state
-from ..core.messages.tables import EngineRow, FrozenRow, JobRow, TaskRow
+from ..core.messages.tables import EngineRow, FarmState, FrozenRow, JobRow, TaskRow
 from ..core.messages.task_types import FailureSummary
 from ..core.requirements import amount
 from ..core.states import STATE_WORDS, State, state_word
@@ -228,3 +227,45 @@ def event_table(rows: Sequence[EventRow], *, page: int | None = None, above: Seq
     ]
     failed = [place for place, (*_, what, _, _) in enumerate(shown) if not _is_good(what)]
     return Table(_EVENTS, cells, failed=failed, above=above, nothing="nothing happened")
+
+
+UP = ("idle", "busy")
+"""The states of an engine that can be given work."""
+
+
+def job_state(row: JobRow) -> str:
+    """Return running, paused or ended, and after a colon why the job is aborted, if it is."""
+    over = row.unfinished == 0 and row.arrived >= row.total
+    state = "ended" if over else "paused" if row.paused else "running"
+    return f"{state}: {row.failed}" if row.failed else state
+
+
+def ready_engines(state: FarmState) -> int:
+    """Return how many engines can be given work."""
+    return sum(row.state in UP for row in state.engines)
+
+
+def changes(before: FarmState | None, after: FarmState) -> list[str]:
+    """Return one line for each engine that came, ended or was lost between two states of the farm."""
+    old = {row.engine: row for row in before.engines} if before is not None else {}
+    new = {row.engine: row for row in after.engines}
+    lines = _appended(before.losses if before is not None else [], after.losses)
+    lost = " ".join(lines)
+    for engine, row in old.items():
+        if engine not in new and f"engine {row.id} " not in lost:
+            lines.append(f"engine {row.id} ended (pid {row.pid})")
+    for engine, row in new.items():
+        was = old.get(engine)
+        if row.state in UP and (was is None or was.state not in UP):
+            lines.append(f"engine {row.id} is ready (pid {row.pid} on {row.node})")
+        if row.note and (was is None or was.note != row.note):
+            lines.append(f"engine {row.id}: {row.note}")
+    return lines
+
+
+def _appended(before: list[str], after: list[str]) -> list[str]:
+    """Return what is new in a list that grows at its end and loses its beginning."""
+    for length in range(min(len(before), len(after)), 0, -1):
+        if before[-length:] == after[:length]:
+            return after[length:]
+    return list(after)

@@ -12,12 +12,12 @@ import psutil
 
 from ipytaskfarm.core import errors
 from ipytaskfarm.core.agent_names import goes_by
-from ipytaskfarm.core.formatting import ready_engines
 from ipytaskfarm.core.messages import FarmStatus
 from ipytaskfarm.core.messages.tables import FarmState
 from ipytaskfarm.deployment.agent_groups import AgentGroup
 from ipytaskfarm.deployment.home import Home
 from ipytaskfarm.deployment.light_client import connect
+from ipytaskfarm.display.farm_tables import ready_engines
 from ipytaskfarm.doctor import Finding, doubtful, fine, wrong
 from ipytaskfarm.doctor.network import is_loopback
 from ipytaskfarm.launchers.interface import AgentStatus

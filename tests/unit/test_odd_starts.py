@@ -11,7 +11,7 @@ from pathlib import Path
 
 import pytest
 
-from ipytaskfarm.core.formatting import last_line
+from ipytaskfarm.core.text import last_line
 from ipytaskfarm.deployment.start_errors import failed_starts, last_error, with_remedy
 from ipytaskfarm.system import host
 from tests.conftest import Dirs, processes_of
