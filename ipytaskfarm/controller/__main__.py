@@ -31,7 +31,7 @@ from ..core.handlers.losses import lease_margin_s
 from ..core.limits import PeerLimits
 from ..core.messages import PROTOCOL, StopFarm
 from ..core.saves import StoredState
-from ..core.scheduler.clock import Now
+from ..core.scheduler.decision import Now
 from ..core.scheduler.restore import restored_farm
 from ..core.scheduler.scheduler import Scheduler
 from ..core.scheduler.settings import SchedulerSettings

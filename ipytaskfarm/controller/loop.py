@@ -23,8 +23,7 @@ from ..core.messages.running_task import Declined, TaskReply
 from ..core.messages.tables import FarmState
 from ..core.messages.task_types import KeptResults
 from ..core.saves import SaveFinal
-from ..core.scheduler.clock import Now
-from ..core.scheduler.decision import Decision, Load
+from ..core.scheduler.decision import Decision, Load, Now
 from ..core.scheduler.events import Back, Event, Gone, Joined, ProcessGone, Revoked, Silent, StoreRoom, UnusedFunctions
 from ..core.scheduler.failed_answers import AnswerFailed, MessageFailed
 from ..core.scheduler.scheduler import Scheduler

@@ -47,7 +47,7 @@ from .messages.task_types import (
     Rules,
 )
 from .requirements import OPERATORS, Allotment, Asks, Condition, Environment, Recycle
-from .scheduler.clock import Now
+from .scheduler.decision import Now
 from .scheduler.events import Event
 from .scheduler.queue import KnownRules
 from .scheduler.settings import PLACEMENTS

@@ -35,8 +35,7 @@ from ..core.messages.task_types import (
     encode_runs,
 )
 from ..core.requirements import Allotment, Environment, Recycle
-from ..core.scheduler.clock import Now
-from ..core.scheduler.decision import Assignment, Decision, ToRun
+from ..core.scheduler.decision import Assignment, Decision, Now, ToRun
 from ..core.scheduler.events import Event, Gone, Joined, LookedUp, Silent, Tick
 from ..core.scheduler.failed_answers import MessageFailed
 from ..core.scheduler.restore import restored_farm

@@ -10,7 +10,7 @@ import pytest
 from ipytaskfarm.core import limits, messages as m
 from ipytaskfarm.core.handlers import sweeps
 from ipytaskfarm.core.messages.task_types import JobSpec, Rules
-from ipytaskfarm.core.scheduler import clients, clock, scheduler
+from ipytaskfarm.core.scheduler import clients, decision, scheduler
 from ipytaskfarm.core.scheduler.events import Tick
 from ipytaskfarm.core.scheduler.settings import SchedulerSettings
 from ipytaskfarm.core.scheduler.task import Queued
@@ -27,7 +27,7 @@ JOB = JobSpec("j", "j", TASKS)
 def small_slices(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(sweeps, "LOOKED_AT_MAX", 2 * SLICE)
     monkeypatch.setattr(scheduler, "CONSEQUENCES_AT_ONCE", SLICE)
-    monkeypatch.setattr(clock, "DUE_AT_ONCE", SLICE)
+    monkeypatch.setattr(decision, "DUE_AT_ONCE", SLICE)
 
 
 @pytest.fixture

@@ -31,8 +31,7 @@ from ipytaskfarm.core.handlers import timers
 from ipytaskfarm.core.messages.task_types import Deferral, LostInputs, Needs, Recovery, Rules, RunKey
 from ipytaskfarm.core.requirements import Asks, Environment, Recycle, ResourceAmount
 from ipytaskfarm.core.saves import Save
-from ipytaskfarm.core.scheduler.clock import Now
-from ipytaskfarm.core.scheduler.decision import Decision
+from ipytaskfarm.core.scheduler.decision import Decision, Now
 from ipytaskfarm.core.scheduler.restore import restored_farm
 from ipytaskfarm.core.scheduler.scheduler import Scheduler
 from ipytaskfarm.core.scheduler.settings import SchedulerSettings

@@ -13,7 +13,7 @@ from ipytaskfarm.controller.loop import ControllerLoop
 from ipytaskfarm.core.messages import Accepted, AgentState, EngineReport, Finals, NeedIds, Results, Submit
 from ipytaskfarm.core.messages.result_cache import CacheKey
 from ipytaskfarm.core.messages.task_types import Ended, KeptResults, Submission
-from ipytaskfarm.core.scheduler.clock import Now
+from ipytaskfarm.core.scheduler.decision import Now
 from ipytaskfarm.core.scheduler.restore import restored_farm
 from ipytaskfarm.core.scheduler.scheduler import Scheduler
 from ipytaskfarm.core.scheduler.settings import SchedulerSettings

@@ -28,7 +28,7 @@ from ipytaskfarm.core.messages import (
 from ipytaskfarm.core.messages.payload import FailureBody
 from ipytaskfarm.core.messages.running_task import Spawn, TaskCall
 from ipytaskfarm.core.messages.task_types import Ended, Function, Submission
-from ipytaskfarm.core.scheduler.clock import Now
+from ipytaskfarm.core.scheduler.decision import Now
 from ipytaskfarm.core.scheduler.restore import restored_farm
 from ipytaskfarm.core.scheduler.scheduler import Scheduler
 from ipytaskfarm.core.scheduler.settings import SchedulerSettings

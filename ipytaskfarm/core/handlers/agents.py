@@ -11,8 +11,7 @@ from ..requirements import CORES, MEMORY
 from ..saves import SaveAgent, SaveSetting
 from ..scheduler.admission import adopt_claim, answer_resource_request
 from ..scheduler.agent_entry import AgentEntry
-from ..scheduler.clock import Now
-from ..scheduler.decision import Decision
+from ..scheduler.decision import Decision, Now
 from ..scheduler.eligibility import refresh_classes
 from ..scheduler.engine_shutdown import recycle
 from ..scheduler.entries import AssignedRun, EngineEntry, EngineState

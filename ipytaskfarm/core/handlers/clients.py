@@ -14,8 +14,7 @@ from ..messages.task_types import FailureSummary, Final, Needs, Rules, RunKey, S
 from ..saves import SaveClear, SaveSeparate, SaveSetting
 from ..scheduler import task_messages
 from ..scheduler.clients import ClientEntry
-from ..scheduler.clock import Now
-from ..scheduler.decision import Decision, LoadFinals, LoadOriginals, LookForJobs
+from ..scheduler.decision import Decision, LoadFinals, LoadOriginals, LookForJobs, Now
 from ..scheduler.engine_shutdown import recall
 from ..scheduler.entries import TaskEntry
 from ..scheduler.events import Gone, Joined, Originals

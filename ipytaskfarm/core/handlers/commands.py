@@ -9,8 +9,7 @@ from ..limits import COUNTS
 from ..messages.engine_commands import CHECKPOINT, CLEAR_QUEUE, PROFILE
 from ..messages.tables import CommandQueueTable, StickyTable
 from ..saves import DropSticky, SaveSticky
-from ..scheduler.clock import Now
-from ..scheduler.decision import Decision
+from ..scheduler.decision import Decision, Now
 from ..scheduler.entries import EngineEntry, EngineState
 from ..scheduler.kept_engines import drop_kept
 from ..scheduler.requests import PendingCommand

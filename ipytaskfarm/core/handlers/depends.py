@@ -6,8 +6,7 @@ The functions are user code and run in the evaluator; only their verdicts are ke
 from __future__ import annotations
 
 from ..messages.evaluator import Evaluate, Evaluated, Subject
-from ..scheduler.clock import Now
-from ..scheduler.decision import Decision
+from ..scheduler.decision import Decision, Now
 from ..scheduler.eligibility import refresh_class
 from ..scheduler.entries import EngineEntry, EngineState
 from ..scheduler.functions import FunctionVerdicts, locality_key

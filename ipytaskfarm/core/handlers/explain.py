@@ -6,8 +6,7 @@ from ..messages import ExplainTasks, Refusal, Stuck, TextReply
 from ..messages.pages import LOOKED_AT_MAX
 from ..messages.task_types import RunKey
 from ..scheduler.admission import gate
-from ..scheduler.clock import Now
-from ..scheduler.decision import Decision, LoadExplanation
+from ..scheduler.decision import Decision, LoadExplanation, Now
 from ..scheduler.eligibility import may_serve
 from ..scheduler.entries import EngineEntry, EngineState, TaskEntry, serves_environment
 from ..scheduler.kept_engines import KEPT

@@ -10,8 +10,7 @@ from __future__ import annotations
 from .. import messages as m
 from ..messages.kernel_bytes import PIECE_BYTES
 from ..messages.task_types import Incarnation
-from ..scheduler.clock import Now
-from ..scheduler.decision import Decision
+from ..scheduler.decision import Decision, Now
 from ..scheduler.engine_shutdown import EXIT_S, recycle
 from ..scheduler.entries import EngineEntry, EngineState
 from ..scheduler.frozen_engines import FrozenEngine

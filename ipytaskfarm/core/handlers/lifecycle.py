@@ -5,8 +5,7 @@ from __future__ import annotations
 from .. import messages as m
 from ..messages.task_types import FailureSummary
 from ..saves import SaveSetting
-from ..scheduler.clock import Now
-from ..scheduler.decision import Decision
+from ..scheduler.decision import Decision, Now
 from ..scheduler.engine_shutdown import end_engine, patience_s, recall, retire
 from ..scheduler.entries import EngineState, TaskEntry
 from ..scheduler.kept_engines import drop_kept

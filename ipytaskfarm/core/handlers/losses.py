@@ -10,8 +10,7 @@ from ..messages import Crash, EngineDown
 from ..messages.task_types import AttemptRow, FailureSummary, Incarnation, RunKey
 from ..saves import DropAgent
 from ..scheduler.agent_entry import AgentEntry
-from ..scheduler.clock import Now
-from ..scheduler.decision import Decision
+from ..scheduler.decision import Decision, Now
 from ..scheduler.eligibility import refresh_classes
 from ..scheduler.entries import EngineEntry, EngineState, TaskEntry
 from ..scheduler.frozen_engines import FrozenEngine

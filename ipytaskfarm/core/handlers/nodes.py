@@ -9,8 +9,7 @@ from __future__ import annotations
 from ..messages import DrainNode, NumberReply, Refusal
 from ..saves import SaveSetting
 from ..scheduler.agent_entry import AgentEntry, Charge, FailedAttempt, TaskKind
-from ..scheduler.clock import Now
-from ..scheduler.decision import Decision
+from ..scheduler.decision import Decision, Now
 from ..scheduler.eligibility import refresh_classes
 from ..scheduler.engine_shutdown import recall
 from ..scheduler.entries import EngineState, TaskEntry

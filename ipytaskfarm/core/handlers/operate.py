@@ -8,8 +8,7 @@ from .. import messages as m
 from ..messages.pages import JOBS_MAX
 from ..messages.tables import JobRow
 from ..messages.task_types import AttemptRow, FailureSummary, Final
-from ..scheduler.clock import Now
-from ..scheduler.decision import Decision, LoadEnded, LoadJobs
+from ..scheduler.decision import Decision, LoadEnded, LoadJobs, Now
 from ..scheduler.engine_shutdown import recall
 from ..scheduler.entries import TaskEntry
 from ..scheduler.jobs import JobEntry

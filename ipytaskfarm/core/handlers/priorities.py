@@ -4,8 +4,7 @@ from __future__ import annotations
 
 from ..messages import PrioritySet, Refusal, SetJobPriority, SetPriority
 from ..saves import SavePriority
-from ..scheduler.clock import Now
-from ..scheduler.decision import Decision
+from ..scheduler.decision import Decision, Now
 from ..scheduler.entries import TaskEntry
 from ..scheduler.id_pages import unfinished_after
 from ..scheduler.queue_keys import compute_key

@@ -13,8 +13,7 @@ from ..messages.engine_commands import REPLACES
 from ..messages.payload import FailureBody
 from ..messages.tables import KeptTable
 from ..saves import DropKept, SaveKept, SaveKeptOn, SaveSticky
-from ..scheduler.clock import Now
-from ..scheduler.decision import Decision
+from ..scheduler.decision import Decision, Now
 from ..scheduler.eligibility import refresh_classes
 from ..scheduler.engine_shutdown import end_if_empty
 from ..scheduler.entries import EngineEntry, EngineState

@@ -7,8 +7,7 @@ from collections.abc import Iterable
 from ..messages.result_cache import ON, READONLY, REFRESH
 from ..messages.task_types import RESULT_CACHE, Final
 from ..scheduler.cache_uses import CacheUses
-from ..scheduler.clock import Now
-from ..scheduler.decision import CacheResult, Decision, LookUp, Wanted
+from ..scheduler.decision import CacheResult, Decision, LookUp, Now, Wanted
 from ..scheduler.entries import TaskEntry
 from ..scheduler.events import Cached, LookedUp
 from ..scheduler.state import SchedulerState

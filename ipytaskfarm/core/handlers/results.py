@@ -10,8 +10,7 @@ from ..messages import Interrupt, Results, Returned
 from ..messages.running_task import ItemsLeft
 from ..messages.task_types import AttemptRow, Deferral, Ended, FailureSummary, Final, ItemEnd, ItemsEnded, RunKey
 from ..saves import DropHandOut, SaveHandOut
-from ..scheduler.clock import Now
-from ..scheduler.decision import Decision
+from ..scheduler.decision import Decision, Now
 from ..scheduler.eligibility import refresh_class, taking
 from ..scheduler.engine_shutdown import end_if_empty
 from ..scheduler.entries import EngineEntry, EngineState, TaskEntry

@@ -10,8 +10,7 @@ from ..messages.task_types import FailureSummary, Final, Needs, Rules, Submissio
 from ..saves import SaveAccepted, SaveRefusal
 from ..scheduler import graph
 from ..scheduler.clients import Block, ClientEntry
-from ..scheduler.clock import Now
-from ..scheduler.decision import Decision
+from ..scheduler.decision import Decision, Now
 from ..scheduler.eligibility import watch_unmet
 from ..scheduler.entries import TaskEntry
 from ..scheduler.queue import KnownRules

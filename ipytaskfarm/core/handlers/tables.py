@@ -13,8 +13,7 @@ from ..messages.pages import LOOKED_AT_MAX, ROWS_MAX
 from ..messages.tables import EngineRow, EngineTable, FarmState, FrozenRow, QueueStatusReply, TaskRow, TaskRows
 from ..scheduler.admission import Closed, gate_for, overload
 from ..scheduler.agent_entry import AgentEntry
-from ..scheduler.clock import Now
-from ..scheduler.decision import Decision, LoadTable
+from ..scheduler.decision import Decision, LoadTable, Now
 from ..scheduler.entries import EngineEntry, EngineState, TaskClass, TaskEntry
 from ..scheduler.id_pages import states_after
 from ..scheduler.kept_engines import KEPT

@@ -5,8 +5,7 @@ from __future__ import annotations
 from collections.abc import Callable
 from typing import Any
 
-from ..scheduler.clock import Now
-from ..scheduler.decision import Decision
+from ..scheduler.decision import Decision, Now
 from ..scheduler.events import Tick
 from ..scheduler.kept_engines import end_kept
 from ..scheduler.placement import recall_for_others

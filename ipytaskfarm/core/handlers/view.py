@@ -10,8 +10,7 @@ from heapq import nlargest
 from itertools import islice
 
 from ..messages import FollowFarm, NumberReply, ReadEngines, ReadJobs, ReadTaskPage, Refusal, WhyWaiting, view
-from ..scheduler.clock import Now
-from ..scheduler.decision import Decision
+from ..scheduler.decision import Decision, Now
 from ..scheduler.entries import EngineEntry, TaskClass, TaskEntry
 from ..scheduler.followers import JOBS_AT_ONCE, QUIET_EVERY_S, TOLD_EVERY_S
 from ..scheduler.jobs import JobEntry

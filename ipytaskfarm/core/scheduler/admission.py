@@ -28,7 +28,7 @@ from ..requirements import (
     unmet,
 )
 from .agent_entry import AgentEntry
-from .clock import Now
+from .decision import Now
 from .eligibility import announce, announce_to
 from .entries import EngineEntry, TaskClass, TaskEntry
 from .queue import ParallelGroup

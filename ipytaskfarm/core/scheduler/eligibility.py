@@ -13,7 +13,7 @@ from typing import Any
 
 from ..requirements import CHANGING, Asks, ResourceAmount, amount, unmet
 from .agent_entry import AgentEntry
-from .clock import Now
+from .decision import Now
 from .entries import EngineEntry, EngineState, TaskClass, TaskEntry, serves_environment
 from .functions import locality_key
 from .queue_keys import class_key_of

@@ -12,8 +12,7 @@ from ..messages import Reopened
 from ..messages.task_types import RUN, SKIP, Ended, FailureSummary, Final, LostInputs, Needs
 from ..saves import TaskRecord
 from ..states import LOSES_INPUTS, Reason, State
-from .clock import Now
-from .decision import Decision, LoadEnded
+from .decision import Decision, LoadEnded, Now
 from .dependencies import FirstFailure
 from .engine_shutdown import recycle
 from .entries import EngineEntry, TaskEntry

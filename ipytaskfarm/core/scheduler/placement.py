@@ -14,8 +14,7 @@ from ..requirements import Asks
 from ..saves import SaveHandOut
 from .admission import announce_parked, claim, gate_for, overload, park, release_claim, reserves
 from .agent_entry import AgentEntry
-from .clock import Now
-from .decision import Assignment, Decision, ToRun, Wants
+from .decision import Assignment, Decision, Now, ToRun, Wants
 from .engine_choice import better_engine, first_idle, in_default_order
 from .engine_shutdown import recall, recycle
 from .entries import AssignedRun, EngineEntry, EngineState, TaskClass, TaskEntry, serves_environment

@@ -9,8 +9,7 @@ from __future__ import annotations
 
 from ..messages.task_types import Ended
 from ..requirements import Recycle
-from .clock import Now
-from .decision import Decision
+from .decision import Decision, Now
 from .engine_shutdown import recycle
 from .entries import AssignedRun, EngineEntry, EngineState, TaskClass
 from .jobs import JobEntry

@@ -21,7 +21,7 @@ from ..states import State, Waiting
 from .admission import claim
 from .agent_entry import AgentEntry
 from .clients import Block, ClientEntry
-from .clock import Now
+from .decision import Now
 from .eligibility import watch_unmet
 from .entries import AssignedRun, EngineEntry, EngineState, TaskEntry
 from .jobs import JobEntry

@@ -18,7 +18,7 @@ from .agent_entry import AgentRegistry
 from .cache_uses import CacheUses
 from .chunks import ChunkRegistry
 from .clients import ClientRegistry
-from .clock import Timers
+from .decision import Timers
 from .dependencies import DependencyGraph
 from .entries import EngineEntry, EngineState, TaskEntry
 from .environment_uses import EnvironmentRegistry

@@ -15,8 +15,7 @@ from ..messages.task_types import AttemptRow, Final, Needs, Recovery, Rules, Sub
 from ..saves import SaveAttempt, SaveFinal, SaveReopen, SaveRequeue, SaveTask
 from ..states import CONSEQUENCES, MOVES, State, Waiting
 from .agent_entry import Charge
-from .clock import Now
-from .decision import Decision
+from .decision import Decision, Now
 from .eligibility import announce, class_for
 from .entries import EngineEntry, TaskClass, TaskEntry
 from .nested_waits import note_task_end
