@@ -13,9 +13,9 @@ from ipytaskfarm.cli import printing
 from ipytaskfarm.cli.application import OK, JsonCommand, UsageError, complete, flag, switch
 from ipytaskfarm.cli.json_output import group_shape, print_json
 from ipytaskfarm.cli.start import option_pairs
-from ipytaskfarm.core.agent_names import goes_by
 from ipytaskfarm.core.arguments import check_seconds
 from ipytaskfarm.core.messages import FarmStatus, tables
+from ipytaskfarm.core.parsing import goes_by
 from ipytaskfarm.deployment import agent_groups as grouped
 from ipytaskfarm.deployment.light_client import connect
 from ipytaskfarm.display.tables import Column

@@ -19,7 +19,7 @@ COMMANDS: dict[str, tuple[str, str]] = {
     "debug": ("ipytaskfarm.cli.results.Debug", "open the debugger where a task has failed"),
     "explain": ("ipytaskfarm.cli.status.Explain", "explain the state of a task"),
     "jobs": ("ipytaskfarm.cli.jobs.Jobs", "list jobs, or show one with its tasks"),
-    "history": ("ipytaskfarm.cli.history.History", "show what happened to tasks, and when"),
+    "history": ("ipytaskfarm.cli.logs.History", "show what happened to tasks, and when"),
     "logs": ("ipytaskfarm.cli.logs.Logs", "show or follow a log, or all lines about one task"),
     "abort": ("ipytaskfarm.cli.task_actions.Abort", "abort tasks"),
     "retry": ("ipytaskfarm.cli.task_actions.Retry", "submit failed tasks again"),

@@ -234,7 +234,7 @@ def _serve(
     try:
         if (hub.port, options.host) != (record.port, record.host):
             # A restart binds the same port, so that peers find the controller again without being told.
-            record = _moved(record, options.host, hub.port)
+            record = msgspec.structs.replace(record, host=options.host, port=hub.port)
             farm_paths.write_farm_record(record, folder)
         found = _found(farm, store)
         watch = _stop_events(options.owner_fd)
@@ -323,10 +323,6 @@ def _socket_path(options: argparse.Namespace) -> Path:
     else:
         folder = farm_paths.socket_folder(options.farm, options.farm_folder)
     return folder / farm_paths.CONTROLLER_SOCKET
-
-
-def _moved(record: farm_paths.FarmRecord, host: str, port: int) -> farm_paths.FarmRecord:
-    return msgspec.structs.replace(record, host=host, port=port)
 
 
 def _found(farm: SchedulerState, store: Store) -> str:

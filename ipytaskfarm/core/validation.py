@@ -20,7 +20,6 @@ from msgspec.msgpack import encode
 from msgspec.structs import replace
 
 from . import messages as m
-from .agent_names import SHARED, agent_name, owner
 from .arguments import INT_MAX, INT_MIN
 from .limits import PROPERTIES_BYTES, properties_bytes
 from .message_bounds import (
@@ -46,6 +45,7 @@ from .messages.task_types import (
     Needs,
     Rules,
 )
+from .parsing import SHARED, agent_name, owner
 from .requirements import OPERATORS, Allotment, Asks, Condition, Environment, Recycle
 from .scheduler.decision import Now
 from .scheduler.events import Event

@@ -11,9 +11,9 @@ from typing import Any
 import psutil
 
 from ipytaskfarm.core import errors
-from ipytaskfarm.core.agent_names import goes_by
 from ipytaskfarm.core.messages import FarmStatus
 from ipytaskfarm.core.messages.tables import FarmState
+from ipytaskfarm.core.parsing import goes_by
 from ipytaskfarm.deployment.agent_groups import AgentGroup
 from ipytaskfarm.deployment.home import Home
 from ipytaskfarm.deployment.light_client import connect

@@ -15,7 +15,6 @@ from ipytaskfarm.core.states import state_counts
 from ipytaskfarm.core.stretches import merged
 
 from .picture import Picture
-from .versions import differences
 
 JOBS_MAX = 100
 CAUSES_MAX = 100
@@ -199,12 +198,12 @@ class FarmFold:
         self.picture.set("nodes_total", page.agents_total)
 
     def versions(self, page: str, farm: str, clients: Iterable[ConnectionRow]) -> None:
-        """Fold which versions the page, the farm, its clients and its engines have; see `versions.differences`."""
+        """Fold which versions the page, the farm, its clients and its engines have; see `version_differences`."""
         nodes, engines = self.picture.data.get("nodes", {}), self.picture.data.get("engines", {})
         # The engines of an environment have a Python of their own, which nobody tells.
         known = not any(engine["environment"] for engine in engines.values())
         pythons = [str(node.get("python") or "") for node in nodes.values()] if known else []
-        self.picture.set("versions", [cut(line) for line in differences(page, farm, clients, pythons)])
+        self.picture.set("versions", [cut(line) for line in version_differences(page, farm, clients, pythons)])
 
     def waiting_table(self, table: view.WaitingTable) -> None:
         """Fold the reasons why tasks wait."""
@@ -424,3 +423,57 @@ def node_entry(row: Mapping[str, Any]) -> dict[str, Any]:
 
 def _some(items: Iterable[tuple[Any, Any]], most: int = 20) -> list[tuple[Any, Any]]:
     return list(items)[:most]
+
+
+CLIENT = "client"
+"""The title of the key of clients."""
+VERSION_MAX = 40
+
+
+def version_differences(page: str, farm: str, clients: Iterable[ConnectionRow], engines: Iterable[str]) -> list[str]:
+    """Return what differs between the page, the farm, its clients and its engines, a sentence each.
+
+    The kernel of a notebook, Jupyter's server and the farm may live in three environments. Peers of another protocol
+    are refused by the connection; what is said here concerns those that understand each other.
+
+    Args:
+        page: the version of this package in the process that serves the page.
+        farm: the same in the controller; "" if it is not known.
+        clients: the connections of the farm.
+        engines: the versions of Python of the nodes.
+    """
+    here = [row for row in clients if row.there and row.key == CLIENT]
+    found = []
+    if farm and page != farm:
+        found.append(
+            f"This page comes from ipytaskfarm {page}, and the farm runs {farm[:VERSION_MAX]}: they understand each "
+            "other, but where something is missing here, install the same version for both."
+        )
+    other = [row for row in here if row.version not in ("", page, farm)]
+    if other:
+        versions = ", ".join(sorted({row.version for row in other})[:3])
+        found.append(
+            f"{_number(other)} ipytaskfarm {versions}, and the farm {farm[:VERSION_MAX]}: install the same version in "
+            "the environment of the notebook or script."
+        )
+    engine_pythons = {_minor(version) for version in engines} - {""}
+    odd = [row for row in here if _minor(row.python) and engine_pythons and _minor(row.python) not in engine_pythons]
+    if odd:
+        pythons = ", ".join(sorted({_minor(row.python) for row in odd})[:3])
+        found.append(
+            f"{_number(odd)} Python {pythons}, and the engines {', '.join(sorted(engine_pythons)[:3])}: functions of a "
+            "notebook or script run only in the same minor version of Python."
+        )
+    return found
+
+
+def _number(rows: list[ConnectionRow]) -> str:
+    if len(rows) == 1:
+        return f"The client {rows[0].name[:60]} uses"
+    return f"{len(rows):,} clients use"
+
+
+def _minor(version: str) -> str:
+    """Return a Python's minor version, such as 3.12; "" if this is none."""
+    parts = version.split(".")[:2]
+    return ".".join(parts) if len(parts) == 2 and all(part.isdigit() for part in parts) else ""

@@ -225,7 +225,7 @@ def a_world(width: int, monkeypatch: pytest.MonkeyPatch) -> Iterator[None]:
     def connect(farm: str) -> Iterator[Any]:
         yield Answers(replies(now_s))
 
-    for module in ("status", "jobs", "history", "engines", "agents", "top"):
+    for module in ("status", "jobs", "logs", "engines", "agents", "top"):
         monkeypatch.setattr(f"ipytaskfarm.cli.{module}.connect", connect)
     yield
 

@@ -26,9 +26,8 @@ from ipytaskfarm.core.messages.view import (
 )
 from ipytaskfarm.core.stretches import OpenStretch, merged
 from ipytaskfarm.view import fold, picture
-from ipytaskfarm.view.fold import FarmFold, cut
+from ipytaskfarm.view.fold import FarmFold, cut, version_differences
 from ipytaskfarm.view.picture import Picture, apply
-from ipytaskfarm.view.versions import differences
 from ipytaskfarm.web.handlers import metrics_text
 from ipytaskfarm.web.last_state import head
 
@@ -386,14 +385,14 @@ def test_versions_that_differ_are_named_with_the_remedy() -> None:
         return ConnectionRow(key, name, there, version, python)
 
     same = client("me@here 1", "1.0", "3.11.2")
-    assert differences("1.0", "1.0", [same, client("old@peer 1", "", "")], ["3.11.9"]) == []
-    assert differences("1.0", "", [], []) == []
-    (line,) = differences("1.0", "2.0", [], [])
+    assert version_differences("1.0", "1.0", [same, client("old@peer 1", "", "")], ["3.11.9"]) == []
+    assert version_differences("1.0", "", [], []) == []
+    (line,) = version_differences("1.0", "2.0", [], [])
     assert "from ipytaskfarm 1.0, and the farm runs 2.0" in line
-    (line,) = differences("1.0", "1.0", [same, client("me@here 7", "0.9", "3.11.2")], ["3.11.9"])
+    (line,) = version_differences("1.0", "1.0", [same, client("me@here 7", "0.9", "3.11.2")], ["3.11.9"])
     assert line.startswith("The client me@here 7 uses ipytaskfarm 0.9, and the farm 1.0")
     others = [client(f"me@here {n}", "1.0", "3.9.1") for n in range(3)]
-    (line,) = differences("1.0", "1.0", others, ["3.11.9", "", "strange"])
+    (line,) = version_differences("1.0", "1.0", others, ["3.11.9", "", "strange"])
     assert line.startswith("3 clients use Python 3.9, and the engines 3.11")
     gone = [client("me@here 7", "0.9", "3.9.1", there=False), client("node", "0.9", "3.9.1", key="agent:a")]
-    assert differences("1.0", "1.0", gone, ["3.11.9"]) == []
+    assert version_differences("1.0", "1.0", gone, ["3.11.9"]) == []

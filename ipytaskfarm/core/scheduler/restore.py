@@ -9,13 +9,13 @@ from __future__ import annotations
 
 import msgspec
 
-from ..agent_names import owner
 from ..handlers.agents import TIME_LIMITED
 from ..handlers.clients import RETRIED
 from ..handlers.commands import STARTUP
 from ..handlers.jobs import keep_referenced
 from ..messages import Retried
 from ..messages.task_types import Incarnation, RunKey
+from ..parsing import owner
 from ..saves import FinalRecord, SaveAgent, SaveHandOut, StoredState, TaskRecord
 from ..states import State, Waiting
 from .admission import claim
