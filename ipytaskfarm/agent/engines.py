@@ -316,8 +316,7 @@ class EngineProcesses:
             engine.account.recorder.unread for engine in self._by_incarnation.values() if not engine.account.damaged
         )
 
-    # ----------------------------------------------------------------------------------------------
-    # a life
+    # -- a life
 
     def start(self, engine_id: int, beside: int = 0) -> None:
         """Start an engine; `EngineUp` or a failed-start `EngineNote` follows.  beside: see `StartEngine`."""
@@ -435,8 +434,7 @@ class EngineProcesses:
         engine.phase = EnginePhase.GONE
         self._by_incarnation[engine.incarnation] = engine
 
-    # ----------------------------------------------------------------------------------------------
-    # an end
+    # -- an end
 
     def report_losses(self) -> None:
         """Report dead engines, each after all results in its ring."""
@@ -475,8 +473,7 @@ class EngineProcesses:
         if left:
             log.info("engine %d left %d processes behind; they were killed", engine.id, left)
 
-    # ----------------------------------------------------------------------------------------------
-    # the zygote
+    # -- the zygote
 
     def zygote(self) -> Zygote:
         """Return a zygote that forks; start one if there is none.

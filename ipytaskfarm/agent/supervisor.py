@@ -186,8 +186,7 @@ class Agent:
         self._wake()
         return self._relay.is_up
 
-    # ----------------------------------------------------------------------------------------------
-    # the turn
+    # -- the turn
 
     def _wake(self) -> None:
         if not self._woken:
@@ -321,8 +320,7 @@ class Agent:
             self._rung = True
         self._wake()
 
-    # ----------------------------------------------------------------------------------------------
-    # the controller
+    # -- the controller
 
     def _hear_controller(self, now_s: float, readable: bool = False) -> bool:
         """Send and receive. Return whether anything except acknowledgements was received."""
@@ -471,16 +469,14 @@ class Agent:
             self._wake()
         del self._stack_queries[incarnation]
 
-    # ----------------------------------------------------------------------------------------------
-    # the engines
+    # -- the engines
 
     def _spawn_zygote(self) -> ZygoteProcess:
         """Return the process of a zygote: at first the one that was started before this agent was made."""
         first, self._first_zygote = self._first_zygote, None
         return first or self._settings.spawn_zygote()
 
-    # ----------------------------------------------------------------------------------------------
-    # the end
+    # -- the end
 
     def _judge_lease(self, now_s: float) -> None:
         if now_s - self._heard_s < self._lease_s or self._engines.ending:

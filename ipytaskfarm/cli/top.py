@@ -92,8 +92,7 @@ def _tasks(questioner: Questioner, state: str, ids: list[int] | None = None) -> 
     return questioner.answer_for(messages.ListTasks(ids, None, state, TASKS_ASKED), tables.TaskRows).rows
 
 
-# ------------------------------------------------------------------------------------------------------------
-# What is shown
+# -- What is shown
 
 
 def screen(
@@ -154,8 +153,7 @@ def _task_lines(rows: list[tables.TaskRow], width: int, most: int | None, select
     return [f"  {heading}", *marked]
 
 
-# ------------------------------------------------------------------------------------------------------------
-# The command
+# -- The command
 
 
 class Top(Command):

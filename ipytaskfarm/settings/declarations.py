@@ -469,8 +469,7 @@ SETTINGS: dict[str, Setting] = {name: setting for name, (_, setting) in _DECLARE
 """All settings by the names of `Farm`'s arguments, in the order of its signature."""
 
 
-# ------------------------------------------------------------------------------------------------------------
-# The signature and the docstring of `Farm`
+# -- The signature and the docstring of `Farm`
 
 PLACE_OF_ARGUMENTS = "{settings}"
 """The line of a docstring that the list of arguments replaces."""
@@ -520,8 +519,7 @@ def _argument_lines(name: str, setting: Setting) -> str:
     return fill(text, 115, subsequent_indent="    ", break_on_hyphens=False)
 
 
-# ------------------------------------------------------------------------------------------------------------
-# The command lines of the controller and of the agents
+# -- The command lines of the controller and of the agents
 
 
 _ARGPARSE = (

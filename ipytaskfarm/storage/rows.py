@@ -35,8 +35,7 @@ def asked(keys: Iterable[int] | Iterable[str]) -> str:
     return _encode(list(keys)).decode()
 
 
-# --------------------------------------------------------------------------------------------------
-# Saves into rows: a statement and its row per kind, or a function that takes consecutive saves of that kind.
+# -- Saves into rows: a statement and its row per kind, or a function that takes consecutive saves of that kind.
 
 
 def _attempt(save: s.SaveAttempt) -> Row:
@@ -302,8 +301,7 @@ def statements(kind: type[s.Save], group: list[Any]) -> list[Statement]:
     return [Statement(simple.sql, list(map(simple.row, group)), simple.fences)]
 
 
-# --------------------------------------------------------------------------------------------------
-# Rows into values: each SELECT with the function for its rows.
+# -- Rows into values: each SELECT with the function for its rows.
 #
 # The CROSS JOINs fix the order of the loops (SQLite's extension): each requested key is looked up, nothing is scanned.
 
