@@ -173,16 +173,10 @@ class EngineWatch:
         match ladder.step(running, recorder.was_delivered(), now_s):
             case Step.SIGNAL:
                 engine.send_signal(SIGNAL_INTERRUPT)
-            case Step.TERMINATE:
-                log.warning("engine %d: %s of task %d ignored: SIGTERM", engine.id, ladder.cause, ladder.run[0])
-                engine.send_signal(signal.SIGTERM)
-            case Step.KILL:
-                log.warning("engine %d: SIGTERM ignored: SIGKILL", engine.id)
-                engine.send_signal(signal.SIGKILL)
             case Step.OVER:
                 engine.ladder = None
-            case Step.WAIT:
-                pass
+            case step:
+                _end(engine, ladder, step)
 
 
 def _ended_run(engine: ManagedEngine) -> RunKey | None:
@@ -264,16 +258,20 @@ def _climb(engine: ManagedEngine, runs: dict[RunKey, ConcurrentRun], now_s: floa
         match ladder.step(run if row is not None else None, delivered, now_s, len(runs) > 1):
             case Step.SIGNAL:
                 signals = True
-            case Step.TERMINATE:
-                log.warning("engine %d: %s of task %d ignored: SIGTERM", engine.id, ladder.cause, run[0])
-                engine.ladder = ladder
-                engine.send_signal(signal.SIGTERM)
-            case Step.KILL:
-                log.warning("engine %d: SIGTERM ignored: SIGKILL", engine.id)
-                engine.send_signal(signal.SIGKILL)
             case Step.OVER:
                 del engine.ladders[run]
-            case Step.WAIT:
-                pass
+            case step:
+                _end(engine, ladder, step)
     if signals:
         engine.send_signal(SIGNAL_INTERRUPT)
+
+
+def _end(engine: ManagedEngine, ladder: Ladder, step: Step) -> None:
+    """End an engine that has ignored its interrupts, if the ladder has come so far."""
+    if step is Step.TERMINATE:
+        log.warning("engine %d: %s of task %d ignored: SIGTERM", engine.id, ladder.cause, ladder.run[0])
+        engine.ladder = ladder
+        engine.send_signal(signal.SIGTERM)
+    elif step is Step.KILL:
+        log.warning("engine %d: SIGTERM ignored: SIGKILL", engine.id)
+        engine.send_signal(signal.SIGKILL)

@@ -31,6 +31,7 @@ from ipytaskfarm.core.messages import FarmStatus, HoldFarm, Question, Refusal, R
 from ipytaskfarm.core.messages.engine_commands import ExecuteBody
 from ipytaskfarm.core.messages.tables import FarmState
 from ipytaskfarm.core.text import last_line
+from ipytaskfarm.deployment.daemon import Listener
 from ipytaskfarm.deployment.group_manager import GroupManager
 from ipytaskfarm.deployment.home import Home, HomeLock
 from ipytaskfarm.deployment.light_client import Questioner, refusal_error
@@ -63,14 +64,8 @@ class FarmPhase(IntEnum):
     ENDED = 6
 
 
-class Audience(Protocol):
-    """The listener that is told about events."""
-
-    def progress(self, text: str) -> None:
-        """Show what the start waits for; the next text replaces this one."""
-
-    def say(self, line: str) -> None:
-        """Show a line about an event."""
+class Audience(Listener, Protocol):
+    """A listener that is also told when the farm is up."""
 
     def ready(self, state: FarmState) -> None:
         """Report that the farm is up, with its engines."""
