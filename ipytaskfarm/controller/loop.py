@@ -43,11 +43,10 @@ from .access import FarmAccess
 from .blob_reading import BlobReader, ReadPiece
 from .blob_receiving import BlobReceiver, WritePiece
 from .cache_answers import CacheAnswers
-from .compaction import Compaction
 from .direct_answers import DirectAnswers, is_direct
 from .evaluators import Evaluators
 from .payloads import Payloads, parts_of, singly, unsent
-from .retention import BlobSweeper, FunctionSweeper, Retention
+from .retention import BlobSweeper, Compaction, FunctionSweeper, Retention
 from .view_answers import StoreQuestion, ViewAnswers
 
 log = logging.getLogger(__name__)

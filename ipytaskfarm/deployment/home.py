@@ -21,7 +21,6 @@ import msgspec
 
 from ipytaskfarm.core import errors
 from ipytaskfarm.deployment.copies import find, forget_processes, settled
-from ipytaskfarm.deployment.lock_holders import lock_holders
 from ipytaskfarm.deployment.settings import DEFAULT_PORT, FarmSettings
 from ipytaskfarm.storage.backup import has_unfinished, incarnation_of, usable_record
 from ipytaskfarm.storage.beside import STORE_NAME as STORE_NAME, beside, recorders_folder
@@ -35,7 +34,7 @@ from ipytaskfarm.system.odd_files import (
     set_aside_unless_folder,
 )
 from ipytaskfarm.system.private_files import set_aside_lock
-from ipytaskfarm.system.supervision import OWNER, PROCESSES_FILE, SUPERVISOR, is_alive, read_processes
+from ipytaskfarm.system.supervision import OWNER, PROCESSES_FILE, SUPERVISOR, is_alive, lock_holders, read_processes
 from ipytaskfarm.transport.keys import AGENTS_FOLDER, KEYS_FILE
 
 STARTER_NAME = "started-by.json"

@@ -15,7 +15,6 @@ import pytest
 
 from ipytaskfarm.core import errors
 from ipytaskfarm.deployment.home import Home
-from ipytaskfarm.deployment.lock_holders import lock_holders
 from ipytaskfarm.launchers import ProcessSpec
 from ipytaskfarm.launchers.local import LocalProcesses
 from ipytaskfarm.storage import backup
@@ -27,7 +26,7 @@ from ipytaskfarm.system import farm_paths, files
 from ipytaskfarm.system.farm_paths import FARM_FILE, ConnectionInfo, FarmRecord, Lock
 from ipytaskfarm.system.odd_files import set_aside_unless_file, set_aside_unless_folder
 from ipytaskfarm.system.private_files import set_aside_lock
-from ipytaskfarm.system.supervision import PROCESSES_FILE, read_processes
+from ipytaskfarm.system.supervision import PROCESSES_FILE, lock_holders, read_processes
 from ipytaskfarm.transport.keys import (
     AGENTS_FOLDER,
     KEYS_FILE,
