@@ -23,9 +23,10 @@ from pathlib import Path
 from textwrap import fill
 from typing import TYPE_CHECKING, Annotated, Any, Literal, NoReturn, TypedDict, TypeVar, get_args, get_type_hints
 
+from ..core.failure_values import FAILURE_VALUES
 from ..core.limits import PeerLimits
 from ..core.scheduler.autoscaling import IDLE_S
-from ..core.scheduler.settings import PLACEMENTS, SchedulerSettings
+from ..core.scheduler.settings import COPY_PLACES, PLACEMENTS, SchedulerSettings
 from ..core.text import did_you_mean
 from . import checks
 from .setting import AGENT, CONTROLLER, Setting, count_setting, seconds_setting, size_setting
@@ -210,8 +211,8 @@ class FarmArguments(TypedDict, total=False):
             "`all`, `none`",
             unit="WHICH",
             means="masked",
-            check=checks.check_failure_values,
-            parse=partial(checks.check_failure_values, "failure-values"),
+            check=partial(checks.check_choice, choices=FAILURE_VALUES),
+            parse=partial(checks.check_choice, "failure-values", choices=FAILURE_VALUES),
             processes=(AGENT,),
         ),
     ]
@@ -261,7 +262,7 @@ class FarmArguments(TypedDict, total=False):
             help="where second copies may run: on `other nodes` than the first run; with `any engine`, on a farm with"
             " one node, on another engine of it",
             unit="WHERE",
-            check=checks.check_copy_place,
+            check=partial(checks.check_choice, choices=COPY_PLACES),
             field="second_copies_on",
         ),
     ]
@@ -329,8 +330,8 @@ class FarmArguments(TypedDict, total=False):
         Setting(
             help=f"which of several free engines takes a task: {', '.join(f'`{each}`' for each in PLACEMENTS)}",
             unit="HOW",
-            check=checks.check_placement,
-            parse=partial(checks.check_placement, "placement"),
+            check=partial(checks.check_choice, choices=PLACEMENTS),
+            parse=partial(checks.check_choice, "placement", choices=PLACEMENTS),
             field="placement",
         ),
     ]
