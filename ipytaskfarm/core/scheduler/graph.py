@@ -17,11 +17,10 @@ from .dependencies import FirstFailure
 from .engine_shutdown import recycle
 from .entries import EngineEntry, TaskEntry
 from .state import SchedulerState
-from .stored_tasks import task_of
 from .task import FOR_TASKS, Assigned, Queued
 from .task_ends import final_of_join, final_without_answer
 from .transitions import finish, rejoin, reopen, requeue
-from .waits import wait_for
+from .waits import task_of, wait_for
 
 MAX_INPUT_LOSSES = 10
 """A task that has found its inputs lost this often fails the next time."""

@@ -32,11 +32,10 @@ from .running_tasks import WITHDRAWN, RecordedBatch
 from .second_copies import OtherRun
 from .settings import WANTED_MAX, SchedulerSettings
 from .state import SchedulerState
-from .stored_tasks import task_of
 from .task import NO_PAST, QUEUED, Assigned, Queued
 from .task_messages import restore_conversations
 from .transitions import restore, restore_assignment, restore_line
-from .waits import count_dependencies
+from .waits import count_dependencies, task_of
 
 _decode_retried = msgspec.json.Decoder(dict[str, Retried]).decode
 
