@@ -280,30 +280,24 @@ def _flag_help(keys: tuple[str, ...], metavar: str, text: str) -> Iterator[str]:
     yield from (f"{'':33}{line}" for line in more)
 
 
-class TaskFarm(Application):
-    """The application behind ``ipytaskfarm --help``."""
-
-    name = "ipytaskfarm"
-    version = __version__
-    description: Any = "A durable task farm of IPython kernels."
-
-    def emit_help(self, classes: bool = False) -> Iterator[str]:  # type: ignore[override]
-        yield "A durable task farm of IPython kernels."
-        yield ""
-        yield "    ipytaskfarm -n 4             start a farm of four engines here; Ctrl-C stops it"
-        yield "    ipytaskfarm COMMAND --help   what a command does, and its flags"
-        yield ""
-        yield "Commands"
-        for name, (_, text) in COMMANDS.items():
-            first, *more = wrap(text, width() - 17)
-            yield f"    {name:<12} {first}"
-            yield from (f"{'':17}{line}" for line in more)
-        yield ""
-        yield fill(
-            "Every command about a farm takes --farm NAME (default: the farm called default). Exit codes: 0 fine,"
-            " 1 failed, 2 wrong command line, 3 the store cannot be used, 4 refused or no farm.",
-            width(),
-        )
+def _overview() -> Iterator[str]:
+    """Yield the help of the command itself."""
+    yield "A durable task farm of IPython kernels."
+    yield ""
+    yield "    ipytaskfarm -n 4             start a farm of four engines here; Ctrl-C stops it"
+    yield "    ipytaskfarm COMMAND --help   what a command does, and its flags"
+    yield ""
+    yield "Commands"
+    for name, (_, text) in COMMANDS.items():
+        first, *more = wrap(text, width() - 17)
+        yield f"    {name:<12} {first}"
+        yield from (f"{'':17}{line}" for line in more)
+    yield ""
+    yield fill(
+        "Every command about a farm takes --farm NAME (default: the farm called default). Exit codes: 0 fine,"
+        " 1 failed, 2 wrong command line, 3 the store cannot be used, 4 refused or no farm.",
+        width(),
+    )
 
 
 def run(arguments: list[str]) -> int:
@@ -314,7 +308,7 @@ def run(arguments: list[str]) -> int:
     name = arguments[0] if arguments else "help"
     try:
         if not arguments or name in ("-h", "--help", "--help-all"):
-            print("\n".join(TaskFarm().emit_help()), flush=True)
+            print("\n".join(_overview()), flush=True)
             return OK
         if name in ("-V", "--version"):
             print(__version__, flush=True)
