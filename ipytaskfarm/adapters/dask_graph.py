@@ -2,9 +2,6 @@
 
 Each node of the graph is a task, and each edge a `Ref`.  Values go from engine to engine, and the client reads only the
 requested ones.  The interface is dask's: https://docs.dask.org/en/stable/scheduler-overview.html
-
-They are called as by dask's own local schedulers: https://docs.dask.org/en/stable/diagnostics-local.html.  A node
-begins for them when its inputs have ended, although the farm may still keep it in a queue.
 """
 
 from __future__ import annotations
@@ -30,7 +27,11 @@ Callback: TypeAlias = tuple[Callable[..., object] | None, ...]
 
 
 class GraphCallbacks:
-    """The callbacks of one run, and the state of the graph as dask's callbacks know it."""
+    """The callbacks of one run, and the state of the graph as dask's callbacks know it.
+
+    They are called as by dask's own local schedulers: https://docs.dask.org/en/stable/diagnostics-local.html. A node
+    begins for them when its inputs have ended, although the farm may still keep it in a queue.
+    """
 
     def __init__(self, callbacks: Iterable[Callback]) -> None:
         self._callbacks = list(callbacks)

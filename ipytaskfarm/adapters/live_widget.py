@@ -2,10 +2,6 @@
 
 The kernel follows the farm in a thread, with a connection of its own, as a web server does. So the page goes on while
 a cell runs.
-
-A widget needs its kernel: in a notebook that is opened later, exported or read elsewhere it shows nothing. So the live
-view has a second output beside the widget, a table, which a notebook saves as it was last. While the widget is there it
-hides the table (``web/static/widget.js``).
 """
 
 from __future__ import annotations
@@ -247,6 +243,10 @@ _open: deque[SavedView] = deque()
 
 class SavedView:
     """Renews the state of one farm in its cells.  It lives in the loop's thread.
+
+    A widget needs its kernel: in a notebook that is opened later, exported or read elsewhere it shows nothing. So the
+    live view has a second output beside the widget, a table, which a notebook saves as it was last. While the widget is
+    there it hides the table (``web/static/widget.js``).
 
     Args:
         feed: follows the farm.

@@ -52,9 +52,9 @@ from .capture import nothing_new
 from .cells import CellPlan
 from .checkpoints import Checkpoints
 from .child_processes import leave_fork
-from .command_interrupts import CommandInterrupts
 from .edits import Edits
 from .failures import described, forget_loss, remember_loss
+from .interrupt import CommandInterrupts
 from .lane import Step
 from .shared_parts import Parts
 from .sinks import SINK, Sink

@@ -23,7 +23,7 @@ from ..serialization.modules import take_out_own
 from .edited_modules import EDITED, PAUSE_S, Edited
 
 if TYPE_CHECKING:
-    from .callables import Callables
+    from .map_chunks import Callables
     from .namespace import Namespace
 
 CLOCKS_S = 2.0

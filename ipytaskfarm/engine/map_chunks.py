@@ -5,6 +5,7 @@ from __future__ import annotations
 import contextlib
 import os
 import time
+from collections import OrderedDict
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from itertools import starmap
 from types import MappingProxyType
@@ -15,6 +16,7 @@ from ..core.messages.payload import FailureBody, ResultBody
 from ..core.messages.task_types import Deferral, FailureSummary, ItemEnd, LostInputs
 from ..core.signatures import signature_of
 from ..core.states import DEFERS, LOSES_INPUTS, Reason
+from ..serialization.modules import bundles_of
 from ..serialization.pack import for_many, pack
 from ..serialization.tracebacks import argument_texts
 from ..storage.blobs import BlobWriter
@@ -23,6 +25,7 @@ from .change_hooks import CHANGES
 from .child_processes import leave_fork
 from .current import Deferred, details_of
 from .failures import described
+from .side_effects import function_reaches
 from .sinks import SINK, Sink, WrittenByItem
 
 SINGLY = 100
@@ -495,3 +498,42 @@ def _refusal(value: Any) -> Exception | None:
     except UnpickleableException as error:
         return error
     return None
+
+
+CALLABLES_KEPT = 512
+CALLABLES_BYTES_MAX = 256 * 1024 * 1024
+
+
+class Callables:
+    """Unpacked functions by digest. The least recently used one is dropped first."""
+
+    def __init__(self) -> None:
+        self._kept: OrderedDict[str, tuple[Known, int]] = OrderedDict()
+        self._bytes = 0
+
+    def get(self, digest: str) -> Known | None:
+        """Return the function if it is kept, else None."""
+        found = self._kept.get(digest)
+        if found is None:
+            return None
+        self._kept.move_to_end(digest)
+        return found[0]
+
+    def clear(self) -> None:
+        """Forget all functions."""
+        self._kept.clear()
+        self._bytes = 0
+
+    def add(self, digest: str, function: Callable[..., Any], size_bytes: int) -> Known:
+        """Keep a function and return its entry.
+
+        `size_bytes` is the size of its code, including the data that it carries.
+        """
+        known = Known(function, function_reaches(function), bundles_of(getattr(function, "brought", ((), ()))[1]))
+        self._bytes -= self._kept.pop(digest, (known, 0))[1]
+        self._kept[digest] = known, size_bytes
+        self._bytes += size_bytes
+        while len(self._kept) > CALLABLES_KEPT or (self._bytes > CALLABLES_BYTES_MAX and len(self._kept) > 1):
+            _, (_, gone) = self._kept.popitem(last=False)
+            self._bytes -= gone
+        return known

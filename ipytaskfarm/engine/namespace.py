@@ -5,19 +5,145 @@ from __future__ import annotations
 import ast
 import builtins
 import contextlib
-from collections.abc import Iterable
+import functools
+import sys
+import weakref
+from collections.abc import Iterable, Iterator
+from contextlib import contextmanager
+from types import CodeType, FunctionType
 from typing import Any
 
-from ..serialization.function_globals import placed
-from ..serialization.global_names import stored_names
+from ..serialization.function_globals import BY_CALL, Names, placed
+from ..serialization.global_names import global_names, stored_names
 from ..serialization.module_names import take_names
 from ..serialization.modules import active, take_placed_names
-from ..serialization.pack import unpack_with_globals
+from ..serialization.pack import pack, unpack_with_globals
 from ..serialization.rebuild import came
 from .child_processes import ChildProcesses
-from .name_notices import NameNotices
-from .task_names import task_names
 from .written_globals import written_globals
+
+
+class TaskNames:
+    """The names that functions in the namespace have brought, and that a task may bind.
+
+    IPython 0.10's tasks gave pushed functions their parameters in this way:
+    ``StringTask("r = model()", push={"a": 5})``. So the names that the task itself pushes or assigns take precedence
+    over what functions of the namespace have brought, like names that were placed by hand. When the task has ended they
+    are names that a task has left, and do not.
+    """
+
+    def __init__(self) -> None:
+        self.brought: dict[str, list[weakref.ref[Names]]] = {}
+        """Name -> the globals of the functions that have brought a value for it."""
+
+    def watch(self, found: Iterable[Names]) -> None:
+        """Watch the globals of functions that were unpacked into the namespace."""
+        for names in found:
+            reference = weakref.ref(names)
+            for name in names.packed:
+                if not name.startswith("__"):
+                    known = [each for each in self.brought.get(name, ()) if each() is not None]
+                    self.brought[name] = [*known, reference]
+
+    def bound_by(self, pushed: Iterable[str], codes: Iterable[CodeType | None]) -> frozenset[str]:
+        """Return the names in `brought` that a task binds: those that it pushes, and those that its code assigns."""
+        brought = self.brought.keys()
+        found = frozenset(brought & {*pushed})
+        for code in codes:
+            if code is not None and not brought.isdisjoint(code.co_names):
+                found |= brought & _stored(code)
+        return found
+
+    @contextmanager
+    def preferred(self, bound: frozenset[str]) -> Iterator[None]:
+        """Let functions in the namespace find these names there."""
+        changed = []
+        for name in bound:
+            for reference in self.brought[name]:
+                names = reference()
+                if names is not None and name not in names.taken:
+                    names.prefer(name)
+                    changed.append(names)
+        try:
+            yield
+        finally:
+            for names in changed:
+                names.hide()
+
+
+@functools.lru_cache(1024)
+def _stored(code: CodeType) -> frozenset[str]:
+    return frozenset(stored_names(code))
+
+
+task_names = TaskNames()
+
+
+_SAID_MAX = 10_000
+_PLAIN = (int, float, complex, str, bytes, bool, type(None))
+
+
+class NameNotices:
+    """Writes one line of standard error for each function and name, into the output of the run that first shows it."""
+
+    def __init__(self) -> None:
+        self._said: set[tuple[str, str]] = set()
+        self._gathered: list[str] | None = None
+
+    def tell(self, functions: Iterable[FunctionType], name: str, brought: Any, found: Any) -> None:
+        """Write the notice, unless it was written before or the values are the same."""
+        function = _user_of(functions, name)
+        if function is None or name not in placed.by:  # the task itself has bound it
+            return
+        if placed.by[name].startswith(BY_CALL):
+            return
+        module = function.__module__
+        label = function.__qualname__ if module == "__main__" else f"{module}.{function.__qualname__}"
+        if (label, name) in self._said or _is_same(brought, found):
+            return
+        if len(self._said) >= _SAID_MAX:
+            self._said.clear()
+        self._said.add((label, name))
+        own = "this session's" if module == "__main__" else f"{module}'s"
+        if name in vars(builtins) and brought is vars(builtins)[name]:
+            own = "Python's"
+        text = f"{label} uses {name} from the engines (placed there by {placed.by.get(name, 'hand')}), not {own}"
+        if self._gathered is not None:
+            self._gathered.append(text)
+        else:
+            print(f"ipytaskfarm: {text}", file=sys.stderr)
+
+    @contextlib.contextmanager
+    def gathered(self) -> Iterator[list[str]]:
+        """Collect the notices of the block in a list, for code that has no output of its own."""
+        outer = self._gathered
+        texts: list[str] = []
+        self._gathered = texts
+        try:
+            yield texts
+        finally:
+            self._gathered = outer
+
+
+def _user_of(functions: Iterable[FunctionType], name: str) -> FunctionType | None:
+    return next((each for each in functions if name in global_names(each.__code__)), None)
+
+
+def _is_same(one: Any, other: Any) -> bool:
+    """Return whether two values have the same effect. Values that cannot be compared count as different."""
+    if one is other:
+        return True
+    if type(one) is not type(other):
+        return False
+    if isinstance(one, _PLAIN):
+        return bool(one == other) or one != one
+    if getattr(one, "shape", None) is not None and str(one.shape) != str(other.shape):
+        return False  # parts of a scatter, which need not be unpacked for this
+    try:
+        return pack(one) == pack(other)
+    except Exception:
+        return False
+
 
 _MODULE_NAMES = ("__name__", "__doc__", "__package__", "__loader__", "__spec__", "__builtin__", "__builtins__")
 

@@ -60,8 +60,7 @@ from .namespace import Namespace
 from .plain import PlainTest
 from .profiling import Profiling
 from .progress_bars import bars_as_text
-from .properties import Properties
-from .property_reports import PropertyReports
+from .properties import Properties, PropertyReports
 from .result_bell import PAUSE_S, ResultBell
 from .runner import Runner
 from .shared_parts import Parts

@@ -18,9 +18,8 @@ from typing import Any
 
 from ..core.errors import KernelError
 from ..core.messages.engine_commands import CpuProfile, MemoryProfile, ProfileBody, SampleProfile
-from .code_locations import MACHINERY, OTHER, TEXT_MAX, CodeLocations, Spot, known_file
 from .interpreter import Tracing
-from .sampler import Sampler
+from .sampler import MACHINERY, OTHER, TEXT_MAX, CodeLocations, Sampler, Spot, known_file
 
 FUNCTIONS_MAX = 20_000
 BLOCKS_MAX = 20_000

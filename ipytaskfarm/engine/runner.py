@@ -39,7 +39,6 @@ from ..storage.blobs import BlobWriter
 from .attempts import RunningAttempt
 from .baseline import LONG_S
 from .begun_marks import BegunMarks
-from .callables import Callables
 from .capture import nothing_new
 from .child_processes import Brought, ChildProcesses, TaskMain, leave_fork, prepare_older, take_came
 from .code_templates import Plain
@@ -54,13 +53,12 @@ from .inputs import giver
 from .interrupt import Interrupts, cancelled, deadline_ns, told
 from .item_waits import ItemWatch
 from .lane import QueuedRun, Step
-from .map_chunks import ChunkCalls, ItemNames, Known, call_each, pack_values
-from .namespace import assigned_names
+from .map_chunks import Callables, ChunkCalls, ItemNames, Known, call_each, pack_values
+from .namespace import assigned_names, task_names
 from .plain import PlainTest, source_of
 from .run_records import RunRecords
 from .shared_parts import Parts
 from .sinks import SINK
-from .task_names import task_names
 from .written_globals import written_globals
 
 Call: TypeAlias = Callable[[], Any]

@@ -16,10 +16,10 @@ from collections.abc import Iterable, Iterator
 from contextlib import contextmanager
 from typing import Any
 
-from ..serialization.function_globals import Names, living, placed
+from ..serialization.function_globals import BY_CALL, Names, living, placed
 from ..serialization.global_names import stored_globals
+from ..serialization.modules import take_placed_names
 from . import user_namespace
-from .placing import place_by_call
 
 _ABSENT = object()
 
@@ -111,3 +111,15 @@ def _stores(names: Names) -> frozenset[str]:
 
 
 written_globals = WrittenGlobals()
+
+
+def place_by_call(values: dict[str, Any], function: str) -> None:
+    """Bind names that a function has assigned, with the precedence of pushed names over what functions bring.
+
+    Args:
+        values: the names and their values.
+        function: the qualified name of the function.
+    """
+    user_namespace().update(values)
+    placed.add(values, BY_CALL + function)
+    take_placed_names()

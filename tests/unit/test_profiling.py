@@ -24,9 +24,8 @@ from ipytaskfarm.client.profiling import CpuProfiling, MemoryProfiling, Sampling
 from ipytaskfarm.core.messages.engine_commands import CpuProfile, MemoryProfile, Place, ProfileBody, SampleProfile
 from ipytaskfarm.display.flamegraph import HEAD, WIDTH, bars, flamegraph
 from ipytaskfarm.engine import sampler as sampler_module
-from ipytaskfarm.engine.code_locations import known_file, module_of
 from ipytaskfarm.engine.profiling import CpuProfiler, MemoryProfiler, Profiling
-from ipytaskfarm.engine.sampler import Sampler
+from ipytaskfarm.engine.sampler import Sampler, known_file, module_of
 from tests.support.polling import eventually
 
 WORK = Place("work", "study.model", "/a/study/model.py", 3)
