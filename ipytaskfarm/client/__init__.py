@@ -5,7 +5,7 @@ IPython.kernel import client`` old scripts run.
 
     taskclient, multiengine       the two clients
     tasks, results, commands      task descriptions, results of tasks, results of commands
-    task_arguments, local_code    what users write in a task, checked; its code, run here
+    task_arguments                what users write in a task, checked; its code, run here
     command_sender, engine_state  how commands are sent, and those that change names and properties
     rules, environments, jobs     rules of tasks, environments, groups of tasks that share rules
     maps, tables, nodes, display  maps over tasks, and the objects that show themselves

@@ -14,11 +14,13 @@ from typing import Any
 
 import msgspec
 
-from ..core import errors
+from ..core import errors, messages
 from ..core.arguments import check_name, check_names
+from ..core.messages import tables
 from ..core.messages.engine_commands import ExecuteBody, PropertiesBody, PushBody
 from ..core.messages.payload import CellPlace
 from ..core.text import escaped, shown
+from ..display.tables import Table
 from ..serialization.pack import pack
 from ..storage.blobs import BlobWriter
 from . import commands, scatter as sequences
@@ -26,6 +28,7 @@ from .command_sender import CommandSender
 from .commands import CommandPart, PendingResult
 from .engine_maps import Targets
 from .python2 import note_names, tell_of_code, tell_of_iterators
+from .session import Session
 from .task_arguments import check_push
 
 _encode = msgspec.msgpack.Encoder().encode
@@ -212,3 +215,40 @@ def _packed_properties(properties: dict[str, Any]) -> bytes:
         return pack(properties)
     except errors.UnpickleableException as error:
         raise errors.InvalidProperty(f"a property that cannot travel: {error}") from None
+
+
+class StickyEntries(list[tuple[str, str, str]]):
+    """The (key, verb, text) of the code and names that every fresh engine gets, in that order."""
+
+    def __repr__(self) -> str:
+        return repr(Table(("key", "verb", "what"), self, nothing="nothing is sticky"))
+
+
+class KeptEntries(list[tuple[int, str, str]]):
+    """Commands that are kept for replacements: (engine id, text, why the command is not repeated; "": it
+    is repeated).
+    """
+
+    def __repr__(self) -> str:
+        return repr(Table(("engine", "what", "not done again"), self, nothing="nothing was done by hand"))
+
+
+def sticky(session: Session) -> StickyEntries:
+    """Return what every fresh engine runs after the farm's start-up code, in order."""
+    return StickyEntries(session.ask_for(messages.ListSticky(), tables.StickyTable).rows)
+
+
+def clear_sticky(session: Session, keys: str | Iterable[str] | None) -> int:
+    """Delete sticky entries, all or those with these keys, and return their number."""
+    question = messages.ClearSticky(None if keys is None else check_names("keys", keys))
+    return session.ask_for(question, messages.NumberReply).value
+
+
+def kept(session: Session) -> KeptEntries:
+    """Return the commands that are kept for each engine."""
+    return KeptEntries(session.ask_for(messages.ListKept(), tables.KeptTable).rows)
+
+
+def clear_kept(session: Session, engines: list[int] | None) -> int:
+    """Delete the kept commands of these engines, or of all, and return their number."""
+    return session.ask_for(messages.ClearKept(engines), messages.NumberReply).value

@@ -9,12 +9,14 @@ from __future__ import annotations
 import asyncio
 import concurrent.futures
 import contextlib
+import gc
 import queue
 import sys
 import threading
 import traceback
 from collections.abc import Callable, Generator
 from functools import partial
+from types import CoroutineType, GeneratorType
 from typing import TYPE_CHECKING, Any, Protocol, TypeGuard, TypeVar
 from weakref import WeakKeyDictionary
 
@@ -24,7 +26,6 @@ from ..core.states import ABORTS, RUNNING
 from ..display.ipython import show_users_frames
 from ..serialization.references import reference
 from ..system.deadlines import end_of, left_s
-from .dropped_waits import expect_wait
 from .forked_futures import end_inherited
 from .ids import Timeout, seconds
 from .results import TaskResult, error_of
@@ -145,10 +146,10 @@ class TaskFuture(concurrent.futures.Future[T]):
     @property
     def _asyncio_future_blocking(self) -> None:
         """Return None: this is no future of asyncio's own.  It asks before it begins, or drops, a wait."""
-        expect_wait(self)
+        _expect_wait(self)
 
     def on_dropped_wait(self, loop: asyncio.AbstractEventLoop) -> None:
-        """Abort the task: a wait was cancelled before it began; see `dropped_waits`."""
+        """Abort the task: a wait was cancelled before it began; see `_expect_wait`."""
         loop.run_in_executor(None, self._abort)
 
     def __await__(self) -> Generator[Any, None, T]:
@@ -324,3 +325,35 @@ def future_of(client: TaskCalls, task_id: int) -> TaskFuture[Any]:
     future: TaskFuture[Any] = TaskFuture(client, task_id)
     Settler.of(client.session).add(future)
     return future
+
+
+_ASKERS = ("ensure_future", "_ensure_future")
+_WRAPPER = "_wrap_awaitable"
+"""asyncio's coroutine that awaits an object."""
+
+
+def _expect_wait(awaited: TaskFuture[Any]) -> None:
+    """Expect a wait to begin, if asyncio's `ensure_future` asks the getter that calls this.
+
+    asyncio drops waits before they have begun: ``asyncio.wait_for(future, 0)``, or one that is cancelled at once. For a
+    future of ours it makes a coroutine that awaits it. If that is cancelled before its first step, nothing of the
+    future is ever called. But `asyncio.ensure_future` asks beforehand whether the object is a future of asyncio's own,
+    and this question is noticed. Then a look is taken at the time when the coroutine must have begun.
+    """
+    asker = sys._getframe(3)  # the getter was called by `isfuture`, and that by the asker
+    if asker.f_code.co_name not in _ASKERS or asker.f_globals.get("__name__") != asyncio.ensure_future.__module__:
+        return
+    try:
+        loop = asyncio.get_running_loop()
+    except RuntimeError:
+        return  # the loop that begins now begins the wait first
+    # The coroutine's first step is put behind the first call, and before the second.
+    loop.call_soon(loop.call_soon, _look, awaited, awaited.waits_begun, loop)
+
+
+def _look(awaited: TaskFuture[Any], begun: int, loop: asyncio.AbstractEventLoop) -> None:
+    if awaited.waits_begun != begun or awaited.done():
+        return
+    waiting = (each for each in gc.get_referrers(awaited) if isinstance(each, CoroutineType | GeneratorType))
+    if not any(each.__name__ == _WRAPPER for each in waiting):  # else a task factory lets it begin later
+        awaited.on_dropped_wait(loop)

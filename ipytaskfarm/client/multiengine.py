@@ -19,13 +19,13 @@ from ..display.farm_tables import engine_table
 from ..storage.blobs import BlobStore
 from ..system.farm_paths import Where
 from ..system.live_pages import page_link, page_path
-from . import commands, engine_sessions, engine_state, kept_commands, offered_magics, operate, sessions
+from . import adapters, commands, engine_sessions, engine_state, operate, sessions
 from .command_sender import CommandSender, await_commands, engine_id
 from .commands import PendingResult
 from .engine_maps import EngineMapper, EngineParallelFunction, Targets, map_on_engines, packed_call
+from .engine_state import KeptEntries, StickyEntries
 from .ids import Timeout, seconds
 from .imports import collected
-from .kept_commands import KeptEntries, StickyEntries
 from .old_names import ClientNames, old_keywords
 from .profiling import CpuProfiling, MemoryProfiling, Profilers, Sampling
 from .session import Session
@@ -470,7 +470,7 @@ class MultiEngineClient(ClientNames, settable=("farm", "targets", "block", "repl
 
         Raises RuntimeError in plain Python, and if another package has these names.
         """
-        offered_magics.activate(self, suffix, force)
+        adapters.activate_magics(self, suffix, force)
 
     def kill(self, controller: bool = False, targets: Targets = None, block: bool | None = None) -> None:
         """End engines at once, and reduce the wanted number of engines by theirs.
@@ -576,14 +576,14 @@ class MultiEngineClient(ClientNames, settable=("farm", "targets", "block", "repl
 
     def sticky(self) -> StickyEntries:
         """Return what every fresh engine runs after the farm's start-up code, in order: (key, verb, text)."""
-        return kept_commands.sticky(self._session)
+        return engine_state.sticky(self._session)
 
     def clear_sticky(self, keys: str | Iterable[str] | None = None) -> int:
         """Delete sticky entries, all or those with these keys, and return their number.
 
         Running engines keep the names.
         """
-        return kept_commands.clear_sticky(self._session, keys)
+        return engine_state.clear_sticky(self._session, keys)
 
     def kept(self) -> KeptEntries:
         """Return the commands that are kept for each engine: (engine id, text, why it is not repeated on a
@@ -592,8 +592,8 @@ class MultiEngineClient(ClientNames, settable=("farm", "targets", "block", "repl
         At most 256 commands and 64 MiB are kept for each engine id, and 1 GiB of large values; the oldest are dropped.
         `reset` and `kill` delete them.  A push of a name replaces an earlier push of it if no code ran in between.
         """
-        return kept_commands.kept(self._session)
+        return engine_state.kept(self._session)
 
     def clear_kept(self, targets: Targets = "all") -> int:
         """Delete the kept commands of these engines, and return their number.  The engines keep their names."""
-        return kept_commands.clear_kept(self._session, self._commands.chosen(targets))
+        return engine_state.clear_kept(self._session, self._commands.chosen(targets))

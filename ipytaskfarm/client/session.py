@@ -21,14 +21,12 @@ from ..system.farm_paths import ConnectionInfo
 from ..system.user_code import depth_of_user
 from .arrivals import Waiter, WakeFlag, unheard_of
 from .chunk_items import ItemEnds
-from .engines_here import EnginesHere
 from .fetching import BlobDownloads
 from .ids import not_registered
 from .io import READER, IoThread, reentrant
 from .outbox import LIMIT_BYTES, check_size, refusal_because
 from .packing import with_ids
-from .question_checks import check_question
-from .questions import PendingQuestion
+from .questions import EnginesHere, PendingQuestion, check_question
 from .results import error_named
 from .uploads import BlobUploads
 from .wait_notices import WaitNotices, say, say_interrupted

@@ -24,7 +24,6 @@ from ..core.text import did_you_mean, shown
 from ..environment import TaskEnvironment
 from ..serialization.pack import is_coroutine_function
 from ..storage.blobs import BlobStore
-from .local_code import run_code
 from .old_names import OldNames, remedy
 from .packing import TaskData, pack_task
 from .python2 import tell_of_code
@@ -41,6 +40,7 @@ from .task_arguments import (
     not_a_function,
     not_a_task,
     note_rules_of,
+    run_code,
     unknown_argument,
 )
 
