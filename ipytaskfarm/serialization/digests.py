@@ -44,6 +44,7 @@ from .classes import (
     struct_digested,
     without_seeds,
 )
+from .code_objects import place_of
 from .function_imports import imports_of
 from .function_parts import cell_state
 from .global_names import absent_submodules
@@ -61,7 +62,6 @@ from .guards import (
 )
 from .module_bundles import bundle_of
 from .module_origin import Travel, home_module, travel
-from .moved_code import place_of
 from .pickler import (
     REDUCERS,
     added_attributes,

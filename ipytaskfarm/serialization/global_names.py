@@ -11,10 +11,11 @@ import linecache
 import os
 import re
 import sys
+import threading
 import types
 import typing
 import warnings
-from collections.abc import Iterable, Iterator, Mapping
+from collections.abc import Callable, Iterable, Iterator, Mapping
 from typing import Any
 
 _EXTENDED = dis.EXTENDED_ARG
@@ -295,3 +296,44 @@ def engine_owns(name: str, here: Mapping[str, Any]) -> bool:
     owner = getattr(here[name], "__self__", here[name])
     place = getattr(owner, "__module__", None) or type(owner).__module__
     return isinstance(place, str) and place.startswith(("IPython", "ipykernel"))
+
+
+_SURE = frozenset({int, float, complex, bool, str, bytes, type(None), types.ModuleType, types.BuiltinFunctionType})
+_LARGE_BYTES = 1 << 20
+"""An array of this size is not pickled as a trial: it can be sent, and a trial would take as long as sending it."""
+
+
+class _TrialPickles(threading.local):
+    """The values of which the thread finds out whether they can be sent."""
+
+    def __init__(self) -> None:
+        self.under_way: set[int] = set()
+
+
+_trials = _TrialPickles()
+
+
+def can_be_sent(value: Any, dump: Callable[[Any], object]) -> bool:
+    """Return whether a value can be pickled.
+
+    A text may also name a global by chance. If that is a lock or a generator, the function is sent without it.
+
+    Args:
+        value: a global.
+        dump: pickles it. A function that names itself in a text is reached again by that.
+    """
+    if type(value) in _SURE or id(value) in _trials.under_way or _is_large(value):
+        return True
+    _trials.under_way.add(id(value))
+    try:
+        dump(value)
+    except Exception:
+        return False
+    finally:
+        _trials.under_way.discard(id(value))
+    return True
+
+
+def _is_large(value: Any) -> bool:
+    size = getattr(value, "nbytes", 0)
+    return isinstance(size, int) and size > _LARGE_BYTES

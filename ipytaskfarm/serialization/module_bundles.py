@@ -41,8 +41,7 @@ from .module_origin import (
     when_rules_change,
 )
 from .module_state import parsed, state_of
-from .program_arguments import program_arguments, readers_of_arguments
-from .program_settings import warn_of_settings
+from .program_settings import program_arguments, readers_of_arguments, warn_of_settings
 from .script_parts import warn_of_script_parts
 
 DATA_BYTES_MAX = 16 * 2**20

@@ -37,7 +37,7 @@ from .module_bundles import Bundle, ModuleSource
 from .module_folders import as_arrived, home_of, write_set
 from .module_names import begin_module, end_module, needs_engine, take_names
 from .module_origin import Shipped, entry_of, is_compiled
-from .program_arguments import as_arguments
+from .program_settings import as_arguments
 from .rebuild import is_own_side, loading
 
 _VERSIONS_KEPT = 512

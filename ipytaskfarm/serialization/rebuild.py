@@ -361,7 +361,7 @@ def load_class(born: str, digest: str, packed: bytes) -> Any:
     """Return a class that data refers to.
 
     The definition is a pickle of its own, which is opened only if this process does not know the class; and if it is
-    another one than the last, because the code of the class has moved in its file, which `moved_code` follows. The
+    another one than the last, because the code of the class has moved in its file, which `code_objects` follows. The
     modules that the class needs are put in place in any case: another task may have taken them out.
     """
     known = known_class(born, digest)

@@ -24,8 +24,8 @@ from collections import OrderedDict
 from typing import Any
 
 from . import known_classes, rebuild as build
+from .code_objects import follow_moves
 from .known_classes import is_unfilled, known_class, note_unfilled, travelled
-from .moved_code import follow_moves
 from .rebuild import TYPED_DICT, ancestors, complete_function, quiet  # stored pickles name the third one here
 
 

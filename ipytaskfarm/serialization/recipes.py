@@ -28,7 +28,7 @@ from ..core.messages.task_types import Function
 from ..system.user_code import cell_of
 from .annotations import annotations_of
 from .cache import KeptPacks, hold
-from .code_digests import code_digest
+from .code_objects import code_digest
 from .digests import Digester, Seen
 from .distributions import version_of
 from .file_arguments import File
