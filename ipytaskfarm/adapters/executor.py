@@ -569,7 +569,7 @@ class Executor(concurrent.futures.ProcessPoolExecutor):
 
         Locks may have been held by the parent's threads.
         """
-        from ipytaskfarm.client.forked_futures import end_inherited
+        from ipytaskfarm.client.futures import end_inherited
 
         self._is_forked = True
         self._lock = threading.Lock()

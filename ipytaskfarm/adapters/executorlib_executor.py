@@ -308,7 +308,7 @@ class _Batches(Generic[T]):
 
     def end_inherited(self, error: BaseException) -> None:
         """Let the batches raise the error in a forked child."""
-        from ipytaskfarm.client.forked_futures import end_inherited
+        from ipytaskfarm.client.futures import end_inherited
 
         end_inherited(self.batches, error)
 

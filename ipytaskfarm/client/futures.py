@@ -14,10 +14,10 @@ import queue
 import sys
 import threading
 import traceback
-from collections.abc import Callable, Generator
+from collections.abc import Callable, Generator, Iterable
 from functools import partial
-from types import CoroutineType, GeneratorType
-from typing import TYPE_CHECKING, Any, Protocol, TypeGuard, TypeVar
+from types import CoroutineType, FunctionType, GeneratorType
+from typing import TYPE_CHECKING, Any, Protocol, TypeGuard, TypeVar, runtime_checkable
 from weakref import WeakKeyDictionary
 
 from ..core.messages.payload import ResultBody
@@ -26,7 +26,6 @@ from ..core.states import ABORTS, RUNNING
 from ..display.ipython import show_users_frames
 from ..serialization.references import reference
 from ..system.deadlines import end_of, left_s
-from .forked_futures import end_inherited
 from .ids import Timeout, seconds
 from .results import TaskResult, error_of
 from .wait_notices import raise_users, say_interrupted
@@ -357,3 +356,46 @@ def _look(awaited: TaskFuture[Any], begun: int, loop: asyncio.AbstractEventLoop)
     waiting = (each for each in gc.get_referrers(awaited) if isinstance(each, CoroutineType | GeneratorType))
     if not any(each.__name__ == _WRAPPER for each in waiting):  # else a task factory lets it begin later
         awaited.on_dropped_wait(loop)
+
+
+_PACKAGE = __name__.partition(".")[0]
+
+
+@runtime_checkable
+class Inherits(Protocol):
+    """What waits for futures without being one."""
+
+    def end_inherited(self, error: BaseException) -> None:
+        """Let all that wait for it, in this child, raise the error."""
+
+
+def end_inherited(futures: Iterable[concurrent.futures.Future[Any]], error: BaseException) -> None:
+    """Let all that wait for these futures raise an error, unless they have ended; also for what depends on them.
+
+    A forked child calls it: only threads of the parent resolve the futures that it has inherited. Callbacks of users
+    are not called: they are the parent's, which calls them when the tasks end.
+    """
+    for future in futures:
+        callbacks: list[Any] = future._done_callbacks  # type: ignore[attr-defined]
+        future._done_callbacks = []  # type: ignore[attr-defined]
+        # A thread of the parent may have held the lock.
+        future._condition = threading.Condition()
+        future._waiters = []
+        if future.done():
+            continue
+        concurrent.futures.Future.set_exception(future, error)
+        for callback in callbacks:
+            _pass_on(callback, future, error)
+
+
+def _pass_on(callback: Any, future: concurrent.futures.Future[Any], error: BaseException) -> None:
+    owner = getattr(callback, "__self__", None)
+    if isinstance(owner, concurrent.futures.Future):
+        end_inherited([owner], error)
+    elif isinstance(owner, Inherits):
+        owner.end_inherited(error)
+    elif isinstance(owner, queue.SimpleQueue):
+        callback(future)
+    elif isinstance(callback, FunctionType) and callback.__module__.partition(".")[0] == _PACKAGE:
+        held = [cell.cell_contents for cell in callback.__closure__ or ()]
+        end_inherited([each for each in held if isinstance(each, concurrent.futures.Future)], error)

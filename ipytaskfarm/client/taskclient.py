@@ -37,7 +37,6 @@ from .futures import TaskFuture, future_of
 from .ids import Ids, Timeout, id_list, not_registered, seconds, task_id
 from .jobs import Job, Values
 from .maps import Mapper, ParallelFunction, begin_map, imap, map_tasks, options
-from .nodes import CheckResult, Snapshot
 from .old_names import ClientNames, old_keywords
 from .packing import freezing, pack_task
 from .profiling import CpuProfiling, MemoryProfiling, Profilers, Sampling
@@ -46,7 +45,7 @@ from .results import TaskResult, decode_body, error_of
 from .rules import ON_FAILURE, JobRules, MapRules, flag, keyword_parameters, one_of
 from .session import Session
 from .shared_values import Accumulator, Broadcast, broadcast
-from .tables import FailureGroups, JobLine, Listing, TaskStatus, TaskTable
+from .tables import CheckResult, FailureGroups, JobLine, Listing, Snapshot, TaskStatus, TaskTable
 from .task_messages import Progress
 from .tasks import CallTask, StringTask, Task, as_task
 from .waits import ProgressOfTasks, completed_async, ended_async, wait_for_tasks

@@ -24,8 +24,7 @@ from ..storage.blobs import BlobStore
 from .calls import Calls
 from .children import ChildJob, packed_child, submission
 from .inputs import kept_value, value_of
-from .node_lock import NodeLock
-from .resources import RunResources
+from .resources import NodeLock, RunResources
 
 STATE_BYTES_MAX = 64 * 1024
 IDS_AT_ONCE = 10_000

@@ -39,7 +39,7 @@ from ..core.text import text_of
 from ..serialization.module_names import take_names
 from ..system.host import is_usable
 from .lane import publisher
-from .matplotlib_backend import keep_to_matplotlib
+from .library_hooks import keep_to_matplotlib
 from .shell_commands import CalledProcessError, run_in_shell
 from .sinks import SINK
 from .streams import TaskStream

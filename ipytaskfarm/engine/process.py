@@ -42,7 +42,6 @@ from ..storage.blobs import Blobs, fetch_from, use
 from ..system.bell import Bell
 from ..system.flight_recorder import Recorder
 from ..version import __version__
-from . import pool_watch, shared_memory
 from .baseline import LOOK_EVERY_S, Baseline
 from .capture import Capture
 from .cells import Cells
@@ -55,11 +54,11 @@ from .fetching import BlobRequests, NodeBlobs
 from .interrupt import Interrupts
 from .kernel import EngineApp, make_app
 from .lane import EngineLane, QueuedRun, Step
+from .library_hooks import bars_as_text, keep_attached_memory, watch_pools
 from .loops import Loops
 from .namespace import Namespace
 from .plain import PlainTest
 from .profiling import Profiling
-from .progress_bars import bars_as_text
 from .properties import Properties, PropertyReports
 from .result_bell import PAUSE_S, ResultBell
 from .runner import Runner
@@ -221,8 +220,8 @@ class EngineProcess:
     def _prepare_for_children(self) -> None:
         """Prepare child processes of tasks to find by-value objects, and error messages to name this engine."""
         Starts(f"{self._settings.folder}/modules-{self._counter}").install()
-        pool_watch.install()
-        shared_memory.install()
+        watch_pools()
+        keep_attached_memory()
         rebuild_proxies.inherits = True
         name_place(f"on node {self._facts['node']}, engine {self._settings.id}")
 

@@ -149,7 +149,7 @@ SMALL_BYTES = 64 << 10
 
 
 class PropertyReports:
-    """Sends reports, or keeps the last one until it is due."""
+    """Sends reports, or keeps the last one until it is due: each has all properties."""
 
     def __init__(
         self,

@@ -37,7 +37,7 @@ from ..serialization.references import give_inputs
 from ..serialization.shared_values import forget_added
 from ..storage.blobs import BlobWriter
 from .attempts import RunningAttempt
-from .baseline import LONG_S
+from .baseline import LONG_S, Garbage
 from .begun_marks import BegunMarks
 from .capture import nothing_new
 from .child_processes import Brought, ChildProcesses, TaskMain, leave_fork, prepare_older, take_came
@@ -47,7 +47,6 @@ from .current import CurrentTask, Deferred, Interruptible
 from .edits import Edits
 from .failures import half_imported
 from .freezer import Freezer
-from .garbage import Garbage
 from .helper_processes import LOKY_WORKERS
 from .inputs import giver
 from .interrupt import Interrupts, cancelled, deadline_ns, told

@@ -314,7 +314,7 @@ _trials = _TrialPickles()
 
 
 def can_be_sent(value: Any, dump: Callable[[Any], object]) -> bool:
-    """Return whether a value can be pickled.
+    """Return whether a value can be pickled, which code may mean by a text that it has: ``eval("model.fit(x)")``.
 
     A text may also name a global by chance. If that is a lock or a generator, the function is sent without it.
 

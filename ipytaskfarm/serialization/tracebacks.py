@@ -46,7 +46,7 @@ _SMALL = 8
 
 
 class ShortTexts(reprlib.Repr):
-    """Makes short texts of values: of long ones the beginning and the end."""
+    """Makes short texts of values, within some microseconds: of long ones the beginning and the end."""
 
     def __init__(self) -> None:
         super().__init__()

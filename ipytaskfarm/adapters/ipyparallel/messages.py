@@ -17,7 +17,7 @@ from ipytaskfarm.adapters.ipyparallel.errors import EngineInfo, in_ipyparallels_
 from ipytaskfarm.client import MultiEngineClient, TaskClient, TaskResult
 from ipytaskfarm.client.commands import PendingResult
 from ipytaskfarm.client.engine_answers import EngineAnswer
-from ipytaskfarm.client.forked_futures import end_inherited
+from ipytaskfarm.client.futures import end_inherited
 from ipytaskfarm.client.session import Session
 from ipytaskfarm.core import errors
 from ipytaskfarm.core.messages.task_types import Final

@@ -16,7 +16,7 @@ from typing import Any, Self
 
 from ipytaskfarm.adapters.ipyparallel import engine_calls
 from ipytaskfarm.adapters.ipyparallel.async_results import AsyncMapResult, AsyncResult
-from ipytaskfarm.adapters.ipyparallel.execute_reply import executed
+from ipytaskfarm.adapters.ipyparallel.display import executed
 from ipytaskfarm.adapters.ipyparallel.executors import ViewExecutor
 from ipytaskfarm.adapters.ipyparallel.interfaces import Later, PartsCall, SendsCalls
 from ipytaskfarm.adapters.ipyparallel.kept_globals import keeping
