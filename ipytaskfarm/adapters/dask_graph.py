@@ -162,13 +162,10 @@ CLEARED_AT_ONCE = 64
 class GraphCalls(TaskCalls, Protocol):
     """The methods of `TaskClient` that a graph calls; they are documented there."""
 
-    def submit(self, function: Task, /) -> TaskFuture[Any]:
-        """Submit a task and return its future."""
-
+    def submit(self, function: Task, /) -> TaskFuture[Any]: ...
     def tasks(
         self, name: str | None = None, state: str | None = None, ids: Ids | None = None, last: int = 0
-    ) -> TaskTable:
-        """Return a table of tasks."""
+    ) -> TaskTable: ...
 
 
 def dask_get(client: GraphCalls, graph: Any, keys: Any, callbacks: Iterable[Callback] | None = None) -> Any:

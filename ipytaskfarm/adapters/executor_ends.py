@@ -108,13 +108,10 @@ def leave(client: TaskClient, farm: Farm | None, arrived: list[int]) -> None:
 
 
 class Ending(Protocol):
-    """What the end of a process, or its fork, needs of an executor."""
+    """What the end of a process, or its fork, needs of an executor, see `Executor`."""
 
-    def end_at_exit(self) -> None:
-        """Shut down at the interpreter's exit."""
-
-    def after_fork(self) -> None:
-        """Let go of the parent's calls in a forked child."""
+    def end_at_exit(self) -> None: ...
+    def after_fork(self) -> None: ...
 
 
 _living: weakref.WeakSet[Ending] = weakref.WeakSet()

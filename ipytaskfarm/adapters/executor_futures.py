@@ -15,22 +15,13 @@ T = TypeVar("T")
 
 
 class Settles(Protocol):
-    """What a future needs of its executor."""
+    """The methods of `Executor` that a future calls; they are documented there."""
 
-    def submit_gathered(self) -> None:
-        """Submit the calls that were gathered."""
-
-    def cancel(self, futures: Iterable[ExecutorFuture[Any]]) -> None:
-        """Abort those calls that have not begun, and resolve their futures as cancelled."""
-
-    def is_running(self, task_id: int) -> bool:
-        """Return whether an engine runs this task now."""
-
-    def settle(self, future: ExecutorFuture[Any], final: Final) -> None:
-        """Resolve a future whose task has ended."""
-
-    def settle_waiting(self, future: ExecutorFuture[Any]) -> CallChunk[ExecutorFuture[Any]]:
-        """Resolve the future of items of a map while one of them waits; return the futures of each."""
+    def submit_gathered(self) -> None: ...
+    def cancel(self, futures: Iterable[ExecutorFuture[Any]]) -> None: ...
+    def is_running(self, task_id: int) -> bool: ...
+    def settle(self, future: ExecutorFuture[Any], final: Final) -> None: ...
+    def settle_waiting(self, future: ExecutorFuture[Any]) -> CallChunk[ExecutorFuture[Any]]: ...
 
 
 class ExecutorFuture(concurrent.futures.Future[T]):

@@ -29,19 +29,11 @@ class EngineCalls(Protocol):
     """The methods of `MultiEngineClient` that maps over engines call; they are documented there."""
 
     @property
-    def session(self) -> Session:
-        """Return the connection, shared by all clients of this process."""
-
+    def session(self) -> Session: ...
     @property
-    def blobs(self) -> BlobStore | None:
-        """Return the store for large values; None: large values are sent inline."""
-
-    def ids_of(self, targets: Targets) -> list[int]:
-        """Return the ids of the engines that `targets` selects now."""
-
-    def send(self, pending: PendingResult) -> PendingResult:
-        """Record a running command, so that `flush` can discard it."""
-
+    def blobs(self) -> BlobStore | None: ...
+    def ids_of(self, targets: Targets) -> list[int]: ...
+    def send(self, pending: PendingResult) -> PendingResult: ...
     def raw_map(
         self,
         func: Callable[..., Any] | str,
@@ -49,8 +41,7 @@ class EngineCalls(Protocol):
         dist: str = "b",
         targets: Targets = None,
         block: bool | None = None,
-    ) -> Any:
-        """Run a map with explicit settings."""
+    ) -> Any: ...
 
 
 def _values(body: bytes) -> Any:

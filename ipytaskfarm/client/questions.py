@@ -100,19 +100,12 @@ def refused_by_controller(answer: CommandAnswer) -> errors.TaskFarmError | None:
 
 
 class AsksController(Protocol):
-    """The methods of `Session` with which other parts of the client ask the controller."""
+    """The methods of `Session` with which other parts of the client ask the controller; they are documented there."""
 
-    def ask(self, question: Question, timeout_s: float | None = None) -> Reply:
-        """Ask the controller and wait for the answer.  Raises the error that a `Refusal` names, and TimeoutError."""
-
-    def begin(self, question: Question) -> PendingQuestion:
-        """Ask the controller without waiting; the caller then calls `answer` or `forget`."""
-
-    def answer(self, asked: PendingQuestion, timeout_s: float | None = None) -> Reply:
-        """Wait for the answer to a question that `begin` sent."""
-
-    def forget(self, asked: PendingQuestion) -> None:
-        """Drop a question; its answer will be ignored."""
+    def ask(self, question: Question, timeout_s: float | None = None) -> Reply: ...
+    def begin(self, question: Question) -> PendingQuestion: ...
+    def answer(self, asked: PendingQuestion, timeout_s: float | None = None) -> Reply: ...
+    def forget(self, asked: PendingQuestion) -> None: ...
 
 
 _encode = msgspec.msgpack.Encoder().encode

@@ -27,26 +27,20 @@ _decode_items = msgspec.msgpack.Decoder(list[ItemOutput]).decode
 
 
 class TakesOutput(Protocol):
-    """Shows or stores output: an `OutputPrinter`, or a handle."""
+    """Shows or stores output, as an `OutputPrinter`, or a handle."""
 
-    def take(self, label: str, seen: SeenOutput, output: Output) -> None:
-        """Store new output of a run that goes on."""
-
-    def rest(self, label: str, seen: SeenOutput, stdout: str, stderr: str, outputs: Iterable[dict[str, Any]]) -> None:
-        """Store the part of a result's output that was not shown yet."""
-
-    def end_old_lines(self, label: str, seen: SeenOutput) -> None:
-        """Show unfinished lines that are old."""
-
-    def show(self, is_over: bool = False) -> None:
-        """Show stored output, up to the limits."""
+    def take(self, label: str, seen: SeenOutput, output: Output) -> None: ...
+    def rest(
+        self, label: str, seen: SeenOutput, stdout: str, stderr: str, outputs: Iterable[dict[str, Any]]
+    ) -> None: ...
+    def end_old_lines(self, label: str, seen: SeenOutput) -> None: ...
+    def show(self, is_over: bool = False) -> None: ...
 
 
 class PrintsLines(TakesOutput, Protocol):
     """Shows the output of a command."""
 
-    def end_lines(self, label: str, seen: SeenOutput) -> None:
-        """Show lines that have no end yet: no more text follows."""
+    def end_lines(self, label: str, seen: SeenOutput) -> None: ...
 
 
 class Stream:

@@ -61,19 +61,12 @@ def submission(number: int, packed: Packed, job: str | None = None) -> Submissio
 
 
 class ParentTask(Protocol):
-    """The parts of a running task that its child job uses."""
+    """The methods of `CurrentTask` that its child job calls; they are documented there."""
 
-    def packed(self, what: Any, args: tuple[Any, ...], kwargs: dict[str, Any]) -> Packed:
-        """Pack a child."""
-
-    def spawn(self, made: list[Packed], job: str = "", abort_on_failure: bool = False) -> list[int]:
-        """Submit the children, and return their ids."""
-
-    def wait(self, ids: Iterable[int] | None = None, timeout: float | None = None) -> int:
-        """Wait for children, and return the number of those that failed."""
-
-    def results(self, ids: Iterable[int] | None = None, return_exceptions: bool = False) -> list[Any]:
-        """Wait for children, and return their values."""
+    def packed(self, what: Any, args: tuple[Any, ...], kwargs: dict[str, Any]) -> Packed: ...
+    def spawn(self, made: list[Packed], job: str = "", abort_on_failure: bool = False) -> list[int]: ...
+    def wait(self, ids: Iterable[int] | None = None, timeout: float | None = None) -> int: ...
+    def results(self, ids: Iterable[int] | None = None, return_exceptions: bool = False) -> list[Any]: ...
 
 
 class ChildJob:

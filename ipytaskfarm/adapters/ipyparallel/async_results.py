@@ -404,9 +404,6 @@ class AsyncMapResult(AsyncResult):
             return [item for value in values for item in ([value] if isinstance(value, BaseException) else value)]
         return self._join(values)
 
-    def _raise(self, failed: list[BaseException]) -> None:
-        raise_together(failed, self._fname)
-
     def _part(self, child: MessageFuture) -> MessageFuture | list[MessageFuture]:
         return [child]
 
