@@ -9,7 +9,7 @@ IPython.kernel import client`` old scripts run.
     command_sender, engine_state  how commands are sent, and those that change names and properties
     rules, environments, jobs     rules of tasks, environments, groups of tasks that share rules
     maps, tables, display         maps over tasks, and the objects that show themselves
-    profiling, profiles           profilers on engines and their results; profile_tables shows them
+    profiling, profiles           profilers on engines, and their results as tables
     sessions, io                  one connection per process and farm, on one IO thread
     outbox, arrivals              the state that this thread and its callers share
 """

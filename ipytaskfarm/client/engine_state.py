@@ -23,7 +23,7 @@ from ..core.text import escaped, shown
 from ..display.tables import Table
 from ..serialization.pack import pack
 from ..storage.blobs import BlobWriter
-from . import commands, scatter as sequences
+from . import commands, engine_maps
 from .command_sender import CommandSender
 from .commands import CommandPart, PendingResult
 from .engine_maps import Targets
@@ -120,14 +120,14 @@ def scatter(
 ) -> Any:
     """Assign a part of a sequence to a name on each engine."""
     key = check_name("key", key)
-    sequences.check_sequence("seq", seq)
+    engine_maps.check_sequence("seq", seq)
     if sticky:
         raise ValueError("each engine has a part of its own: sticky=True is for execute, push and set_properties")
     engines = sender.ids_of(targets)
     sent = []
-    for engine, part in zip(engines, sequences.parts(seq, len(engines), dist), strict=True):
+    for engine, part in zip(engines, engine_maps.parts(seq, len(engines), dist), strict=True):
         writer = BlobWriter(sender.blobs) if sender.blobs is not None else None
-        value = sequences.flat(part) if flatten else part
+        value = engine_maps.flat(part) if flatten else part
         body = _encode(PushBody(pack({key: value}, "value", writer)))
         keep = sender.keep(sticky, [key], writer)
         sent.append(CommandPart([engine], body, writer.taken() if writer is not None else (), keep))
@@ -136,10 +136,10 @@ def scatter(
 
 def gather(sender: CommandSender, key: str, dist: str, targets: Targets, block: bool | None) -> Any:
     """Join the parts of a sequence."""
-    sequences.check_dist(dist)
+    engine_maps.check_dist(dist)
     name = check_name("keys", key)
     pending: PendingResult = sender.send("pull", _encode([name]), targets, False, _first, name)
-    pending.add_callback(sequences.joined, dist)
+    pending.add_callback(engine_maps.joined, dist)
     return sender.finish(pending, block)
 
 

@@ -12,8 +12,7 @@ from ..core.messages import FindJobs, ListEngines, tables
 from ..core.messages.task_types import Final
 from ..system.deadlines import end_of, left_s
 from .arrivals import Arrivals
-from .chunk_items import chunk_values
-from .map_items import Printed
+from .map_items import Printed, chunk_values
 from .result_cache import kept_results
 from .results import TaskResult, decode_body, error_of
 from .session import Session

@@ -22,10 +22,9 @@ from ..core.arguments import check_count, check_text, wrong
 from ..core.messages.task_types import Final, JobSpec
 from ..core.signatures import signature_of
 from ..core.text import did_you_mean
-from .chunk_items import chunk_values
 from .edited_functions import note_functions
 from .jobs import Job, Values, outcome
-from .map_items import Items, read_whole
+from .map_items import Items, chunk_values, read_whole
 from .map_jobs import Gathered, MapMembers, add_item, collect
 from .map_submission import MapSubmission
 from .old_names import ARGUMENTS

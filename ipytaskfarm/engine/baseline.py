@@ -39,7 +39,7 @@ from typing import TYPE_CHECKING, Any, TypeVar
 from ..serialization.import_settings import IMPORT_SETTINGS, ProcessSetting, merge_lists, merge_names
 from ..system.process import resident_bytes
 from .change_hooks import CHANGES, DESCRIPTORS, FOLDER, HANDLERS, LIMITS, LOCALE, TIMERS, UMASK, usual, watch
-from .helper_processes import LOKY_WORKERS
+from .child_processes import LOKY_WORKERS
 from .interpreter import Builtins, Decimals, StartMethod, looked_at
 from .surroundings import RESOURCES, SIGNALS, CannotRestore, folder_now, watched_parts
 
@@ -126,7 +126,7 @@ def _attribute(module: Any, name: str) -> ProcessSetting:
 
 if TYPE_CHECKING:
     from .capture import Capture
-    from .loops import Loops
+    from .surroundings import Loops
 
 T = TypeVar("T")
 LOOK_EVERY_S = 0.02

@@ -22,8 +22,7 @@ from ..core.text import text_of
 from ..serialization.pack import pack, unpack
 from ..storage.blobs import BlobStore
 from .calls import Calls
-from .children import ChildJob, packed_child, submission
-from .inputs import kept_value, value_of
+from .children import ChildJob, kept_value, packed_child, submission, value_of
 from .resources import NodeLock, RunResources
 
 STATE_BYTES_MAX = 64 * 1024

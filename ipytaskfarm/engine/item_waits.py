@@ -18,8 +18,8 @@ from typing import Any
 from ..core.messages.payload import ResultBody
 from ..core.messages.running_task import ItemsLeft
 from ..core.messages.task_types import ItemEnd, RunKey
-from .attempts import RunningAttempt
 from .map_chunks import ChunkCalls
+from .run_records import RunningAttempt
 
 WAITS_S = 0.5
 """An item that has run for this many seconds waits, if it was busy for less than this share of them."""

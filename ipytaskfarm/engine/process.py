@@ -55,7 +55,6 @@ from .interrupt import Interrupts
 from .kernel import EngineApp, make_app
 from .lane import EngineLane, QueuedRun, Step
 from .library_hooks import bars_as_text, keep_attached_memory, watch_pools
-from .loops import Loops
 from .namespace import Namespace
 from .plain import PlainTest
 from .profiling import Profiling
@@ -65,7 +64,7 @@ from .runner import Runner
 from .shared_parts import Parts
 from .sinks import SINK
 from .streams import follow_threads, forget_parent
-from .surroundings import Faults
+from .surroundings import Faults, Loops
 
 
 class EngineSettings(msgspec.Struct, frozen=True):

@@ -13,10 +13,10 @@ from .baseline import Baseline
 from .capture import Capture
 from .cells import Cells
 from .environments import Environments
-from .loops import Loops
 from .namespace import Namespace
 from .profiling import Profiling
 from .properties import Properties
+from .surroundings import Loops
 
 
 @dataclass(frozen=True)

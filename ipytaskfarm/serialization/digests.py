@@ -31,7 +31,6 @@ from collections.abc import Callable, Iterable
 from typing import Any, TypeAlias
 
 from ..core.errors import VersionMismatch
-from .annotations import annotations_of
 from .changeable_types import HOLDERS, cannot_change, is_array, is_mutable, is_numpys_chance, owned_by
 from .class_state import state_of_class
 from .classes import (
@@ -46,7 +45,7 @@ from .classes import (
 )
 from .code_objects import place_of
 from .function_imports import imports_of
-from .function_parts import cell_state
+from .function_parts import annotations_of, cell_state
 from .global_names import absent_submodules
 from .guards import (
     AttributesGuard,

@@ -32,7 +32,7 @@ import msgspec
 from . import module_bundles
 from .file_looks import Stamp, stamp_at
 from .function_globals import placed
-from .import_variables import follow_modules, run_module
+from .import_settings import follow_modules, run_module
 from .module_bundles import Bundle, ModuleSource
 from .module_folders import as_arrived, home_of, write_set
 from .module_names import begin_module, end_module, needs_engine, take_names

@@ -32,11 +32,10 @@ from . import (
     rebuild_values as build_values,
     session_state,
 )
-from .annotations import annotations_of
 from .definition_stages import LEAVES, STAGE_REDUCERS, Stages, join, reduced
 from .function_globals import Names
 from .function_imports import imports_of
-from .function_parts import cell_state, closure_of
+from .function_parts import annotations_of, cell_state, closure_of
 from .global_names import (
     added_by_rewriting,
     annotation_names,

@@ -26,14 +26,13 @@ from ..core.errors import UnpickleableException
 from ..core.messages.result_cache import KeyPart, Recipe
 from ..core.messages.task_types import Function
 from ..system.user_code import cell_of
-from .annotations import annotations_of
 from .cache import KeptPacks, hold
 from .code_objects import code_digest
 from .digests import Digester, Seen
 from .distributions import version_of
 from .file_arguments import File
 from .function_imports import asks_by_name, imports_of, is_import_call, names_imported
-from .function_parts import closure_of, defaults_of
+from .function_parts import annotations_of, closure_of, defaults_of
 from .global_names import mentioned, nested_codes, passes_modules, whole_uses
 from .guards import BundleGuard, FunctionGuard
 from .module_bundles import Bundle, bundle_of

@@ -25,8 +25,10 @@ from ipytaskfarm.adapters.ipyparallel.messages import (
     Metadata,
     TaskMessage,
     engine_names,
+    matching,
+    records_of,
+    status_of_engines,
 )
-from ipytaskfarm.adapters.ipyparallel.records import matching, records_of, status_of_engines
 from ipytaskfarm.adapters.ipyparallel.views import BroadcastView, DirectView
 from ipytaskfarm.client import MultiEngineClient, TaskClient
 from ipytaskfarm.client.commands import cancel_together

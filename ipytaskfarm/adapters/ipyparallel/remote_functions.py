@@ -6,7 +6,7 @@ from collections.abc import Callable, Iterable
 from typing import Any
 
 from ipytaskfarm.adapters.ipyparallel.interfaces import CallsFunctions, PartsCall
-from ipytaskfarm.client.scatter import can_slice
+from ipytaskfarm.client.engine_maps import can_slice
 from ipytaskfarm.core.signatures import signature_of
 
 

@@ -26,8 +26,8 @@ from ipytaskfarm.adapters.ipyparallel.remote_functions import PartsFunction, nam
 from ipytaskfarm.client.adapters import adapter
 from ipytaskfarm.client.commands import PendingResult
 from ipytaskfarm.client.engine_answers import EngineAnswer
+from ipytaskfarm.client.engine_maps import joined, parts
 from ipytaskfarm.client.imports import collected
-from ipytaskfarm.client.scatter import joined, parts
 
 _numbers = itertools.count()
 
