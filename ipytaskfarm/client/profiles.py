@@ -252,7 +252,22 @@ class _Known:
         return [self._places.setdefault((place.function, place.module, place.line), place) for place in places]
 
 
-class CpuStats:
+class _Measurements:
+    """Measurements of engines, whose `top` is a table."""
+
+    def top(self, **settings: Any) -> ProfileTable:
+        """Return a table of the measurements."""
+        raise NotImplementedError
+
+    def _repr_html_(self) -> str:
+        return self.top(max_rows=SHOWN)._repr_html_()
+
+    def to_dataframe(self) -> Any:
+        """Return all rows as a pandas DataFrame."""
+        return self.top().to_dataframe()
+
+
+class CpuStats(_Measurements):
     """CPU time or wall time by function; its repr is a table of the first 30 functions.
 
     Attributes:
@@ -279,13 +294,6 @@ class CpuStats:
     def __repr__(self) -> str:
         head = f"{self.clock} time of {self.runs} runs on {_engines(self.engines)}, in seconds"
         return f"{head}\n{self.top(max_rows=SHOWN)!r}"
-
-    def _repr_html_(self) -> str:
-        return self.top(max_rows=SHOWN)._repr_html_()
-
-    def to_dataframe(self) -> Any:
-        """Return all functions as a pandas DataFrame."""
-        return self.top().to_dataframe()
 
     def save(self, path: File) -> None:
         """Write a file for ``pstats.Stats(path)``, which snakeviz and other viewers read too; it has no callers."""
@@ -318,7 +326,7 @@ def _summed_calls(profiles: Sequence[CpuProfile]) -> list[Row]:
     return list(sums.values())
 
 
-class SampleStats:
+class SampleStats(_Measurements):
     """Samples of the running functions; its repr is a table of the first 30 functions.
 
     Attributes:
@@ -376,13 +384,6 @@ class SampleStats:
         took = f"{self.samples} samples ({self.samples * self.interval_s:.2f} s)"
         return f"{took} on {_engines(self.engines)}\n{self.top(max_rows=SHOWN)!r}"
 
-    def _repr_html_(self) -> str:
-        return self.top(max_rows=SHOWN)._repr_html_()
-
-    def to_dataframe(self) -> Any:
-        """Return all functions as a pandas DataFrame."""
-        return self.top().to_dataframe()
-
     def labels(self, per_engine: bool = False) -> dict[tuple[str, ...], int]:
         """Return the stacks as text, ``function (module:line)``, with their samples.
 
@@ -430,7 +431,7 @@ def _field(label: str) -> str:
     return "".join(c if c.isprintable() and c != ";" else " " for c in label)
 
 
-class MemorySnapshot:
+class MemorySnapshot(_Measurements):
     """Allocated memory by the line that allocated it; its repr is a table of the first 30 lines.
 
     Attributes:
@@ -487,13 +488,6 @@ class MemorySnapshot:
     def __repr__(self) -> str:
         head = f"{self.traced_bytes / 2**20:.1f} MiB on {_engines(self.engines)}"
         return f"{head}\n{self.top(max_rows=SHOWN)!r}"
-
-    def _repr_html_(self) -> str:
-        return self.top(max_rows=SHOWN)._repr_html_()
-
-    def to_dataframe(self) -> Any:
-        """Return all lines as a pandas DataFrame."""
-        return self.top().to_dataframe()
 
     def save(self, path: File) -> None:
         """Write the snapshot as JSON, which ``compare_to=path`` reads."""

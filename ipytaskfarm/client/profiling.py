@@ -7,7 +7,7 @@ from __future__ import annotations
 
 import contextlib
 from collections.abc import Callable
-from typing import Any, Literal, NamedTuple, TextIO, TypeVar, overload
+from typing import Any, Literal, NamedTuple, Self, TextIO, TypeVar, overload
 
 import msgspec
 
@@ -107,7 +107,31 @@ class EngineProfiler:
         return answers
 
 
-class CpuProfiling:
+class _Profiling:
+    """A kind of profiling, which is on in a ``with`` block."""
+
+    def __init__(self, profiler: EngineProfiler) -> None:
+        self._profiler = profiler
+
+    def start(self) -> Self:
+        """Start on all engines."""
+        raise NotImplementedError
+
+    def stop(self) -> None:
+        """Stop on all engines."""
+        self._profiler.stop()
+
+    def __enter__(self) -> Self:
+        return self if self._profiler.started else self.start()
+
+    def __exit__(self, *exc_info: object) -> None:
+        self.stop()
+
+    def __repr__(self) -> str:
+        return repr(self._profiler)
+
+
+class CpuProfiling(_Profiling):
     """CPU profiling on the farm's engines with yappi, which ``pip install ipytaskfarm[profile]`` installs.
 
         with tc.cpu_profiling:
@@ -122,9 +146,6 @@ class CpuProfiling:
     are not profiled, so a forgotten profiler does not slow the farm down for ever; call `start` again to include them.
     From bndl.
     """
-
-    def __init__(self, profiler: EngineProfiler) -> None:
-        self._profiler = profiler
 
     def start(self, clock: Literal["cpu", "wall"] = "cpu", builtins: bool = False) -> CpuProfiling:
         """Start on all engines.
@@ -206,17 +227,8 @@ class CpuProfiling:
             exclude=exclude,
         )
 
-    def __enter__(self) -> CpuProfiling:
-        return self if self._profiler.started else self.start()
 
-    def __exit__(self, *exc_info: object) -> None:
-        self.stop()
-
-    def __repr__(self) -> str:
-        return repr(self._profiler)
-
-
-class MemoryProfiling:
+class MemoryProfiling(_Profiling):
     """Memory profiling on the farm's engines with tracemalloc.
 
         with tc.memory_profiling:
@@ -228,9 +240,6 @@ class MemoryProfiling:
     blocks of the engine itself are included.  Allocation becomes several times slower and needs more memory.  Engines
     that start later are not profiled; call `start` again to include them.  From bndl.
     """
-
-    def __init__(self, profiler: EngineProfiler) -> None:
-        self._profiler = profiler
 
     def start(self, nframes: int = 1) -> MemoryProfiling:
         """Start on all engines at once, even while tasks run.
@@ -303,17 +312,8 @@ class MemoryProfiling:
             mine = None if before is None else before.of(engine)
             print(f"engine {engine}", snapshot.top(compare_to=mine, **settings), "", sep="\n", file=file)
 
-    def __enter__(self) -> MemoryProfiling:
-        return self if self._profiler.started else self.start()
 
-    def __exit__(self, *exc_info: object) -> None:
-        self.stop()
-
-    def __repr__(self) -> str:
-        return repr(self._profiler)
-
-
-class Sampling:
+class Sampling(_Profiling):
     """Samples of what tasks execute, taken from outside fifty times per second.
 
         tc.sampling.start()
@@ -329,9 +329,6 @@ class Sampling:
     also after the farm was stopped and started again (``mec.sticky()`` lists it).  The samples of an engine are lost
     with the engine.
     """
-
-    def __init__(self, profiler: EngineProfiler) -> None:
-        self._profiler = profiler
 
     def start(self) -> Sampling:
         """Start on all engines, also on future ones; engines that sample already go on.  Returns itself."""
@@ -410,15 +407,6 @@ class Sampling:
         per_engine: draw the engines side by side instead of adding them up.
         """
         self.get_stats().flamegraph(path, per_engine)
-
-    def __enter__(self) -> Sampling:
-        return self if self._profiler.started else self.start()
-
-    def __exit__(self, *exc_info: object) -> None:
-        self.stop()
-
-    def __repr__(self) -> str:
-        return repr(self._profiler)
 
 
 def _print(
