@@ -57,7 +57,7 @@ class FrozenLine(NamedTuple):
 
 def frozen_engines(session: Session) -> Listing:
     """Return the frozen engines of the farm."""
-    rows = [msgspec.structs.replace(row, place=with_cells(row.place)) for row in _rows(session)]
+    rows = [msgspec.structs.replace(row, place=with_cells(row.place)) for row in _table(session).frozen]
     found = [
         FrozenLine(
             row.task, row.attempt, row.error, row.place, row.node, row.pid,
@@ -66,10 +66,6 @@ def frozen_engines(session: Session) -> Listing:
         for row in rows
     ]  # fmt: skip
     return Listing(FrozenLine._fields, found, frozen_table(rows))
-
-
-def _rows(session: Session) -> list[tables.FrozenRow]:
-    return _table(session).frozen
 
 
 def _table(session: Session) -> tables.EngineTable:

@@ -6,6 +6,7 @@ from bisect import bisect_right
 from collections.abc import Callable, Iterable, Iterator
 from dataclasses import dataclass, field
 from itertools import accumulate
+from operator import itemgetter
 from typing import Any
 
 from ..core.messages import FindJobs, ListEngines, tables
@@ -52,7 +53,7 @@ class MapMembers:
         if len(self._starts) != len(self.tasks):
             counts = [items or 1 for _, items in self.tasks]
             self._starts[:] = [0, *accumulate(counts)][:-1]
-        number = bisect_right(self.tasks, task_id, key=_id_of) - 1
+        number = bisect_right(self.tasks, task_id, key=itemgetter(0)) - 1
         chunk, items = self.tasks[number]
         return self._starts[number] + (max(0, task_id - chunk - 1) if items else 0)
 
@@ -90,10 +91,6 @@ class MapMembers:
             again = sorted(self.retried)
             found.update(again[bisect_right(again, task_id) : bisect_right(again, task_id + items)])
         return found
-
-
-def _id_of(task: tuple[int, int]) -> int:
-    return task[0]
 
 
 def _counted(arrivals: Arrivals, task_id: int, items: int, left: int, failed: int) -> tuple[int, int]:

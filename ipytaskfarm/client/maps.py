@@ -95,13 +95,10 @@ def _in_place_of(rule: str, function: Callable[..., Any]) -> str:
         return f"; instead: {ARGUMENTS[rule]}"
     with suppress(TypeError, ValueError):  # a builtin may have no signature
         if rule in signature_of(function).parameters:
-            return f"; for all items it is functools.partial({_named(function)}, {rule}=…)"
+            name = getattr(function, "__name__", type(function).__name__)
+            return f"; for all items it is functools.partial({name}, {rule}=…)"
     near = did_you_mean(rule, _KNOWN | _OF_MAPS)
     return near or f"; the rules of its tasks are {', '.join(sorted(_KNOWN))}"
-
-
-def _named(function: Callable[..., Any]) -> str:
-    return getattr(function, "__name__", type(function).__name__)
 
 
 def begin_map(

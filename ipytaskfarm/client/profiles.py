@@ -190,10 +190,6 @@ def _kib_diff(value: float) -> str:
     return f"{value / 1024:+.1f}"
 
 
-def _diff(value: int) -> str:
-    return f"{value:+d}"
-
-
 CPU = ProfileKind(
     {
         "name": ProfileColumn("name"),
@@ -236,7 +232,7 @@ _BLOCKS = {
 }
 MEMORY = ProfileKind(_BLOCKS, ("where", "size", "count", "average", "callers"), "size")
 MEMORY_CHANGES = ProfileKind(
-    {**_BLOCKS, "size_diff": ProfileColumn("KiB +", _kib_diff), "count_diff": ProfileColumn("count +", _diff)},
+    {**_BLOCKS, "size_diff": ProfileColumn("KiB +", _kib_diff), "count_diff": ProfileColumn("count +", "{:+d}".format)},
     ("where", "size", "size_diff", "count", "count_diff", "average", "callers"),
     "size_diff",
 )

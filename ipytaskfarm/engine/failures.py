@@ -128,7 +128,7 @@ def described(error: BaseException, filename: str = "", code: str = "") -> tuple
         failure = brief(error, problem)
         found = failure, FailureBody(failure.etype, failure.value)
     if note:
-        found = _with_note(found[0], note), found[1]
+        found = msgspec.structs.replace(found[0], value=f"{found[0].value}\n{note}"), found[1]
     BaseException.with_traceback(error, None)  # the class may override __setattr__
     return found
 
@@ -170,11 +170,6 @@ def _note_on(error: BaseException) -> str:
     return _notices[0]
 
 
-def _with_note(failure: FailureSummary, note: str) -> FailureSummary:
-    """Return a failure with the note after its text."""
-    return msgspec.structs.replace(failure, value=f"{failure.value}\n{note}")
-
-
 def half_imported(error: BaseException) -> str:
     """Return the name of a package whose import ended with this error while its compiled modules were loaded, or "".
 
@@ -182,7 +177,8 @@ def half_imported(error: BaseException) -> str:
     stay loaded, and those of numpy refuse a second import ("cannot load module more than once per process").
     """
     for name, folder in _packages(error.__traceback__).items():
-        if any(line.endswith(".so") and f" {folder}/" in line for line in _mapped()):
+        mapped = Path("/proc/self/maps").read_text(errors="replace").splitlines()
+        if any(line.endswith(".so") and f" {folder}/" in line for line in mapped):
             return name
     return ""
 
@@ -202,10 +198,6 @@ def _packages(place: TracebackType | None) -> dict[str, str]:
                 found[spec.name.partition(".")[0]] = os.path.realpath(folder)
         place = place.tb_next
     return found
-
-
-def _mapped() -> list[str]:
-    return Path("/proc/self/maps").read_text(errors="replace").splitlines()
 
 
 ERROR_CHARS_MAX = 200

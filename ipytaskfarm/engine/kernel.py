@@ -385,7 +385,8 @@ def _made(connection_file: str, folder: str) -> EngineApp:
         ip=str(Path(connection_file).with_suffix("")),
         connection_dir=folder,
         outstream_class=f"{TaskStream.__module__}.{TaskStream.__qualname__}",
-        profile_dir=_profile(Path(folder) / "profile"),
+        # The user's own is not used, because its start-up files are for people at a prompt.
+        profile_dir=ProfileDir(location=str(Path(folder) / "profile")),
         config=Config(HistoryManager={"enabled": False}),
         log_level=40,
     )
@@ -413,11 +414,3 @@ def _ipython_folder(folder: Path) -> Iterator[None]:
             del os.environ["IPYTHONDIR"]
         elif not usable and given is not None:
             os.environ["IPYTHONDIR"] = given
-
-
-def _profile(location: Path) -> ProfileDir:
-    """Return IPython's profile folder.
-
-    The user's own is not used, because its start-up files are for people at a prompt.
-    """
-    return ProfileDir(location=str(location))

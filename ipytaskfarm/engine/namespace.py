@@ -92,7 +92,7 @@ class NameNotices:
 
     def tell(self, functions: Iterable[FunctionType], name: str, brought: Any, found: Any) -> None:
         """Write the notice, unless it was written before or the values are the same."""
-        function = _user_of(functions, name)
+        function = next((each for each in functions if name in global_names(each.__code__)), None)
         if function is None or name not in placed.by:  # the task itself has bound it
             return
         if placed.by[name].startswith(BY_CALL):
@@ -123,10 +123,6 @@ class NameNotices:
             yield texts
         finally:
             self._gathered = outer
-
-
-def _user_of(functions: Iterable[FunctionType], name: str) -> FunctionType | None:
-    return next((each for each in functions if name in global_names(each.__code__)), None)
 
 
 def _is_same(one: Any, other: Any) -> bool:

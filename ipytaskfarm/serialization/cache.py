@@ -67,7 +67,7 @@ class _Sink:
         dump_settled(self.pickler, self.file, obj)
         data = self.file.getvalue()
         if self.buffers or (writer is not None and len(data) >= BLOB_BYTES):
-            data = _frame(data, self.buffers, writer)
+            data = b"".join(_laid_out(data, self.buffers, writer))
             self.buffers = []
         self.file.seek(0)
         self.file.truncate()
@@ -92,10 +92,6 @@ def dumps(obj: Any, writer: BlobWriter | None = None) -> bytes:
     if len(_pool) < _POOLED_MAX:
         _pool.append(sink)
     return data
-
-
-def _frame(data: bytes, buffers: list[memoryview], writer: BlobWriter | None) -> bytes:
-    return b"".join(_laid_out(data, buffers, writer))
 
 
 def _laid_out(

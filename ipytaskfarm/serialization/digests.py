@@ -408,12 +408,9 @@ class Digester:
             tuple((name, tuple(sorted(extra.items()))) for name, extra in extras.items()),
             (self._in_order if self.in_order else self._sorted)("attributes", attributes),
             self._sorted("hints", class_hints(cls)),
-            self._registered(cls),
+            tuple(sorted(map(self.encode, [*registered_subclasses(cls), *registered_with(cls)]))),
             struct_digested(cls),
         )
-
-    def _registered(self, cls: type) -> tuple[bytes, ...]:
-        return tuple(sorted(map(self.encode, [*registered_subclasses(cls), *registered_with(cls)])))
 
     def _module(self, module: types.ModuleType) -> bytes:
         content = content_of(module)

@@ -203,7 +203,8 @@ class _Shown:
     def by_engine(self, result_only: bool) -> None:
         for child in self._children:
             if not result_only:
-                self._texts(child)
+                data = child.metadata
+                self._streams.both(data["engine_id"], data["stdout"], data["stderr"])
             if (child.metadata["outputs"] and not result_only) or child.metadata["execute_result"] is not None:
                 _head(child.metadata["engine_id"])
             if not result_only:
@@ -223,9 +224,6 @@ class _Shown:
                 self._displays()
         for child in self._children:
             self._value(child)
-
-    def _texts(self, child: MessageFuture) -> None:
-        self._streams.both(child.metadata["engine_id"], child.metadata["stdout"], child.metadata["stderr"])
 
     def _displays(self) -> None:
         for child in self._children:
