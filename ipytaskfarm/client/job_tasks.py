@@ -16,9 +16,9 @@ from ..core.messages.task_types import Packed
 from ..core.states import RUNNING, State, state_counts
 from .map_jobs import ROWS_MAX, MapMembers, counts
 from .old_names import OldNames
+from .operate import progress_of
 from .tables import StateCounts
 from .task_calls import TaskCalls
-from .task_messages import progress_of
 from .tasks import Task
 
 LOOK_EVERY_S = 0.15

@@ -20,7 +20,7 @@ from ..environment import TaskEnvironment
 from ..system.deadlines import end_of, left_s
 from ..system.live_pages import page_path
 from .adapters import live_view
-from .edited_functions import note_functions, tell_of_edited
+from .copied_tasks import note_functions, tell_of_edited
 from .environments import pack_environment_of
 from .ids import seconds
 from .job_tasks import JobEvents, JobRecord, Member

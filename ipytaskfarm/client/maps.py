@@ -22,7 +22,7 @@ from ..core.arguments import check_count, check_text, wrong
 from ..core.messages.task_types import Final, JobSpec
 from ..core.signatures import signature_of
 from ..core.text import did_you_mean
-from .edited_functions import note_functions
+from .copied_tasks import note_functions
 from .jobs import Job, Values, outcome
 from .map_items import Items, chunk_values, read_whole
 from .map_jobs import Gathered, MapMembers, add_item, collect

@@ -1,32 +1,35 @@
-"""The calls of `TaskClient` that act on tasks, jobs and nodes, or read their history.
+"""The calls of `TaskClient` that act on tasks, jobs and nodes, exchange messages with tasks, or read their
+history.
 
 The first argument of each function is the session; `TaskClient` has a documented method for each function.
 """
 
 from __future__ import annotations
 
+import itertools
 import time
-from collections.abc import Callable, Iterable
+from collections.abc import Callable, Iterable, Iterator
 from datetime import datetime, timedelta
-from typing import Any
+from typing import Any, NamedTuple
 
 import msgspec
 
 from ..core import errors, messages
 from ..core.arguments import INT_MAX, check_count, check_int, check_names, check_number, check_text, wrong
 from ..core.messages import tables
-from ..core.messages.payload import ResultBody
+from ..core.messages.payload import Message, ResultBody
+from ..core.messages.running_task import TaskMessages
 from ..core.states import ABORTS
 from ..core.text import Text, text_of
 from ..display.text import number, with_local_times
-from ..serialization.pack import pack
+from ..serialization.pack import pack, unpack
 from ..storage.blobs import BlobWriter
 from ..system.user_code import tell_user, with_cells
-from .edited_functions import tell_of_edited_tasks
-from .ids import LISTED, Ids, id_list, listed, not_registered, seconds, task_id
+from .copied_tasks import tell_of_edited_tasks
+from .ids import LISTED, Ids, Timeout, id_list, listed, not_registered, seconds, task_id
 from .outbox import check_size
 from .packing import pack_once
-from .results import TaskResult
+from .results import TaskResult, decode_body
 from .session import Session
 from .tables import JobLine, Listing, event_listing, job_listing
 from .wait_notices import raise_users
@@ -309,3 +312,69 @@ def wait_for_engines(
         if first is not None and (settled or (settled_s is not None and now - first > settled_s)):
             return ids
         time.sleep(0.05)
+
+
+_marks = itertools.count(1)
+CHUNK = 500
+"""Number of messages in one packet."""
+
+
+class Progress(NamedTuple):
+    """The progress that a task has reported."""
+
+    value: float
+    total: float | None
+    message: str = ""
+
+    @property
+    def fraction(self) -> float | None:
+        """Return the share that is done, 0 to 1; None if the task has not reported a total."""
+        return min(1.0, self.value / self.total) if self.total else None
+
+
+def send(session: Session, taskid: int, objects: tuple[Any, ...], quiet: bool) -> None:
+    """Send messages to a task; see ``TaskClient.send``."""
+    wanted = task_id(taskid, session.farm)
+    if session.arrivals.is_live(wanted):
+        session.accepted(wanted)  # the controller must know the task before its messages arrive
+    bodies = [pack(each, "message") for each in objects]
+    try:
+        for first in range(0, len(bodies), CHUNK):
+            mark = f"{session.session_id}:{next(_marks)}"
+            session.ask_for(messages.SendToTask(wanted, bodies[first : first + CHUNK], mark), messages.NumberReply)
+    except (errors.TaskError, IndexError):
+        if not quiet:
+            raise
+
+
+def read_messages(session: Session, taskid: int, timeout: Timeout) -> Iterator[Message]:
+    """Yield the messages of a task; see ``TaskClient.messages``."""
+    wanted = task_id(taskid, session.farm)
+    timeout_s = seconds(timeout)
+    after = 0
+    while True:
+        began_s = time.monotonic()
+        try:
+            found = session.ask_for(messages.ReadTaskMessages(wanted, after), TaskMessages, timeout_s)
+        except TimeoutError as error:
+            raise_users(error)
+            if timeout_s is None or time.monotonic() - began_s < timeout_s:
+                raise
+            raise TimeoutError(f"task {wanted} has sent no message within {timeout_s:g} s") from None
+        for letter in found.letters:
+            after = letter.seq
+            yield Message(unpack(letter.body), letter.sender, letter.at_s)
+        if found.over:
+            return
+
+
+def progress_of(session: Session, ids: Ids) -> dict[int, Progress]:
+    """Return the latest progress of tasks by id; see ``TaskClient.progress_of``."""
+    wanted = id_list(ids, session.farm)
+    rows = session.ask_for(messages.ProgressOf(wanted), tables.ProgressTable).rows
+    found = {row[0]: Progress(*row[1:]) for row in rows}
+    for each in wanted:
+        final = session.arrivals.finals.get(each) if each not in found else None
+        if final is not None and final.body and (reported := decode_body(final).progress) is not None:
+            found[each] = Progress(*reported)
+    return found

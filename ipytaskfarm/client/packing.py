@@ -17,8 +17,7 @@ from ..core.messages.payload import with_content
 from ..core.messages.result_cache import CacheKey
 from ..core.messages.task_types import Function, Packed, Recovery, Rules
 from ..serialization.memory_maps import naming_files
-from ..serialization.pack import PLAIN, pack, pack_arguments, pack_function
-from ..serialization.packing_notice import notice
+from ..serialization.pack import PLAIN, notice, pack, pack_arguments, pack_function
 from ..serialization.recipes import Content
 from ..serialization.references import Ref, noting
 from ..storage.blobs import BlobStore, BlobWriter

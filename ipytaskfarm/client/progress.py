@@ -19,8 +19,7 @@ from typing import Protocol
 
 from ..display.ipython import notebook_shell
 from .estimate import Estimate, Tally
-from .progress_view import ProgressView
-from .screens import Screen, screen
+from .screens import ProgressView, Screen, screen
 
 AFTER_S = 0.5
 EVERY_S = 0.25

@@ -21,9 +21,8 @@ from ..core.states import DEFERS, LOSES_INPUTS
 from ..core.text import text_of
 from ..serialization.pack import pack, unpack
 from ..storage.blobs import BlobStore
-from .calls import Calls
+from .calls import Calls, NodeLock, RunResources
 from .children import ChildJob, kept_value, packed_child, submission, value_of
-from .resources import NodeLock, RunResources
 
 STATE_BYTES_MAX = 64 * 1024
 IDS_AT_ONCE = 10_000

@@ -25,7 +25,7 @@ from .change_hooks import CHANGES
 from .child_processes import leave_fork
 from .current import Deferred, details_of
 from .failures import described
-from .side_effects import function_reaches
+from .plain import function_reaches
 from .sinks import SINK, Sink, WrittenByItem
 
 SINGLY = 100
@@ -74,7 +74,7 @@ class Known:
         self.kept: list[object] = []
         """Keeps them alive."""
         self.reaches = reaches
-        """Whether its code mentions state that belongs to the whole process, see `side_effects`."""
+        """Whether its code mentions state that belongs to the whole process, see `function_reaches`."""
         self.segment = 1
         """The number of calls in the next segment."""
         self.singly = 0

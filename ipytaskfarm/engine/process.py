@@ -36,7 +36,7 @@ from ..core.messages.blob_chunks import BlobHere, BlobKept
 from ..core.messages.payload import FailureBody
 from ..core.messages.running_task import TaskReply
 from ..serialization import rebuild_proxies
-from ..serialization.missing_modules import name_place
+from ..serialization.exceptions import name_place
 from ..serialization.rebuild_maps import was_named
 from ..storage.blobs import Blobs, fetch_from, use
 from ..system.bell import Bell

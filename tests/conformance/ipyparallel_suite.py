@@ -50,7 +50,7 @@ def uncan(function, names):
 ''',
     "client/__init__": "",
     "client/view": """
-from ipytaskfarm.adapters.ipyparallel.executors import LazyMapIterator
+from ipytaskfarm.adapters.ipyparallel.remote_functions import LazyMapIterator
 from ipytaskfarm.ipyparallel import LoadBalancedView
 """,
     "client/client": '''
