@@ -202,14 +202,7 @@ class RunResources:
         return held
 
     def yield_resources(self, **amounts: float | str) -> dict[str, Any]:
-        """Give back a part of the allotment, as in ``yield_resources(cores=1)``, or without arguments all of it.
-
-        Returns:
-            The allotment that is left.
-
-        Raises:
-            ValueError: the task does not hold this much.
-        """
+        """Give back a part of the allotment; see `CurrentTask.yield_resources`."""
         held = dict(self._allotment.amounts)
         for name, value in _checked(amounts).items() if amounts else held.copy().items():
             if held.get(name, 0.0) < value:
@@ -219,23 +212,7 @@ class RunResources:
         return self._hold(held, None)
 
     def reserve_resources(self, timeout: float | None = None, **amounts: float | str) -> dict[str, Any]:
-        """Reserve more resources, as in ``reserve_resources(cores=2)``, or the original allotment again.
-
-        Wait until the resources are free.
-
-        The task's time limit goes on during the wait.
-
-        Args:
-            timeout: seconds to wait; None for no limit.
-            amounts: the additional amounts; none for the original allotment.
-
-        Returns:
-            The allotment.
-
-        Raises:
-            TimeoutError: the resources were not free within `timeout`.
-            ValueError: the node does not have this much at all.
-        """
+        """Reserve more resources, or the original allotment again; see `CurrentTask.reserve_resources`."""
         wanted = dict(self._allotment.amounts)
         if amounts:
             for name, value in _checked(amounts).items():

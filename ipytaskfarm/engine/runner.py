@@ -40,9 +40,8 @@ from .baseline import LONG_S, Garbage
 from .begun_marks import BegunMarks
 from .capture import nothing_new
 from .child_processes import LOKY_WORKERS, Brought, ChildProcesses, TaskMain, leave_fork, prepare_older, take_came
-from .children import giver
 from .coroutines import Coroutines, attempt_here
-from .current import CurrentTask, Deferred, Interruptible
+from .current import CurrentTask, Deferred, Interruptible, giver
 from .edits import Edits
 from .failures import Freezer, half_imported
 from .interrupt import Interrupts, cancelled, deadline_ns, told

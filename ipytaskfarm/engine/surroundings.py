@@ -39,8 +39,6 @@ from .change_hooks import (
 )
 from .descriptors import STDERR_FD
 
-_ABSENT = object()
-
 SIGNALS = tuple(
     int(getattr(signal, name))
     for name in (

@@ -13,7 +13,7 @@ from ..core.messages import Input
 from ..core.messages.payload import CallWork, ResultBody, StringWork, Work
 from ..core.messages.task_types import Ended, RunKey
 from ..core.states import Reason
-from ..engine.children import giver
+from ..engine.current import giver
 from ..engine.failures import described
 from ..serialization.pack import pack, unpack, unpack_function
 from ..serialization.references import give_inputs
