@@ -66,10 +66,7 @@ class GraphCallbacks:
     def submitted(self, nodes: dict[Hashable, Any], wanted: set[Hashable], value: Callable[[Hashable], Any]) -> None:
         """Call `start_state`, and `pretask` for the nodes that need no others.
 
-        Args:
-            nodes: the graph.
-            wanted: the requested keys.
-            value: returns the value of a key that has ended.
+        wanted: the requested keys. value: returns the value of a key that has ended.
         """
         if not self._callbacks:
             return

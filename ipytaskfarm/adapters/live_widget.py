@@ -242,17 +242,13 @@ _open: deque[SavedView] = deque()
 
 
 class SavedView:
-    """Renews the state of one farm in its cells.  It lives in the loop's thread.
+    """Renews the state of one farm in its cells. It lives in the loop's thread.
 
     A widget needs its kernel: in a notebook that is opened later, exported or read elsewhere it shows nothing. So the
     live view has a second output beside the widget, a table, which a notebook saves as it was last. While the widget is
     there it hides the table (``web/static/widget.js``).
 
-    Args:
-        feed: follows the farm.
-        farm: its name.
-        link: a link to the page (HTML), or "".
-        shell: the notebook's shell.
+    link: a link to the page (HTML), or "".
     """
 
     def __init__(self, feed: FarmFeed, farm: str, link: str, shell: Any) -> None:

@@ -30,14 +30,10 @@ class SessionCommand(NamedTuple):
 
 
 def to_files(path: str | PathLike[str], engines: Sequence[int]) -> SessionCommand:
-    """Make the command that saves the names of engines to files on their nodes.
+    """Make the command that saves the names of engines to files on their nodes; ``{id}`` in the path is the engine's
+    id.
 
-    Args:
-        path: the file; ``{id}`` in it is the engine's id.
-        engines: the ids.
-
-    Raises:
-        ValueError: several engines would write the same file.
+    Raises ValueError if several engines would write the same file.
     """
     text = fspath(path)
     if len(engines) > 1 and _ID not in text:

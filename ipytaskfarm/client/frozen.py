@@ -279,13 +279,7 @@ class KernelTunnel:
     """
 
     def __init__(self, session: Session, engine: str, connection: bytes) -> None:
-        """Open the sockets.
-
-        Args:
-            session: the connection to the farm.
-            engine: the engine.
-            connection: the contents of its connection file.
-        """
+        """Open the sockets; connection: the contents of the engine's connection file."""
         self.session = session
         self._engine = engine
         self._folder = Path(tempfile.mkdtemp(prefix="ipytaskfarm-kernel-"))

@@ -144,8 +144,6 @@ def retry_tasks(
     Of several failed tasks, one that was submitted again before counts as its latest retry.
 
     Args:
-        session: the session.
-        wanted: the ids of the tasks.
         failed_only: refuse tasks that have succeeded.
         tells_of_edited: tell which of their functions have been defined anew since.
         function: called in the place of their functions.
@@ -291,7 +289,6 @@ def wait_for_engines(
         count: the number of engines; None: until their number has not changed for `stable_s`.
         connect_timeout: seconds until the first engine must be ready, else NoEnginesRegistered.
         stable_timeout: seconds after the first engine; then the engines that are ready are returned.
-        stable_s: seconds without a change.
     """
     count = check_count("count", count, least=0)
     connect_s, settled_s = seconds(connect_timeout, "connect_timeout"), seconds(stable_timeout, "stable_timeout")

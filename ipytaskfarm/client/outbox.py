@@ -127,13 +127,11 @@ class Outbox:
     # Submitting
 
     def add(self, packed: Packed, submitted_s: float, job: JobSpec | None = None, needs: Needs | None = None) -> int:
-        """Queue a task under the next id, and return this id.  `has_id` must have returned True.
+        """Queue a task under the next id, and return this id. `has_id` must have returned True.
 
-        Args:
-            packed: the task; a chunk's items take as many ids more, and the block must have them.
-            submitted_s: when it is submitted.
-            job: the job to which it belongs.
-            needs: its dependencies, which count in the place of those in `packed`.
+        A chunk's items take as many ids more, and the block must have them.
+
+        needs: its dependencies, which count in the place of those in `packed`.
         """
         chunk = self._open
         if chunk is not None and chunk.tasks:

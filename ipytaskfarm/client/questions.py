@@ -151,12 +151,7 @@ class EnginesHere:
     """Answers for the session of a client that sees the farm's folder."""
 
     def __init__(self, ask: Callable[[Question], Reply], receiver: Callable[[], threading.Thread]) -> None:
-        """Create it.
-
-        Args:
-            ask: asks the controller and waits for the answer.
-            receiver: returns the thread that receives the answer, which cannot wait for it.
-        """
+        """Create it.  receiver: returns the thread that receives the answers of `ask`, which cannot wait for them."""
         self._ask = ask
         self._receiver = receiver
         self._until_s = 0.0

@@ -444,14 +444,7 @@ def pack_rules(
     recovery: Recovery | None,
     functions: dict[str, Function],
 ) -> Rules | None:
-    """Pack the rules of a task, and add the functions that they need to `functions`.
-
-    Args:
-        given: the rules of the task.
-        shared: the rules of its job.
-        job: the job's id.
-        recovery: the packed recovery task.
-        functions: is extended.
+    """Pack the rules of a task and those that its job shares, and add the functions that they need to `functions`.
 
     Returns None if all rules are defaults.
     """

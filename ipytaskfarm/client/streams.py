@@ -47,10 +47,6 @@ class Stream:
     """Follows the output of running tasks during one wait.
 
     Args:
-        session: is asked for the output.
-        arrivals: tells which tasks have ended.
-        ids: the tasks.
-        printer: shows the output.
         fetch: returns the full result of a task whose end arrived without a body; None: such output is not shown.
         empty: also ask for answers of engines that have nothing new.
         label: returns the label of a task's lines.
@@ -208,10 +204,7 @@ def _overlaps(output: Output, parts: Iterable[Output], seen: SeenOutput) -> bool
 class CommandStream:
     """Follows the output of a MultiEngine command while its engines run it.
 
-    Args:
-        session: is asked for the output.
-        numbers: the numbers of the command's messages.
-        printer: shows the output, each line with the engine's id.
+    numbers: those of the command's messages. printer: shows the output, each line with the engine's id.
     """
 
     def __init__(self, session: AsksController, numbers: list[int], printer: PrintsLines) -> None:

@@ -225,10 +225,7 @@ class Freezer:
 
         Called before the error is packed, which leaves it without its frames.
 
-        Args:
-            key: the run that has failed.
-            task: the task as people know it: of a chunk, the item that failed.
-            error: the error of the run.
+        task: the task as people know it: of a chunk, the item that failed.
         """
         frames = user_frames(traceback_of(error))
         if frames is None or self.run is not None:
@@ -240,11 +237,9 @@ class Freezer:
             BaseException.add_note(error, f"its engine keeps the frames for a while: tc.debug({task}) opens them")
 
     def offer(self, filename: str, code: str) -> None:
-        """Let ``%debug`` and ``%tb`` find the frames, and tell the agent.  Called when the run's end is recorded.
+        """Let ``%debug`` and ``%tb`` find the frames, and tell the agent. Called when the run's end is recorded.
 
-        Args:
-            filename: the name of the run's own code in its frames; "" if it has none.
-            code: that code.
+        filename, code: of the run itself, as its frames name it; "" if it has none.
         """
         __tracebackhide__ = True  # the debugger does not show this frame
         error, frames, run = self._error, self._frames, self.run

@@ -31,10 +31,7 @@ LONG_S = 5.0
 class ItemWatch:
     """What an engine's lane has seen of the item that runs.
 
-    Args:
-        engine: the engine's incarnation.
-        send: sends a message to the agent; any thread may call it.
-        encode: encodes the result of an item.
+    send: sends a message to the agent; any thread may call it. encode: encodes the result of an item.
     """
 
     def __init__(self, engine: str, send: Callable[[ItemsLeft], None], encode: Callable[[ResultBody], bytes]) -> None:

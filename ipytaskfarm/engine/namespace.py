@@ -247,9 +247,7 @@ class Namespace:
     def bound_since(self, before: dict[str, Any], code: str = "") -> list[str]:
         """Return the names that were bound since the snapshot, without IPython's own.
 
-        Args:
-            before: the snapshot.
-            code: Python source that ran since then, to recognise an assignment of the same object.
+        code: Python source that ran since then, to recognise an assignment of the same object.
         """
         stored: set[str] | None = None
         bound = []
@@ -267,9 +265,7 @@ class Namespace:
     def place(self, names: Iterable[str], by: str) -> None:
         """Record that names were placed by hand, so that they take precedence over those that functions bring.
 
-        Args:
-            names: the names.
-            by: how they were placed, such as "push".
+        by: how they were placed, such as "push".
         """
         placed.add(names, by)
         placed.keep_only(self.names)

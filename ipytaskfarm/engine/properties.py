@@ -157,13 +157,7 @@ class PropertyReports:
         wait: Callable[[], None],
         clock: Callable[[], float] = time.monotonic,
     ) -> None:
-        """Create it.
-
-        Args:
-            send: sends a report.
-            wait: called when a report waits: somebody must call `watch` soon.
-            clock: returns monotonic seconds.
-        """
+        """Create it; wait: called when a report waits: somebody must call `watch` soon."""
         self._send = send
         self._wait = wait
         self._clock = clock

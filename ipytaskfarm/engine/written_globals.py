@@ -116,9 +116,7 @@ written_globals = WrittenGlobals()
 def place_by_call(values: dict[str, Any], function: str) -> None:
     """Bind names that a function has assigned, with the precedence of pushed names over what functions bring.
 
-    Args:
-        values: the names and their values.
-        function: the qualified name of the function.
+    function: its qualified name.
     """
     user_namespace().update(values)
     placed.add(values, BY_CALL + function)

@@ -159,13 +159,7 @@ def _same(now: Any, value: Any) -> bool:
 
 
 def state_to_compare(name: str, file: str, source: bytes) -> AssignedGlobals | None:
-    """Return what of a by-value module may be compared with its globals; None if there is nothing.
-
-    Args:
-        name: the module's name.
-        file: its file.
-        source: the content of the file.
-    """
+    """Return what of a by-value module with this source may be compared with its globals; None if there is nothing."""
     if name not in sys.modules or not (b"=" in source or b"def " in source or b"seed(" in source):
         return None
     try:

@@ -147,11 +147,9 @@ def _by_code(code: types.CodeType, package: str) -> tuple[str, ...]:
 
 
 def names_imported(function: types.FunctionType, used: Mapping[str, Any]) -> tuple[str, ...]:
-    """Return the full names of the modules that a function may import, whether they travel or not.
+    """Return the full names of the modules that a by-value function may import, whether they travel or not.
 
-    Args:
-        function: a function that travels by value.
-        used: the globals that it uses.
+    used: the globals that it uses.
     """
     package = package_of(function.__globals__)
     names = _by_code(function.__code__, package)

@@ -53,10 +53,7 @@ def change_of_owner(code: types.CodeType) -> str:
 def may_change(value: Any, how: str, function: str) -> bool:
     """Return whether a change of this form changes the value, or binds its name to another one.
 
-    Args:
-        value: what the name stands for.
-        how: the form, as `changes_of` returns it.
-        function: the qualified name of the function.
+    how: the form, as `changes_of` returns it. function: the qualified name of the function.
     """
     kind = type(value)
     if isinstance(value, CONTAINERS):  # of a default, too

@@ -224,10 +224,7 @@ class _Names:
     def _look(self, node: ast.AST, parameters: frozenset[str], shared: frozenset[str]) -> None:
         """Look at a node and all below it.
 
-        Args:
-            node: the node.
-            parameters: those of the functions around it.
-            shared: the names that the function around it declares global.
+        parameters: those of the functions around it. shared: the names that the function around it declares global.
         """
         if isinstance(node, _Function | ast.Lambda):
             arguments = node.args

@@ -164,13 +164,7 @@ def pack(obj: Any, names: str | tuple[str, ...] = "value", writer: BlobWriter | 
 
 
 def pack_arguments(args: Sequence[Any], kwargs: dict[str, Any], writer: BlobWriter | None = None) -> bytes:
-    """Pack the arguments of a call as the tuple of both.
-
-    Args:
-        args: by position.
-        kwargs: by name.
-        writer: as for `pack`.
-    """
+    """Pack the arguments of a call as the tuple of both; writer: as for `pack`."""
     if not kwargs and PLAIN.issuperset(map(type, args)):
         return pickle.dumps((args, kwargs), 5)
     return pack((args, kwargs), ("args", "kwargs"), writer)
@@ -439,10 +433,7 @@ def class_digest(cls: type) -> str:
 
 
 def unpack_environment(code: bytes, namespace: MutableMapping[str, Any] | None = None) -> tuple[Any, list[Names]]:
-    """Return an environment, and the globals of the functions that came with it.
-
-    Args:
-        code: the bytes in the `code` of what `pack_environment` returned.
-        namespace: see `unpack`.
+    """Return an environment, from the `code` of what `pack_environment` returned, and the globals of the functions that
+    came with it.
     """
     return _unpack_settled(code, namespace, None)

@@ -77,11 +77,7 @@ class SetupWatch:
     """Finds the globals that a setup assigns or changes: make it before the setup, and call `record` after it."""
 
     def __init__(self, instance: object, brought: Iterable[Names]) -> None:
-        """
-        Args:
-            instance: the environment.
-            brought: the globals of the functions that came with it.
-        """
+        """Watch an environment; brought: the globals of the functions that came with it."""
         found = {id(names): names for names in (*brought, *_of_methods(type(instance)))}
         self._before = [_Before(names, _contents(names.packed)) for names in found.values()]
         self._attributes = [

@@ -384,16 +384,9 @@ class AsyncMapResult(AsyncResult):
         return_exceptions: bool = False,
         chunk_sizes: dict[str, int] | None = None,
     ) -> None:
-        """Wait for a map.
+        """Wait for a map, whose calls return lists.
 
-        Args:
-            client: the client that sent the calls.
-            children: the calls, each of which returns a list.
-            join: joins these lists.
-            fname: the name of the function.
-            ordered: whether iteration keeps the order.
-            return_exceptions: whether errors are returned among the values.
-            chunk_sizes: message id -> number of items in the call.
+        join: joins these lists. ordered: whether iteration keeps the order. The others: see `AsyncResult`.
         """
         self._join = join
         self.ordered = ordered

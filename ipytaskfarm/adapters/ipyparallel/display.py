@@ -110,13 +110,7 @@ def executed(is_silent: bool) -> Any:
 
 
 def progress_of(total: int, ended: Callable[[], int], name: str) -> ProgressDisplay:
-    """Return the display of a wait for calls.
-
-    Args:
-        total: the number of calls.
-        ended: returns how many have ended.
-        name: the name of the function.
-    """
+    """Return the display of a wait for calls; ended: returns how many have ended."""
     return ProgressDisplay(CountedWork(lambda: total, ended), "tasks", name=name)
 
 

@@ -100,15 +100,9 @@ class CommandMessage(MessageFuture):
         read: Callable[[EngineAnswer, Metadata], Any],
         label: Any,
     ) -> None:
-        """Create it.
+        """Create it. uuid: the name of the engine's incarnation.
 
-        Args:
-            msg_id: a text that is unique in this process.
-            method: apply, execute …
-            engine: the engine's id.
-            uuid: the name of the engine's incarnation.
-            read: returns the value of an answer, and may add to the metadata.
-            label: the user's name for the call.
+        read: returns the value of an answer, and may add to the metadata. label: the user's name for the call.
         """
         super().__init__(msg_id, method, label)
         self.metadata.update(engine_id=engine, engine_uuid=uuid)
@@ -157,12 +151,7 @@ class TaskMessage(MessageFuture):
     ) -> None:
         """Create it.
 
-        Args:
-            client: the client that submitted the task, or watches it.
-            task_id: the task's id.
-            uuid_of: names the incarnation of an engine.
-            label: the user's name for the task.
-            is_item: whether it is an item of a map, whose value is the list of the item's only value.
+        uuid_of: names the incarnation of an engine. is_item: of a map: the value is the list of the item's only value.
         """
         super().__init__(str(task_id), "apply", label)
         self.id = task_id
@@ -287,13 +276,7 @@ def records_of(
     calls: Messages,
     uuid_of: Callable[[int], str],
 ) -> list[Record]:
-    """Return the records in order of submission.
-
-    Args:
-        rows: the farm's tasks.
-        calls: the calls of this process.
-        uuid_of: names the incarnation of an engine.
-    """
+    """Return the records of the farm's tasks, and of the calls of this process, in order of submission."""
     found = [_of_task(row, uuid_of) for row in rows]
     found += [_of_command(metadata) for metadata in calls.records.values()]
     for record in found:
@@ -340,10 +323,7 @@ def status_of_engines(
 ) -> dict[Any, Any]:
     """Return for each engine its commands in ``queue``, what it has ``completed``, and its ``tasks``.
 
-    Args:
-        queues: (engine id, what it runs and what waits there, as texts).
-        records: as of `records_of`.
-        verbose: lists in place of their lengths.
+    queues: (engine id, what it runs and what waits there, as texts). verbose: lists in place of their lengths.
     """
     completed: dict[int | None, list[str]] = {}
     for record in records:

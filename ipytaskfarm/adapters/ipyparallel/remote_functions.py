@@ -32,11 +32,7 @@ class RemoteFunction:
     ) -> None:
         """Wrap a function.
 
-        Args:
-            view: the view.
-            function: the function.
-            block: whether a call waits; None: as the view's calls do.
-            flags: flags of the view during a call.
+        block: whether a call waits; None: as the view's calls do. flags: flags of the view during a call.
         """
         self.view = view
         self.func = function
@@ -81,15 +77,13 @@ class PartsFunction(RemoteFunction):
         """Wrap a function.
 
         Args:
-            view: the view.
-            function: the function.
             dist: "b": parts are blocks; "r": round robin.
-            block: whether a call waits; None: as the view's calls do.
             chunksize: number of items in a task of a load-balanced view.
             ordered: whether iteration over the result keeps the order; of a load-balanced view.
             return_exceptions: return errors among the values.
             label: a name for the calls.
-            flags: flags of the view during a call.
+
+        The other arguments are those of `RemoteFunction`.
         """
         super().__init__(view, function, block, **flags)
         self.dist = dist
