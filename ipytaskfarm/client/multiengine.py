@@ -26,7 +26,7 @@ from ..serialization.pack import pack
 from ..storage.blobs import BlobStore, BlobWriter
 from ..system.farm_paths import Where
 from ..system.live_pages import page_link, page_path
-from . import adapters, commands, engine_maps, engine_sessions, operate, sessions
+from . import adapters, command_sender, commands, engine_maps, operate, sessions
 from .command_sender import CommandSender, await_commands, engine_id
 from .commands import CommandPart, PendingResult
 from .engine_maps import EngineMapper, EngineParallelFunction, Targets, map_on_engines, packed_call
@@ -333,7 +333,7 @@ class MultiEngineClient(ClientNames, settable=("farm", "targets", "block", "repl
             ValueError: several engines would write the same file.
             CompositeError: an engine cannot write its file.
         """
-        return self._commands.send_session("dump_session", engine_sessions.to_files(path, self.ids_of(targets)), block)
+        return self._commands.send_session("dump_session", command_sender.to_files(path, self.ids_of(targets)), block)
 
     def load_session(self, path: str | PathLike[str], targets: Targets = None, block: bool | None = None) -> Any:
         """Restore sessions that `dump_session` saved, on any engine.
@@ -350,7 +350,7 @@ class MultiEngineClient(ClientNames, settable=("farm", "targets", "block", "repl
             CompositeError: of SessionError, if a file is damaged, was saved by another version of Python or dill, or
                 needs a module that the engine cannot import.  The engine's names do not change then.
         """
-        command = engine_sessions.from_files(path, self.ids_of(targets))
+        command = command_sender.from_files(path, self.ids_of(targets))
         return self._commands.send_session("load_session", command, block)
 
     def push_session(self, targets: Targets = None) -> dict[str, str]:
@@ -359,7 +359,7 @@ class MultiEngineClient(ClientNames, settable=("farm", "targets", "block", "repl
         Returns:
             A dict of the names that cannot be pickled, each with the reason.
         """
-        command, left_out = engine_sessions.own_to_engines(self._commands.chosen(targets), self.blobs)
+        command, left_out = command_sender.own_to_engines(self._commands.chosen(targets), self.blobs)
         self._commands.send_session("load_session", command, True)
         return left_out
 
@@ -375,7 +375,7 @@ class MultiEngineClient(ClientNames, settable=("farm", "targets", "block", "repl
         Raises:
             SessionError: the engine's session cannot be restored here; no name was changed.
         """
-        (left_out,) = self._commands.send_session("dump_session", engine_sessions.from_engine(engine_id(target)), True)
+        (left_out,) = self._commands.send_session("dump_session", command_sender.from_engine(engine_id(target)), True)
         assert isinstance(left_out, dict)
         return left_out
 
@@ -398,7 +398,7 @@ class MultiEngineClient(ClientNames, settable=("farm", "targets", "block", "repl
             CompositeError: of SessionError, if an engine has more than a checkpoint may hold.  The kept commands stay
                 then.
         """
-        return self._commands.send(engine_commands.CHECKPOINT, b"", targets, block, engine_sessions.reasons)
+        return self._commands.send(engine_commands.CHECKPOINT, b"", targets, block, command_sender.reasons)
 
     # ----------------------------------------------------------------------------------------------
     # Sequences
