@@ -95,7 +95,19 @@ def _checked(position: _P) -> _P:
     return position
 
 
-class TaskTable:
+class _ShownAsTable:
+    """What is shown as a table."""
+
+    _table: Any
+
+    def __repr__(self) -> str:
+        return repr(self._table)
+
+    def _repr_html_(self) -> str:
+        return str(self._table.html())
+
+
+class TaskTable(_ShownAsTable):
     """A table of tasks in order of their ids.  It iterates over the ids, so it can be passed wherever ids are expected.
 
     The repr shows the last hundred tasks, and the number of tasks in each state.
@@ -127,15 +139,10 @@ class TaskTable:
     def __getitem__(self, position: int | slice) -> TaskStatus | list[TaskStatus]:
         return self.rows[_checked(position)]
 
+    @property
     def _table(self) -> Table:
         more = "last=0 lists all" if self.omitted else "`rows` and `to_dataframe()` have them"
         return farm_tables.task_table(self._rows, omitted=self.omitted, page=farm_tables.PAGE, more=more)
-
-    def __repr__(self) -> str:
-        return repr(self._table())
-
-    def _repr_html_(self) -> str:
-        return self._table().html()
 
     def to_dataframe(self) -> Any:
         """Return the table as a pandas DataFrame, indexed by id."""
@@ -144,7 +151,7 @@ class TaskTable:
         return pandas.DataFrame([vars(row) for row in self.rows]).set_index("id")
 
 
-class Listing:
+class Listing(_ShownAsTable):
     """A list of named tuples of one kind, shown as a table."""
 
     def __init__(self, names: Sequence[str], rows: Sequence[Any], table: Table) -> None:
@@ -160,12 +167,6 @@ class Listing:
 
     def __getitem__(self, position: int) -> Any:
         return self.rows[_checked(position)]
-
-    def __repr__(self) -> str:
-        return repr(self._table)
-
-    def _repr_html_(self) -> str:
-        return self._table.html()
 
     def to_dataframe(self) -> Any:
         """Return the rows as a pandas DataFrame."""
@@ -342,7 +343,7 @@ class Node:
         return f"<node {self.name}: {self.state}, {self.engines} engines>"
 
 
-class Snapshot:
+class Snapshot(_ShownAsTable):
     """The farm at one moment.
 
     `nodes` are `Node` objects, `counts` the numbers of tasks by state, `slots` the wanted number of engines in total.
@@ -364,14 +365,8 @@ class Snapshot:
     def __getitem__(self, position: int) -> Node:
         return self.nodes[position]
 
-    def __repr__(self) -> str:
-        return repr(self._table)
 
-    def _repr_html_(self) -> str:
-        return self._table.html()
-
-
-class CheckResult:
+class CheckResult(_ShownAsTable):
     """Which engines could run a task; its truth value is whether any engine could.
 
     Attributes:
@@ -389,12 +384,7 @@ class CheckResult:
     def __bool__(self) -> bool:
         return bool(self.engines)
 
+    @property
     def _table(self) -> Table:
         lines = [(engine_id, node, why or "it can") for engine_id, node, why in self._rows]
         return Table(("engine", "node", "can it run there?"), lines, nothing="the farm has no engines now")
-
-    def __repr__(self) -> str:
-        return repr(self._table())
-
-    def _repr_html_(self) -> str:
-        return self._table().html()

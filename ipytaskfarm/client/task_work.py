@@ -105,30 +105,47 @@ class MapItems(Protocol):
         """Return how many items have not ended, and how many have failed."""
 
 
-class MapWork:
+class _Work:
+    """Work whose ends arrive in a session."""
+
+    def __init__(self, session: Follows) -> None:
+        self._session = session
+        self.estimate = Estimate(time.monotonic())
+        self._running = RunningNow(session)
+        self._first_s, self._last_s = math.inf, 0.0
+        """When the first of the ended parts was submitted, and when the last one ended (wall clock)."""
+
+    def is_over(self) -> bool:
+        """Return whether all parts have ended."""
+        raise NotImplementedError
+
+    def is_lost(self) -> bool:
+        """Return whether nothing more is heard of the work."""
+        return self._session.fatal is not None
+
+    def elapsed_s(self) -> float | None:
+        """Return the seconds since the first submission, up to now or to the last end; None: not known."""
+        if self._first_s == math.inf:
+            return None
+        return (self._last_s if self.is_over() else time.time()) - self._first_s
+
+    def _note_times(self, final: Final) -> None:
+        if final.submitted_s:
+            self._first_s = min(self._first_s, final.submitted_s)
+            self._last_s = max(self._last_s, final.completed_s)
+
+
+class MapWork(_Work):
     """The work of a map, of which several items may share a run."""
 
     def __init__(self, session: Follows, members: MapItems) -> None:
-        self._session = session
+        super().__init__(session)
         self._members = members
-        self.estimate = Estimate(time.monotonic())
-        self._running = RunningNow(session)
         self._counted: set[int] = set()
-        self._first_s, self._last_s = math.inf, 0.0
 
     def is_over(self) -> bool:
         """Return whether all items have ended."""
         return not self._members.left(self._session.arrivals)[0]
-
-    def is_lost(self) -> bool:
-        """Return whether nothing more is heard of the items."""
-        return self._session.fatal is not None
-
-    def elapsed_s(self) -> float | None:
-        """Return for how long the items have gone on, or went on; None: not known."""
-        if self._first_s == math.inf:
-            return None
-        return (self._last_s if self.is_over() else time.time()) - self._first_s
 
     def tally(self, now_s: float) -> Tally:
         """Return how many items have ended, and how many run."""
@@ -155,26 +172,20 @@ class MapWork:
             silent = end.items - len(end.separate) if end.items else 1
             if silent and end.run_s > 0:
                 self.estimate.add_together(silent, end.run_s, now_s)
-            if end.submitted_s:
-                self._first_s = min(self._first_s, end.submitted_s)
-                self._last_s = max(self._last_s, end.completed_s)
+            self._note_times(end)
 
 
-class TaskWork:
+class TaskWork(_Work):
     """The work of some tasks: ends are counted as they arrive, and the controller is asked which tasks run.
 
     Nothing happens before the first look, so a short wait costs nothing.
     """
 
     def __init__(self, session: Follows, ids: set[int]) -> None:
-        self._session = session
+        super().__init__(session)
         self._ids = ids
-        self.estimate = Estimate(time.monotonic())
         self._waiter: Waiter | None = None
         self._succeeded = self._failed = 0
-        self._first_s, self._last_s = math.inf, 0.0
-        """When the first of the ended tasks was submitted, and when the last one ended (wall clock)."""
-        self._running = RunningNow(session)
         self._why = ""
         self._why_ended = 0
 
@@ -185,10 +196,6 @@ class TaskWork:
     def is_over(self) -> bool:
         """Return whether all tasks have ended."""
         return not self._session.arrivals.live(self._ids)
-
-    def is_lost(self) -> bool:
-        """Return whether nothing more is heard of the tasks."""
-        return self._session.fatal is not None
 
     def tally(self, now_s: float) -> Tally:
         """Return how many tasks have ended, and which run."""
@@ -227,17 +234,9 @@ class TaskWork:
         self.estimate.add_earlier(_durations(before), now_s)
         return waiter
 
-    def elapsed_s(self) -> float | None:
-        """Return the seconds since the first submission, up to now or to the last end; None: not known."""
-        if self._first_s == math.inf:
-            return None
-        return (self._last_s if self.is_over() else time.time()) - self._first_s
-
     def _count(self, finals: list[Final]) -> None:
         for final in finals:
-            if final.submitted_s:
-                self._first_s = min(self._first_s, final.submitted_s)
-                self._last_s = max(self._last_s, final.completed_s)
+            self._note_times(final)
         failed = sum(1 for final in finals if final.reason)
         self._failed += failed
         self._succeeded += len(finals) - failed
