@@ -8,7 +8,7 @@ IPython.kernel import client`` old scripts run.
     task_arguments                what users write in a task, checked; its code, run here
     command_sender                how commands are sent
     rules, environments, jobs     rules of tasks, environments, groups of tasks that share rules
-    maps, tables, display         maps over tasks, and the objects that show themselves
+    maps, tables                  maps over tasks, and the objects that show themselves
     profiling, profiles           profilers on engines, and their results as tables
     sessions, io                  one connection per process and farm, on one IO thread
     outbox, arrivals              the state that this thread and its callers share

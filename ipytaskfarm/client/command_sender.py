@@ -1,4 +1,7 @@
-"""Send commands to engines: which engines are meant, what is kept for replacements, whether the caller waits."""
+"""Send commands to engines: which engines are meant, what is kept for replacements, whether the caller waits.
+
+The commands that save, restore and exchange names are made here too (see ``serialization/dill_sessions.py``).
+"""
 
 from __future__ import annotations
 

@@ -28,8 +28,8 @@ from ..display.ipython import show_figures, show_users_frames
 from ..display.text import local_time, span, stamp
 from ..serialization.pack import note_rebuild, traceback_of, unpack, unpack_error
 from ..system.user_code import with_cells
-from .display import in_order, output_html, text_html, value_html
 from .old_names import OldNames
+from .output_printer import in_order, output_html, text_html, value_html
 from .python2 import add_remedy, tell_of_iterators
 from .session_hints import add_hints
 

@@ -20,15 +20,14 @@ from ..system.deadlines import end_of, left_s
 from ..system.farm_paths import ConnectionInfo
 from ..system.user_code import depth_of_user
 from .arrivals import Waiter, WakeFlag, unheard_of
-from .fetching import BlobDownloads
 from .ids import not_registered
 from .io import READER, IoThread, reentrant
+from .large_values import BlobDownloads, BlobUploads
 from .map_items import ItemEnds
 from .outbox import LIMIT_BYTES, check_size, refusal_because
 from .packing import with_ids
 from .questions import EnginesHere, PendingQuestion, check_question
 from .results import error_named
-from .uploads import BlobUploads
 from .wait_notices import WaitNotices, say, say_interrupted
 
 TICK_S = 0.25

@@ -17,7 +17,7 @@ from ..display.farm_tables import node_table
 from ..display.tables import TEXT_MAX, Table
 from ..display.text import CELL_MAX, local_time, number, safe, summary
 from ..system.user_code import with_cells
-from .display import text_html
+from .output_printer import text_html
 from .results import TaskResult
 
 

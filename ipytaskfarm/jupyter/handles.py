@@ -11,9 +11,8 @@ from collections.abc import Generator, Iterable
 from typing import Any
 
 from ..client import TaskClient, TaskResult
-from ..client.display import text_html
 from ..client.estimate import span
-from ..client.output_printer import Displays, SeenOutput, rest_of
+from ..client.output_printer import Displays, SeenOutput, rest_of, text_html
 from ..client.results import NS
 from ..client.screens import Slot
 from ..client.streams import Stream

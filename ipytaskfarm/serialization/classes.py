@@ -26,10 +26,10 @@ from collections.abc import Callable, Collection, Iterable
 from typing import Any, get_args
 
 from . import known_classes, rebuild as build, rebuild_classes as build_classes
-from .class_state import state_of_class
 from .definition_stages import After, Stages, Whole, join, reduced
 from .function_parts import EVALUATED_LATE, MADE_BY_PYTHON, own_annotations, texts_of
 from .global_names import annotation_names, is_hint
+from .kept_changes import state_of_class
 from .known_classes import travelled
 from .module_origin import Travel
 from .pickler import (

@@ -32,7 +32,6 @@ from typing import Any, TypeAlias
 
 from ..core.errors import VersionMismatch
 from .changeable_types import HOLDERS, cannot_change, is_array, is_mutable, is_numpys_chance, owned_by
-from .class_state import state_of_class
 from .classes import (
     class_attributes,
     class_hints,
@@ -59,6 +58,7 @@ from .guards import (
     RegistrationsGuard,
     SubmodulesGuard,
 )
+from .kept_changes import state_of_class
 from .module_bundles import bundle_of
 from .module_origin import Travel, home_module, travel
 from .pickler import (
@@ -152,7 +152,7 @@ class Digester:
     def __init__(self, seen: Seen | None = None, *, with_state: bool = True) -> None:
         """Create it; `seen` holds what other walks have seen whose objects are used together with this one.
 
-        with_state: whether the state of classes counts, see `class_state`.
+        with_state: whether the state of classes counts, see `state_of_class`.
         """
         self._seen: Seen = {} if seen is None else seen
         self._with_state = with_state
