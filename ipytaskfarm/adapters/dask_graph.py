@@ -17,8 +17,7 @@ from typing import Any, Protocol, TypeAlias, cast
 from ipytaskfarm.adapters.executor_ends import original_of, write_output
 from ipytaskfarm.client.futures import TaskFuture
 from ipytaskfarm.client.ids import Ids
-from ipytaskfarm.client.tables import TaskTable
-from ipytaskfarm.client.task_calls import TaskCalls
+from ipytaskfarm.client.tables import TaskCalls, TaskTable
 from ipytaskfarm.client.tasks import Task
 from ipytaskfarm.core import errors
 

@@ -32,7 +32,7 @@ from .wait_notices import raise_users, say_interrupted
 
 if TYPE_CHECKING:
     from .session import Session
-    from .task_calls import TaskCalls
+    from .tables import TaskCalls
 
 
 T = TypeVar("T")

@@ -17,8 +17,7 @@ from ..core.states import RUNNING, State, state_counts
 from .map_jobs import ROWS_MAX, MapMembers, counts
 from .old_names import OldNames
 from .operate import progress_of
-from .tables import StateCounts
-from .task_calls import TaskCalls
+from .tables import StateCounts, TaskCalls
 from .tasks import Task
 
 LOOK_EVERY_S = 0.15

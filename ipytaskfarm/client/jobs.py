@@ -33,8 +33,8 @@ from .progress import LiveProgress
 from .result_cache import kept_results
 from .results import TaskResult, decode_body, error_of
 from .rules import CHECKS, DEFAULTS, JobRules, flag, pack_rules
+from .tables import TaskCalls
 from .task_arguments import misplaced_arguments
-from .task_calls import TaskCalls
 from .task_work import MapWork, TaskWork
 from .tasks import Task, as_task
 from .waits import wait_for_map, wait_for_tasks

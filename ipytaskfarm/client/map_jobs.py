@@ -17,7 +17,7 @@ from .map_items import Printed, chunk_values
 from .result_cache import kept_results
 from .results import TaskResult, decode_body, error_of
 from .session import Session
-from .task_calls import TaskCalls
+from .tables import TaskCalls
 
 ROWS_MAX = 5_000
 """Of a larger map no table is asked for to count its items."""

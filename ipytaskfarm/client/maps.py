@@ -32,7 +32,7 @@ from .operate import clear_results
 from .results import decode_body, error_of
 from .rules import CHECKS, DEFAULTS, flag, one_of
 from .session import Session
-from .task_calls import TaskCalls
+from .tables import TaskCalls
 from .tasks import MapTask, Task
 from .wait_notices import say
 from .waits import followed, stream_of_map, wait_for_map

@@ -1,12 +1,14 @@
-"""The tables that `tc.tasks`, `tc.status`, `tc.failures` and similar calls return."""
+"""The tables that `tc.tasks`, `tc.status`, `tc.failures` and similar calls return, and `TaskCalls`, what other
+parts need of a `TaskClient`.
+"""
 
 from __future__ import annotations
 
 import html
 import warnings
-from collections.abc import Callable, Iterable, Iterator, Sequence
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from datetime import datetime
-from typing import Any, NamedTuple, TypeVar, overload
+from typing import Any, Literal, NamedTuple, Protocol, TypeVar, overload
 
 from ..core.formatting import job_state
 from ..core.messages import Checked
@@ -17,8 +19,10 @@ from ..display.farm_tables import node_table
 from ..display.tables import TEXT_MAX, Table
 from ..display.text import CELL_MAX, local_time, number, safe, summary
 from ..system.user_code import with_cells
+from .ids import Ids, Timeout
 from .output_printer import text_html
 from .results import TaskResult
+from .session import Session
 
 
 def _when(at_s: float | None) -> datetime | None:
@@ -388,3 +392,28 @@ class CheckResult(_ShownAsTable):
     def _table(self) -> Table:
         lines = [(engine_id, node, why or "it can") for engine_id, node, why in self._rows]
         return Table(("engine", "node", "can it run there?"), lines, nothing="the farm has no engines now")
+
+
+class TaskCalls(Protocol):
+    """The methods of `TaskClient` that jobs, maps and futures call; they are documented there."""
+
+    farm: str
+
+    @property
+    def session(self) -> Session: ...
+    @property
+    def progress(self) -> object: ...
+    @property
+    def defaults(self) -> Mapping[str, Any]: ...
+    def run(self, task: Any, block: bool = False) -> Any: ...
+    def get_task_result(
+        self, taskid: int, block: bool | None = None, timeout: Timeout = None, raw: bool = True
+    ) -> Any: ...
+    def status(self, taskid: int) -> TaskStatus: ...
+    def barrier(self, ids: Ids | None = None, timeout: Timeout = None, stream: bool = False) -> None: ...
+    def wait(
+        self, ids: Ids, timeout: Timeout = None, return_when: Literal["all", "first"] = "all"
+    ) -> tuple[list[int], list[int]]: ...
+    def as_completed(self, ids: Ids, timeout: Timeout = None) -> Iterator[int]: ...
+    def abort(self, taskid: Ids, interrupt: bool = True, reason: str = "", running: bool = True) -> list[int]: ...
+    def clear(self, ids: Ids | None = None) -> int: ...

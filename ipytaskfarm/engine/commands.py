@@ -53,18 +53,17 @@ from ..serialization.rebuild_values import NotedValues
 from ..storage.blobs import BlobStore, BlobWriter
 from ..system.files import read_session, write_session
 from .capture import nothing_new
-from .cells import CellPlan
 from .child_processes import leave_fork
 from .edits import Edits
 from .failures import described, forget_loss, remember_loss
 from .interrupt import CommandInterrupts
+from .kernel import CellPlan
 from .lane import Step
-from .namespace import Namespace
+from .namespace import Namespace, written_globals
 from .properties import Properties
 from .shared_parts import Parts
 from .sinks import SINK, Sink
 from .surroundings import folder_now
-from .written_globals import written_globals
 
 
 class Checkpoints:

@@ -44,7 +44,6 @@ from ..system.flight_recorder import Recorder
 from ..version import __version__
 from .baseline import LOOK_EVERY_S, Baseline
 from .capture import Capture
-from .cells import Cells
 from .child_processes import Starts
 from .commands import Commands
 from .descriptors import catch_descriptors
@@ -52,7 +51,7 @@ from .edited_modules import EDITED
 from .environments import Environments
 from .fetching import BlobRequests, NodeBlobs
 from .interrupt import Interrupts
-from .kernel import EngineApp, make_app
+from .kernel import Cells, EngineApp, make_app
 from .lane import EngineLane, QueuedRun, Step
 from .library_hooks import bars_as_text, keep_attached_memory, watch_pools
 from .namespace import Namespace

@@ -45,15 +45,13 @@ from .current import CurrentTask, Deferred, Interruptible, giver
 from .edits import Edits
 from .failures import Freezer, half_imported
 from .interrupt import Interrupts, cancelled, deadline_ns, told
-from .item_waits import ItemWatch
 from .lane import QueuedRun, Step
 from .map_chunks import Callables, ChunkCalls, ItemNames, Known, call_each, pack_values
-from .namespace import assigned_names, task_names
+from .namespace import assigned_names, task_names, written_globals
 from .plain import Plain, PlainTest, source_of
-from .run_records import RunningAttempt, RunRecords
+from .run_records import ItemWatch, RunningAttempt, RunRecords
 from .shared_parts import Parts
 from .sinks import SINK
-from .written_globals import written_globals
 
 Call: TypeAlias = Callable[[], Any]
 """The guarded part of a run: returns the packed value, or a coroutine that returns it."""
