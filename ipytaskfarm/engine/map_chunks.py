@@ -238,7 +238,7 @@ class ChunkCalls:
         self._left: Any = None
         """Yields the items of the present segment that are not begun."""
         self.is_left = False
-        """Whether the items behind the one that runs are left to other engines, see `item_waits`."""
+        """Whether the items behind the one that runs are left to other engines, see `ItemWatch`."""
         self._is_forked = False
         """Whether this is a copy in a forked child of an item."""
         self.frozen = False
