@@ -244,8 +244,6 @@ class GatheredCalls(Generic[F]):
     """Gathers calls of one function after another, and submits them.
 
     Args:
-        client: submits the tasks.
-        rules: rules of the calls' tasks.
         on_end: called with a chunk and its final state in the client's thread for futures.
         on_failure: called with futures of calls that could not be submitted, after these are resolved.
         original_of: returns the error that the user sees for one that came of submitting a call.

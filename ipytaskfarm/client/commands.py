@@ -150,8 +150,6 @@ class PendingResult(OldNames):
         """Send the command.
 
         Args:
-            session: the connection.
-            verb: what the engines do.
             parts: what is sent to which engines.
             read: decodes the answer of an engine.
             text: what `queue_status` shows of the command ("": the verb).

@@ -36,9 +36,7 @@ _decode_body = msgspec.msgpack.Decoder(ResultBody).decode
 def task_of(copy: TaskCopy, *, with_values: bool = False) -> Task:
     """Return the task that a copy describes; of an item of a map, a task for this item alone.
 
-    Args:
-        copy: the controller's copy.
-        with_values: put the results that the task takes among its arguments; otherwise they stay `Ref` objects.
+    with_values: put the results that the task takes among its arguments; otherwise they stay `Ref` objects.
 
     Raises:
         BlobMissing, VersionMismatch: a part of it cannot be read here.

@@ -107,7 +107,6 @@ def pack_task(
     """Pack a task and its chain of recovery tasks.
 
     Args:
-        task: a task of any kind.
         blobs: the store for large values; None: large values are sent inline.
         shared: what the tasks of its job have in common.
         farm: the name of the farm that gets the task, if it is known.

@@ -189,12 +189,9 @@ class Session:
     # -- submitting
 
     def submit(self, packed: Packed, job: JobSpec | None = None, ids: Sequence[int] = ()) -> int:
-        """Queue a task and return its id.  The first call waits for ids, and any call waits while the outbox is full.
+        """Queue a task and return its id. The first call waits for ids, and any call waits while the outbox is full.
 
-        Args:
-            packed: the task.
-            job: the job to which the task belongs.
-            ids: the ids of the job's tasks by position, which replace the positions in the task's dependencies.
+        ids: the ids of the job's tasks by position, which replace the positions in the task's dependencies.
 
         Returns -1 for a chunk that has more items than there are ids in a row: the caller looks at `items_room`.
         """
@@ -306,7 +303,6 @@ class Session:
         """Ask the controller to report the end of these tasks.
 
         Args:
-            ids: the tasks.
             chunks: those of another client's map among them -> number of items.
             end_s: the end of the wait for which this is asked (monotonic clock); None: no limit.
 
@@ -532,8 +528,6 @@ class Session:
 
         Args:
             engines: engine ids; None: all engines that exist when the command arrives.
-            verb: what the engines do.
-            body: the encoded arguments.
             on_done: called in the IO thread when all answers have arrived, or will never arrive.
             text: what `queue_status` shows of the command.
             blobs: digests that the body needs until the command is answered.

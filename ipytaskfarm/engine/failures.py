@@ -39,12 +39,9 @@ _HASH = re.compile(r"<(task|cell) [0-9a-f-]+>")
 
 
 def describe(error: BaseException, filename: str = "", code: str = "") -> tuple[FailureSummary, FailureBody]:
-    """Return the two forms of an error.
+    """Return the two forms of an error that ended a run. Its traceback is reduced to the user's frames.
 
-    Args:
-        error: the error that ended the run. Its traceback is reduced to the user's frames.
-        filename: the name of the run's own code in the traceback.
-        code: the run's own code, for the source lines.
+    filename, code: of the run itself, for the source lines of its frames.
     """
     for each in chain_of(error):
         BaseException.with_traceback(each, user_frames(traceback_of(each)))

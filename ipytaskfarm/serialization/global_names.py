@@ -318,9 +318,7 @@ def can_be_sent(value: Any, dump: Callable[[Any], object]) -> bool:
 
     A text may also name a global by chance. If that is a lock or a generator, the function is sent without it.
 
-    Args:
-        value: a global.
-        dump: pickles it. A function that names itself in a text is reached again by that.
+    dump: pickles the value. A function that names itself in a text is reached again by that.
     """
     if type(value) in _SURE or id(value) in _trials.under_way or _is_large(value):
         return True

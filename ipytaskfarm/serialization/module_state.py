@@ -341,9 +341,7 @@ def changed_by_imports(names: Iterable[str], sources: Iterable[bytes]) -> set[st
 def callers_at_import(names: Iterable[str], sources: Mapping[str, bytes]) -> set[str]:
     """Return the modules that call one of these names while they are imported, also by functions of the modules.
 
-    Args:
-        names: names as in `_Effects.calls`.
-        sources: module -> its source.
+    names: as in `_Effects.calls`. sources: module -> its source.
     """
     wanted = set(names)
     read = _that_matter(wanted, list(sources.values()))

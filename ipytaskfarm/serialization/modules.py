@@ -452,10 +452,9 @@ def active_versions() -> Iterator[tuple[str, str]]:
 def write_for_children(synced: list[tuple[Any, ...]]) -> bool:
     """Write the active modules to `child_folder`, for processes that are about to start.
 
-    Args:
-        synced: the key of the modules that were written most recently. It is updated in place.
+    synced: the key of the modules that were written most recently. It is updated in place.
 
-    Returns: whether the modules have changed since the last call.
+    Returns whether the modules have changed since the last call.
     """
     key = (*active, *_beside)
     if synced and synced[0] == key:

@@ -278,10 +278,7 @@ def unpack_lasting(
 ) -> Any:
     """Return a value that outlives the task; otherwise like `unpack`.
 
-    Args:
-        data: see `unpack`.
-        namespace: see `unpack`.
-        steps: collects the functions that a later task must call before it uses the value. They install its modules.
+    steps: collects the functions that a later task must call before it uses the value. They install its modules.
     """
     return _unpack_settled(data, namespace, steps)[0]
 

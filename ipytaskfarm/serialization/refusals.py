@@ -152,13 +152,10 @@ class Culprit(NamedTuple):
 def find_culprit(
     obj: Any, names: str | tuple[str, ...], fails: Callable[[Any], bool], steps_max: int = LOOKED_AT_MAX
 ) -> Culprit:
-    """Return the innermost part that fails by itself.
+    """Return the innermost part that fails by itself of what cannot be pickled.
 
-    Args:
-        obj: what cannot be pickled.
-        names: the name of the object, or the names of its items.
-        fails: returns whether an object cannot be pickled.
-        steps_max: the most steps from a part to one of its parts, or back.
+    names: the name of the object, or the names of its items. fails: returns whether an object cannot be pickled.
+    steps_max: the most steps from a part to one of its parts, or back.
     """
     if isinstance(names, str):
         owner = obj if _is_of_library(obj) else None

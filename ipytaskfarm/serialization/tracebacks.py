@@ -346,9 +346,7 @@ def _masked(value: object) -> str:
 def argument_texts(arguments: Sequence[tuple[str, object]], length: int) -> list[str]:
     """Return arguments of a call as ``name=value``, each on one line, with the values that may go with failures.
 
-    Args:
-        arguments: (name, value) of each; "" for a name that nobody knows.
-        length: the most characters of a value.
+    arguments: (name, value) of each; "" for a name that nobody knows. length: the most characters of a value.
     """
     texts: dict[int, tuple[object, str]] = {}
     if _shown[0] != "none":

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import functools
+import importlib
 import math
 import pickle
 import threading
@@ -13,7 +14,9 @@ from typing import Any
 import numpy as np
 import pytest
 
+from ipytaskfarm.client.profiles import PerEngine
 from ipytaskfarm.core.errors import UnpickleableException
+from ipytaskfarm.serialization import STORED_NAMES
 from ipytaskfarm.serialization.memory_maps import naming_files
 from ipytaskfarm.serialization.pack import (
     pack,
@@ -240,3 +243,10 @@ def test_pulled_names() -> None:
         pack_names({"a": namespace}, namespace)
     with pytest.raises(UnpickleableException, match=r"'b' holds a list that cannot be sent: b\[0\]: a generator"):
         pack_names({"a": 1, "b": [(i for i in "ab")]})
+
+
+def test_classes_are_found_under_the_names_of_their_former_modules() -> None:
+    """Stores, and sessions that were saved, have these names."""
+    assert pickle.loads(b"cipytaskfarm.client.profile_tables\nPerEngine\n.") is PerEngine
+    for former, present in STORED_NAMES.items():
+        assert vars(importlib.import_module(former))["_present"] is importlib.import_module(present)

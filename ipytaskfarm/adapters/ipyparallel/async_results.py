@@ -45,10 +45,7 @@ class AsyncResult(concurrent.futures.Future[Any]):
         """Wait for calls.
 
         Args:
-            client: the client that sent them.
             children: the calls; for one that is not in a list, the result is its value and not a list.
-            fname: the name of the function.
-            targets: the engines.
             return_exceptions: whether errors are returned among the values.
             chunk_sizes: message id -> number of items of a map in the call.
         """
