@@ -127,23 +127,16 @@ class KnownFunctions:
 
 
 class ChunkFuture(Protocol):
-    """The future of one of the calls that share a task."""
+    """The future of one of the calls that share a task, as an `ExecutorFuture` is."""
 
     task_id: int
     chunk: CallChunk[Any] | None
 
     @property
-    def id(self) -> int:
-        """Return the task's id; hand the call in before, if it is still gathered."""
-
-    def done(self) -> bool:
-        """Return whether the future is resolved."""
-
-    def settle(self, final: Final) -> None:
-        """Resolve the future with the final state of its task."""
-
-    def end(self, value: Any, error: BaseException | None = None) -> None:
-        """Resolve the future with a value or an error."""
+    def id(self) -> int: ...
+    def done(self) -> bool: ...
+    def settle(self, final: Final) -> None: ...
+    def end(self, value: Any, error: BaseException | None = None) -> None: ...
 
 
 F = TypeVar("F", bound=ChunkFuture)

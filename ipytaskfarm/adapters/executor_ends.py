@@ -1,4 +1,4 @@
-"""The end of an `Executor`, and of its calls: an error as a process pool's, and the text."""
+"""The futures of an `Executor`, and the ends of both: an error as a process pool's, and the text."""
 
 from __future__ import annotations
 

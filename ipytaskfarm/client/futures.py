@@ -207,21 +207,17 @@ _NO_BODY = ResultBody()
 
 
 class Settled(Protocol):
-    """The methods of a future that `Settler` calls."""
+    """The methods of a future that `Settler` calls, see `TaskFuture`."""
 
     @property
-    def id(self) -> int:
-        """Return the task's id."""
-
-    def settle(self, final: Final) -> None:
-        """Resolve the future with the final state of its task."""
+    def id(self) -> int: ...
+    def settle(self, final: Final) -> None: ...
 
 
 class SettledChunk(Settled, Protocol):
     """The future of a chunk, whose items may end before it does."""
 
-    def settle_item(self, final: Final) -> None:
-        """Note the final state of an item, while another one runs."""
+    def settle_item(self, final: Final) -> None: ...
 
 
 class Settler:

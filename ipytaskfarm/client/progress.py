@@ -42,16 +42,11 @@ class Work(Protocol):
 
 
 class FollowedWork(Work, Protocol):
-    """Work that goes on without a waiting caller."""
+    """Work that goes on without a waiting caller; `task_work` documents the methods."""
 
-    def is_over(self) -> bool:
-        """Return whether all parts have ended."""
-
-    def is_lost(self) -> bool:
-        """Return whether nothing more is heard of it, because the client was closed."""
-
-    def elapsed_s(self) -> float | None:
-        """Return the seconds from the beginning until now, or until the end; None: not known."""
+    def is_over(self) -> bool: ...
+    def is_lost(self) -> bool: ...
+    def elapsed_s(self) -> float | None: ...
 
 
 class ProgressDisplay:
