@@ -10,6 +10,8 @@ import sys
 import uuid
 import weakref
 from collections import OrderedDict
+from math import inf
+from time import monotonic
 from typing import Any
 
 from ..core.messages.payload import DIGEST_BYTES, IN_BLOB, READ_ONLY, WITH_BUFFERS
@@ -31,6 +33,7 @@ _modules = sys.modules
 _ENTRIES_MAX = 1024
 _OUT_OF_BAND_BYTES = 16 * 1024
 _ALIGNMENT = 64
+_PAUSE_LOOKS = 100
 _DEFINITION_BYTES = 16 * 2**20
 """The pickle of a function is a blob from this size on. Smaller ones, with sources of modules in them, stay inside:
 then the function has a name that does not depend on its pickle, and is not packed again at each call."""
@@ -204,7 +207,7 @@ def _part(view: memoryview, position: int, size: int) -> tuple[memoryview, int]:
 class KeptEntry:
     """A kept value with its guards."""
 
-    __slots__ = ("guards", "owner", "seen", "value")
+    __slots__ = ("guards", "look_s", "owner", "seen", "value")
 
     def __init__(self, owner: weakref.ref[Any], guards: list[Guard] | None, value: Any) -> None:
         self.owner = owner
@@ -213,6 +216,8 @@ class KeptEntry:
         self.value = value
         self.seen = b""
         """The function's pack at the most recent look; only used if `guards` is None."""
+        self.look_s = inf
+        """When to look again at what the function reads of this session."""
 
 
 class KeptPacks:
@@ -274,8 +279,25 @@ def unchanged_function(function: object) -> Function | None:
     entry = _functions.get(function)
     if entry is None or entry.guards is None or not hold(entry.guards):
         return None
+    if monotonic() >= entry.look_s:
+        _look_again(entry, function)
     known: Function = entry.value
     return known
+
+
+def _look_again(entry: KeptEntry, function: object) -> None:
+    """Tell what this session has set since the function was packed, and tasks do not have."""
+    session_state.begin()
+    entry.look_s = _look_s(function, is_known=True)
+    session_state.end()
+
+
+def _look_s(function: object, *, is_known: bool = False) -> float:
+    """Note what a function reads of this session, and return when to look again, so that looks take 1 % of the time."""
+    began_s = monotonic()
+    session_state.look_through(function, is_known=is_known)
+    ended_s = monotonic()
+    return ended_s + _PAUSE_LOOKS * (ended_s - began_s)
 
 
 def packed_function(function: Any, writer: BlobWriter | None = None, *, is_environment: bool = False) -> Function:
@@ -290,25 +312,18 @@ def packed_function(function: Any, writer: BlobWriter | None = None, *, is_envir
     """
     entry = _functions.get(function)
     # The function is packed first, because the errors of the pickler say which part cannot travel.
-    session_state.begin()
-    used_marks.keys.clear()
     renews = not is_environment and changes_itself(function)
-    packed, named = build.Renewing(function) if renews else function, dict[str, None]()
-    try:
-        parts = _parts_inline(packed, writer)
-    except Exception:
-        kind = None if is_environment else member_pickler()
-        if kind is None:
-            raise
-        session_state.begin()
-        used_marks.keys.clear()
-        parts, named = _parts_inline(packed, writer, kind), kind.named
-        session_state.note_members(getattr(function, "__qualname__", ""), named)
+    packed = build.Renewing(function) if renews else function
+    parts, named = _parts_and_members(packed, writer, None if is_environment else function)
     is_known = entry is not None and _same(entry.seen, parts)
-    if not (is_known or is_environment):
-        session_state.look_through(function)
+    look_s = entry.look_s if entry is not None and is_known else 0.0
+    if is_environment:
+        look_s = inf
+    elif monotonic() >= look_s:
+        look_s = _look_s(function)
     of_session = session_state.end(of_setup=is_environment) or renews
     if entry is not None and is_known:
+        entry.look_s = look_s
         seen: Function = entry.value
         return seen
     code = b"".join(parts)
@@ -330,9 +345,33 @@ def packed_function(function: Any, writer: BlobWriter | None = None, *, is_envir
     made = entry.value if entry is not None and entry.value.digest == digest else Function(digest=digest, code=code)
     sure = digester is not None and digester.sure
     entry = _functions.put(function, digester.guards if digester is not None and sure else None, made)
-    if entry is not None and not sure:
-        entry.seen = code
+    if entry is not None:
+        if not sure:
+            entry.seen = code
+        entry.look_s = look_s
     return made
+
+
+def _parts_and_members(
+    packed: Any, writer: BlobWriter | None, function: object
+) -> tuple[list[bytes | memoryview], dict[str, None]]:
+    """Return the pack of a function, and what in it goes as a member of a module since it cannot be pickled.
+
+    function: the function that is noted to use these members; None: none may go so.
+    """
+    session_state.begin()
+    used_marks.keys.clear()
+    try:
+        return _parts_inline(packed, writer), {}
+    except Exception:
+        kind = member_pickler() if function is not None else None
+        if kind is None:
+            raise
+        session_state.begin()
+        used_marks.keys.clear()
+        parts = _parts_inline(packed, writer, kind)
+        session_state.note_members(getattr(function, "__qualname__", ""), kind.named)
+        return parts, kind.named
 
 
 def _parts_inline(function: Any, writer: BlobWriter | None, kind: type[Pickler] = Pickler) -> list[bytes | memoryview]:

@@ -188,6 +188,8 @@ class _ProgramWalk:
                 elif scope.code is None or _is_setting(each, node, scope):
                     whole = isinstance(node, ast.Assign) and each is target and not isinstance(each, ast.Subscript)
                     self._set(each, node, scope, node.value if whole else None)
+                    while isinstance(each, ast.Subscript):
+                        each = each.value
                     if isinstance(each, ast.Attribute):
                         self._library(each, node, scope)
 

@@ -37,6 +37,7 @@ from .session_settings import (
     FILTERS,
     LOCALE,
     LOGGING,
+    changed_numbers,
     changed_settings,
     changed_variables,
     computed_variables,
@@ -56,17 +57,21 @@ class Reading(NamedTuple):
     """Whether it is told by a note: a warning would itself be an error, or values do not depend on it."""
 
 
-def readings(function: Any) -> Iterator[Reading]:
-    """Yield what a function that is being packed reads of this session."""
+def readings(function: Any, *, is_known: bool = False) -> Iterator[Reading]:
+    """Yield what a function reads of this session.
+
+    is_known: it is not packed now, when those of the main module would be looked at one by one.
+    """
     reached = list(_reached(function))
     if not reached:
         return
     names = frozenset[str]().union(*(mentioned(each.__code__) for each in reached))
     for each in reached:
-        if home_module(each.__globals__) is not None:  # others are looked at one by one when they are packed
-            for name in mentioned(each.__code__):
-                if name in each.__globals__:
-                    yield from (Reading(*found) for found in changed_settings(each.__globals__[name]))
+        if is_known or home_module(each.__globals__) is not None:
+            for name in mentioned(each.__code__) & each.__globals__.keys():
+                value = each.__globals__[name]
+                yield from (Reading(*found) for found in changed_settings(value))
+                yield from (Reading(*found) for found in changed_numbers(each, value))
             yield from (Reading(*found) for found in changed_variables(each))
         yield from _context_variables(each)
         yield from (Reading(*found, is_note=True) for found in computed_variables(each, _program_sources()))
