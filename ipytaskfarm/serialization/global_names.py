@@ -28,6 +28,7 @@ _BY_NAME = frozenset(
 
 _HINTS_ARE = (type, types.ModuleType, types.FunctionType, typing.TypeVar, typing.ParamSpec, typing.NewType)
 _IN_TYPING = frozenset({"typing", "types", "typing_extensions"})
+_OF_TYPING = _IN_TYPING | {"annotationlib", "collections.abc"}
 
 
 def nested_codes(code: types.CodeType) -> Iterator[types.CodeType]:
@@ -157,12 +158,21 @@ def _names_in(annotation: str) -> tuple[str, ...]:
 
 
 def annotation_names(annotations: Mapping[str, Any]) -> list[str]:
-    """Return the sorted names that string annotations mention."""
-    names: set[str] = set()
-    for annotation in annotations.values():
-        if isinstance(annotation, str):
-            names.update(_names_in(annotation))
-    return sorted(names)
+    """Return the sorted names that string annotations mention, also those inside of others: ``Optional["Node"]``."""
+    return sorted({name for each in annotations.values() for text in _texts_in(each) for name in _names_in(text)})
+
+
+def _texts_in(annotation: Any) -> Iterator[str]:
+    """Yield the strings in an annotation that stand for types."""
+    if isinstance(annotation, str):
+        yield annotation
+    elif type(annotation).__module__ in _OF_TYPING and not isinstance(annotation, type):
+        text = getattr(annotation, "__forward_arg__", None)
+        if isinstance(text, str):
+            yield text
+        elif getattr(annotation, "__origin__", None) is not typing.Literal:
+            for each in getattr(annotation, "__args__", ()):
+                yield from _texts_in(each)
 
 
 def is_hint(value: Any) -> bool:
