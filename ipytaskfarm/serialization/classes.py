@@ -48,6 +48,7 @@ from .pickler import (
     reduced_by_pickle,
 )
 from .process_values import asked
+from .standard_values import place_in_context
 
 _TYPES_OF_TYPES = {
     value: name
@@ -84,9 +85,10 @@ def reduce_class(pickler: Pickler, cls: type) -> Reduced:
     derived = _C_TYPES.get(_type_name(type(cls)))
     if derived is not None and _made_by_library(cls):
         return derived(cls)
-    if not pickler.inline:
-        return build.load_class, pickler.packed_class(cls)
-    return take_apart(pickler, cls, *pickler.class_digests(cls))
+    if (place := place_in_context(cls)) is not None:
+        return by_member("mpmath", place)
+    packed = None if pickler.inline else pickler.packed_class(cls)
+    return take_apart(pickler, cls, *pickler.class_digests(cls)) if packed is None else (build.load_class, packed)
 
 
 def _is_of_own_models(cls: type) -> bool:

@@ -15,6 +15,7 @@ import typing
 import uuid
 import weakref
 from collections import OrderedDict
+from collections.abc import Callable
 from contextvars import ContextVar
 from typing import Any, cast
 
@@ -111,16 +112,33 @@ def new_odict_view(kind: str, content: list[Any]) -> Any:
     return OrderedDict(enumerate(content)).values()
 
 
-def new_descriptor(base: Any, cls: Any, args: tuple[Any, ...], state: dict[str, Any]) -> Any:
+def new_descriptor(
+    base: Any, cls: Any, args: tuple[Any, ...], state: dict[str, Any], locks: dict[str, Callable[[], Any]]
+) -> Any:
     """Build an instance of a subclass of property, classmethod, staticmethod or cached_property.
 
     The subclass's own ``__init__`` is not called: its arguments are unknown, and the attributes that it set are in
-    `state`.
+    `state` and, if they are locks, in `locks`.
     """
     found = base.__new__(cls)
     base.__init__(found, *args)
-    if state:
-        found.__dict__.update(state)
+    if state or locks:
+        found.__dict__.update(state, **{name: make() for name, make in locks.items()})
+    return found
+
+
+def new_element(text: bytes, is_tree: bool, is_html: bool) -> Any:
+    """Build an element of lxml, with the text behind it, or a tree."""
+    name = "lxml.html" if is_html else "lxml.etree"
+    library = importlib.import_module(name)
+    make = library.XHTMLParser if is_html else library.XMLParser
+    parser = make(huge_tree=True, resolve_entities=False, strip_cdata=False, recover=is_html)
+    etree = importlib.import_module("lxml.etree")
+    if is_tree:
+        return etree.fromstring(text, parser).getroottree()
+    around = etree.fromstring(b"<around>" + text + b"</around>", parser)
+    found = around[0]
+    around.remove(found)
     return found
 
 

@@ -6,6 +6,7 @@ has itself.
 
 from __future__ import annotations
 
+import _thread
 import abc
 import ast
 import contextlib
@@ -228,7 +229,12 @@ def _described(base: type, found: Any, args: tuple[Any, ...], own: tuple[str, ..
     if _own_reduce(type(found)):
         return NotImplemented
     state = {name: value for name, value in getattr(found, "__dict__", {}).items() if name not in own}
-    return values.new_descriptor, (base, type(found), args, state)
+    locks = {name: _LOCKS[type(state.pop(name))] for name in list(state) if type(state[name]) in _LOCKS}
+    return values.new_descriptor, (base, type(found), args, state, locks)
+
+
+_LOCKS: dict[type, Callable[[], Any]] = {_thread.LockType: _thread.allocate_lock, _thread.RLock: _thread.RLock}
+"""Locks of descriptors, such as astropy's ``lazyproperty``: each process makes its own."""
 
 
 def _reduce_wrapped(pickler: Pickler, found: Any) -> Reduced:
@@ -396,6 +402,50 @@ def _of_wrapt(kind: type) -> Any:
     )
 
 
+def _of_mpmath(kind: Any) -> Any:
+    """Find the reducer for the contexts of mpmath, by which its matrices compute, and its constants: each process has
+    its own.
+    """
+    if not (str(kind.__module__).startswith("mpmath.ctx_") and kind.__name__.endswith(("Context", "constant"))):
+        return None
+    members = vars(sys.modules["mpmath"])
+
+    def reduce(pickler: Pickler, found: Any) -> Reduced:
+        name = next((name for name, value in list(members.items()) if value is found), None)
+        return NotImplemented if name is None else by_member("mpmath", name)
+
+    return reduce
+
+
+def place_in_context(cls: type) -> str | None:
+    """Return where a class is that a context of mpmath has made for itself, such as ``mp.matrix``."""
+    if not str(cls.__module__).startswith("mpmath."):
+        return None
+    contexts = vars(sys.modules["mpmath"])
+    places = ((name, key, value) for name in ("mp", "fp", "iv") for key, value in list(vars(contexts[name]).items()))
+    return next((f"{name}.{key}" for name, key, value in places if value is cls), None)
+
+
+def _of_lxml(kind: type) -> Any:
+    """Find the reducer for elements and trees of lxml, which travel as text: an element without what is around it."""
+    if kind.__module__ not in ("lxml.etree", "lxml.html"):
+        return None
+    etree: Any = sys.modules["lxml.etree"]
+    if not issubclass(kind, etree._Element | etree._ElementTree):
+        return None
+
+    def reduce(pickler: Pickler, found: Any) -> Reduced:
+        is_tree = isinstance(found, etree._ElementTree)
+        text = etree.tostring(found, encoding="utf-8", with_tail=not is_tree)
+        parts = text, is_tree, type(found.getroot() if is_tree else found).__module__ == "lxml.html"
+        with contextlib.suppress(etree.XMLSyntaxError):
+            if etree.tostring(values.new_element(*parts), encoding="utf-8") == text:
+                return values.new_element, parts
+        return NotImplemented  # HTML may have names that are none in XML
+
+    return reduce
+
+
 def _of_module_singles(kind: Any) -> Any:
     """Find the reducer for types of which a module keeps an instance without a state, to be compared by identity."""
     module = sys.modules.get(kind.__module__) if isinstance(kind.__module__, str) else None
@@ -424,7 +474,8 @@ def _has_no_state(found: Any) -> bool:
 
 
 REDUCERS[vars(typing)["_GenericAlias"]] = _reduce_alias
-KINDS += [_of_compiled, _of_name_resolver, _of_stateless, _of_wrapt, *shared_state.KINDS, _of_module_singles]
+KINDS.insert(0, _of_mpmath)
+KINDS += [_of_compiled, _of_name_resolver, _of_stateless, _of_wrapt, _of_lxml, *shared_state.KINDS, _of_module_singles]
 BASES.update(
     {
         vars(io)["IOBase"].__base__: _reduce_stream,

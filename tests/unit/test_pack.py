@@ -23,7 +23,7 @@ from ipytaskfarm.serialization.pack import (
     unpack_function,
 )
 
-from ..support.pack_peer import Notebook
+from ..support.pack_peer import Notebook, Peer
 
 
 @pytest.mark.parametrize(
@@ -240,3 +240,56 @@ def test_pulled_names() -> None:
         pack_names({"a": namespace}, namespace)
     with pytest.raises(UnpickleableException, match=r"'b' holds a list that cannot be sent: b\[0\]: a generator"):
         pack_names({"a": 1, "b": [(i for i in "ab")]})
+
+
+def test_contexts_of_mpmath(peer: Peer, notebook: Notebook) -> None:
+    pytest.importorskip("mpmath")
+    notebook.run("""
+        import mpmath
+        from mpmath import iv, matrix, mp, pi
+        m, third = matrix([[1, 2], [3, 4]]), iv.mpf(1) / 3
+        def ask(): return mp is mpmath.mp, iv is mpmath.iv, pi is mpmath.pi, mpmath.det(m) == -2, 1 / 3 in third
+        def given(made): return type(made) is matrix, made + m
+    """)
+    assert peer.call(notebook["ask"]) == (True,) * 5
+    assert peer.call(notebook["given"], notebook["m"]) == (True, 2 * notebook["m"])
+
+
+def test_elements_of_lxml(peer: Peer, notebook: Notebook) -> None:
+    pytest.importorskip("lxml")
+    notebook.run("""
+        from lxml import etree, html
+        root = etree.fromstring("<!-- t --><a xmlns:q='u'><q:b k='&lt;1'/>é<?pi x?><!-- c --></a>")
+        page, tree = html.fromstring("<p>a<br>&nbsp;b<b>c</b>d</p>"), root.getroottree()
+        def ask(): return *map(etree.tostring, (root, tree, page)), type(page.find("b")).__name__
+        def given(each): return etree.tostring(each), each.getparent(), each.tail
+        odd = html.fromstring("<p @click='f'/>")
+        def asks_odd(): return odd
+    """)
+    root, etree = notebook["root"], notebook["etree"]
+    expected = [etree.tostring(notebook[name]) for name in ("root", "tree", "page")]
+    assert peer.call(notebook["ask"]) == (*expected, "HtmlElement")
+    for each in (*root, *notebook["page"]):
+        assert peer.call(notebook["given"], each) == (etree.tostring(each), None, each.tail)
+    with pytest.raises(UnpickleableException, match="HtmlElement"):
+        pack_function(notebook["asks_odd"])
+
+
+def test_lazy_properties_have_locks_of_their_own(peer: Peer, notebook: Notebook) -> None:
+    """As astropy's ``lazyproperty``."""
+    notebook.run("""
+        import threading
+        class Lazy(property):
+            def __init__(self, get):
+                super().__init__(get)
+                self.key, self.locks = get.__name__, 0
+                self.lock, self.inner = threading.RLock(), threading.Lock()
+            def __get__(self, owner, kind=None):
+                if owner is None: return self
+                with self.lock, self.inner: return owner.__dict__.setdefault(self.key, self.fget(owner))
+        class Row:
+            @Lazy
+            def size(self): return [3]
+        def ask(): return (row := Row()).size is row.size, Row.size.locks
+    """)
+    assert peer.call(notebook["ask"]) == (True, 0)
