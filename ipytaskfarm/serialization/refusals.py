@@ -316,7 +316,7 @@ def explain(found: Culprit, error: BaseException) -> str:
         # What is inside does not help: nobody knows the locks of a database's engine.
         part, whole = type_name(culprit), type_name(owner)
         instead = _set_back(made) if made else f"make the {type(owner).__name__} inside the task"
-        return f"{path}: a {part}, which belongs to a {whole}, cannot be pickled: {instead}"
+        return f"{path}: a {part}, which belongs to a {whole}, cannot be pickled: {_or_in_module(instead, path)}"
     reason = str(error)
     remedy = remedy_of(culprit)
     article = "an" if type_name(culprit)[0].lower() in "aeiou" else "a"
@@ -329,4 +329,10 @@ def explain(found: Culprit, error: BaseException) -> str:
     if made:
         remedy = _set_back(made)
     what = f"{article} {type_name(culprit)} cannot be pickled"
-    return f"{path}: {what}{'' if known else f' ({type(error).__name__}: {reason})'}: {remedy}"
+    return f"{path}: {what}{'' if known else f' ({type(error).__name__}: {reason})'}: {_or_in_module(remedy, path)}"
+
+
+def _or_in_module(remedy: str, path: str) -> str:
+    """Add what also helps with a global: engines import modules, and make what is in them."""
+    is_global = " (global '" in path and (remedy.endswith("inside the task") or remedy == _PLAINER)
+    return f"{remedy}, or make it in a module of yours that the function imports" if is_global else remedy
