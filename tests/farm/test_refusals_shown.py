@@ -93,7 +93,7 @@ def test_the_import_is_enough(tc: TaskClient) -> None:
 def test_ipython_shows_errors_of_a_script_that_it_runs(tmp_path: Path) -> None:
     script = tmp_path / "script.py"
     script.write_text("from ipytaskfarm.errors import TaskFarmError\nraise TaskFarmError('of the script')\n")
-    words = [sys.executable, "-m", "IPython", "--colors=NoColor", "--no-banner", script]
+    words = [sys.executable, "-m", "IPython", "--colors=NoColor", "--no-banner", str(script)]
     ended = subprocess.run(words, capture_output=True, text=True, timeout=DEADLINE_S, check=False)
     assert ended.stderr.splitlines()[-1:] + ended.stdout.splitlines()[-1:] == ["TaskFarmError: of the script"]
     assert "During handling" not in ended.stderr + ended.stdout
