@@ -102,9 +102,7 @@ def _lines_of_ours(error: TaskFarmError) -> list[str]:
     """Return the lines that IPython displays of an error of the farm's own classes, also in an engine's console, and in
     a script that IPython runs before its prompt.
     """
-    from IPython.core.getipython import get_ipython
-
-    return _lines_of(error, get_ipython())
+    return _lines_of(error, sys.modules["IPython"].get_ipython())
 
 
 # Here, because `core` does not know IPython; for the class, because its errors are raised in a hundred places.

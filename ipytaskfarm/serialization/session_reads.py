@@ -15,6 +15,7 @@ import functools
 import linecache
 import locale
 import logging
+import os
 import random
 import sys
 import types
@@ -87,6 +88,8 @@ def readings(function: Any, *, is_known: bool = False) -> Iterator[Reading]:
         yield from _locale(reached)
     if names.isdisjoint(_LOGGING) and not names.isdisjoint(("info", "debug")):
         yield from _logs(reached)
+    if "hash" in names and os.environ.get("PYTHONHASHSEED", "random") == "random":
+        yield from _hashes(reached)
 
 
 def _reached(function: Any) -> Iterator[types.FunctionType]:
@@ -416,3 +419,20 @@ def _logs(reached: Iterable[types.FunctionType]) -> Iterator[Reading]:
                     is_note=True,
                 )
                 return
+
+
+# -- hashes
+
+
+def _hashes(reached: Iterable[types.FunctionType]) -> Iterator[Reading]:
+    """Yield that a function computes with hashes, rather than to be found by them."""
+    for each in reached:
+        own = {name for code in nested_codes(each.__code__) if code.co_name != "__hash__" for name in code.co_names}
+        if "hash" in own and each.__globals__.get("hash", hash) is hash:
+            yield Reading(
+                "hash",
+                f"{_short(each)} uses hash(), which gives another number for the same text in this session, and on "
+                "each node. Use zlib.crc32 or hashlib, or start farm and session with PYTHONHASHSEED=0",
+                is_note=True,
+            )
+            return

@@ -317,7 +317,22 @@ def parses_words(x): return argparse.ArgumentParser().parse_args(words()).n
 def passes_on(x): return map(argparse.ArgumentParser().parse_args, words())
 def parses_after_setting(x): sys.argv = ["x"]; return argparse.ArgumentParser().parse_args().n
 def own_arguments(x): sys.argv = ["x", "y"]; return sys.argv[1]
+class Key:
+    def __hash__(self): return hash(1)
+def of_keys(x): return {Key(): x}
+def part_of(x): return [hash(each) % 4 for each in x]
 """
+
+
+def test_hashes_of_texts(notebook: Notebook, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setenv("PYTHONHASHSEED", "0")
+    notebook.run(READS)
+    assert said(pack_function, notebook["part_of"]) == []
+    monkeypatch.delenv("PYTHONHASHSEED")
+    notebook.run(READS)
+    assert said(pack_function, notebook["of_keys"]) == []
+    (text,) = said(pack_function, notebook["part_of"])
+    assert text.startswith("part_of uses hash(), which gives another number for the same text in this session")
 
 
 def test_generators_that_the_program_has_seeded(notebook: Notebook, monkeypatch: pytest.MonkeyPatch) -> None:
