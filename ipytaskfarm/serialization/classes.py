@@ -518,20 +518,16 @@ def _reduce_parameter(pickler: Pickler, found: Any) -> Reduced:
     named = find_named_variable(found)
     if named is not None:
         return named
-    kind = type(found).__name__
-    build_classes.note_parameter(kind, found)
-    return build_classes.new_parameter, (
-        kind,
-        found.__name__,
-        found.__module__,
-        build_classes.parameter_keywords(found),
-    )
+    build_classes.note_parameter(type(found).__name__, found)
+    return build_classes.new_parameter, build_classes.parameter_parts(found)
 
 
 def _reduce_alias(pickler: Pickler, found: Any) -> Reduced:
     named = find_named_variable(found)
-    start = (found.__name__, found.__value__, found.__type_params__)
-    return named if named is not None else (build_classes.new_type_alias, start)
+    if named is not None:
+        return named
+    start = (found.__name__, found.__module__, [*map(build_classes.parameter_parts, found.__type_params__)])
+    return build_classes.open_type_alias, start, found.__value__, None, None, build_classes.close_type_alias
 
 
 def _reduce_forward_ref(pickler: Pickler, found: Any) -> Reduced:
