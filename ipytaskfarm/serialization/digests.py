@@ -76,7 +76,7 @@ from .pickler import (
     used_submodules,
 )
 from .rebuild import is_call
-from .standard_values import default_of, find_named_method
+from .standard_values import default_of, find_named_method, without_locks
 
 _ITEMS_GUARDED_MAX = 64
 _ITEMS_WALKED_MAX = 4096
@@ -470,8 +470,15 @@ class Digester:
         if isinstance(reduced, str):
             if not reduced.replace(".", "").isidentifier():  # "f (vectorized)" of `numpy.frompyfunc`
                 raise pickle.PicklingError(f"cannot pickle {reduced!r}")
+            module = getattr(obj, "__module__", None)
+            way = travel(module) if isinstance(module, str) else Travel.REFERENCE
             self.sure = sure and known
-            return self._parts("global", getattr(obj, "__module__", None), reduced)
+            if way is Travel.SOURCE:
+                return self._member(way, str(module), reduced)
+            if way is Travel.LOOSE:
+                self.sure = False
+                return self._parts("named", type(obj), *without_locks(obj.__getstate__()))
+            return self._parts("global", module, reduced)
         reduced = (*reduced, None, None, None)
         parts = (reduced[0], reduced[1], reduced[2], *(tuple(each) for each in reduced[3:5] if each is not None))
         result = self._parts("reduced", *parts)

@@ -68,6 +68,35 @@ def context_variable(key: str, name: str, *default: Any) -> ContextVar[Any]:
     return cast(ContextVar[Any], found)
 
 
+_arrived: set[int] = set()
+"""Addresses of the objects in `_marks` that `named_object` has made."""
+
+
+def named_object(key: str, kind: type) -> Any:
+    """Return the one object of this process that stands for that of another process with this key."""
+    found: Any = _marks.get(key)
+    if found is None:
+        found = object.__new__(kind)
+        if len(_marks) < _MARKS_MAX:
+            _marks[key] = found
+            _marks_of[id(found)] = key
+            _arrived.add(id(found))
+    return found
+
+
+def fill_named(found: Any, state: Any) -> None:
+    """Set the state of an object that came here. One that was made here has its own."""
+    if id(found) in _arrived:
+        fill_state(found, state)
+
+
+def new_wrapping(kind: Any, locks: dict[str, Callable[[], Any]]) -> Any:
+    """Build what a decorator has made of a function, without its attributes."""
+    found = object.__new__(kind)
+    found.__dict__.update({name: make() for name, make in locks.items()})
+    return found
+
+
 def key_of_mark(found: object) -> str | None:
     """Return the key by which other processes know an object that has its identity alone; None: there are too many."""
     key = _marks_of.get(id(found))

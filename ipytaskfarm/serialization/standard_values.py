@@ -229,12 +229,19 @@ def _described(base: type, found: Any, args: tuple[Any, ...], own: tuple[str, ..
     if _own_reduce(type(found)):
         return NotImplemented
     state = {name: value for name, value in getattr(found, "__dict__", {}).items() if name not in own}
-    locks = {name: _LOCKS[type(state.pop(name))] for name in list(state) if type(state[name]) in _LOCKS}
-    return values.new_descriptor, (base, type(found), args, state, locks)
+    return values.new_descriptor, (base, type(found), args, *without_locks(state))
+
+
+def without_locks(state: Any) -> tuple[Any, dict[str, Callable[[], Any]]]:
+    """Return a state without the locks among its attributes, and what makes these."""
+    if not isinstance(state, dict):
+        return state, {}
+    locks = {name: _LOCKS[type(value)] for name, value in state.items() if type(value) in _LOCKS}
+    return {name: value for name, value in state.items() if name not in locks}, locks
 
 
 _LOCKS: dict[type, Callable[[], Any]] = {_thread.LockType: _thread.allocate_lock, _thread.RLock: _thread.RLock}
-"""Locks of descriptors, such as astropy's ``lazyproperty``: each process makes its own."""
+"""Locks of descriptors and decorators, such as astropy's ``lazyproperty``: each process makes its own."""
 
 
 def _reduce_wrapped(pickler: Pickler, found: Any) -> Reduced:
@@ -446,6 +453,49 @@ def _of_lxml(kind: type) -> Any:
     return reduce
 
 
+def _of_global_names(kind: Any) -> Any:
+    """Find the reducer for objects that pickle writes as the name of a global (their ``__reduce__`` returns a string).
+
+    Engines have no such name in a notebook or script: what wraps a function, such as cachetools' ``cached``, travels
+    with its attributes; another object is compared by identity.
+    """
+    if not _own_reduce(kind) or (travel(kind.__module__) is Travel.REFERENCE and not hasattr(kind, "__get__")):
+        return None
+    finders = (find(kind) for find in KINDS if find is not _of_global_names)
+    plain = next(filter(None, finders), None) or plain_reducer(kind)
+
+    def reduce(pickler: Pickler, found: Any) -> Reduced:
+        reduced = found.__reduce_ex__(5)
+        if not isinstance(reduced, str):
+            if _is_place(reduced[1], found):
+                return _by_attributes(found)
+            return reduced if plain is None else plain(pickler, found)
+        way = travel(module := pickle.whichmodule(found, reduced))  # type: ignore[attr-defined]
+        if way is not Travel.LOOSE:
+            return NotImplemented if way is Travel.REFERENCE else by_member(module, reduced)
+        if hasattr(kind, "__get__"):
+            return _by_attributes(found)
+        start: Any = _by_identity(found, values.named_object, kind)
+        if start is NotImplemented:
+            return start
+        return (*start, object.__getstate__(found), None, None, values.fill_named)
+
+    return reduce
+
+
+def _is_place(arguments: tuple[Any, ...], found: object) -> bool:
+    """Return whether arguments are a class that travels by value, in which an object is, and its name there."""
+    if len(arguments) != 2 or not isinstance(arguments[0], type) or not isinstance(arguments[1], str):
+        return False
+    return vars(arguments[0]).get(arguments[1]) is found and find_named(arguments[0]) is None
+
+
+def _by_attributes(found: object) -> Reduced:
+    """Reduce what a decorator has made of a function to its attributes."""
+    state, locks = without_locks(object.__getstate__(found))
+    return values.new_wrapping, (type(found), locks), state, None, None, values.fill_state
+
+
 def _of_module_singles(kind: Any) -> Any:
     """Find the reducer for types of which a module keeps an instance without a state, to be compared by identity."""
     module = sys.modules.get(kind.__module__) if isinstance(kind.__module__, str) else None
@@ -474,7 +524,7 @@ def _has_no_state(found: Any) -> bool:
 
 
 REDUCERS[vars(typing)["_GenericAlias"]] = _reduce_alias
-KINDS.insert(0, _of_mpmath)
+KINDS[:0] = [_of_mpmath, _of_global_names]
 KINDS += [_of_compiled, _of_name_resolver, _of_stateless, _of_wrapt, _of_lxml, *shared_state.KINDS, _of_module_singles]
 BASES.update(
     {

@@ -293,3 +293,50 @@ def test_lazy_properties_have_locks_of_their_own(peer: Peer, notebook: Notebook)
         def ask(): return (row := Row()).size is row.size, Row.size.locks
     """)
     assert peer.call(notebook["ask"]) == (True, 0)
+
+
+NAMED = """
+import threading
+class Missing:
+    def __reduce__(self): return "MISSING"
+MISSING = Missing()
+class Cached:  # as that of cachetools
+    def __init__(self, function):
+        self.__wrapped__, self.kept, self.lock = function, {}, threading.Lock()
+        self.__qualname__ = function.__qualname__
+    def __call__(self, x):
+        with self.lock: known = x in self.kept
+        if not known: self.kept[x] = self.__wrapped__(x)
+        return self.kept[x]
+    def __get__(self, owner, kind=None): return self
+    def __reduce__(self): return self.__qualname__
+class OfClass:
+    def __init__(self, function): self.function = function
+    def __set_name__(self, owner, name): self.place = owner, name
+    def __get__(self, owner, kind=None): return self.function
+    def __reduce__(self): return vars_of, self.place
+def vars_of(owner, name): return vars(owner)[name]
+FACTOR = 2
+@Cached
+def fib(n): return n if n < 2 else fib(n - 1) + fib(n - 2)
+@Cached
+def times(x): return x * FACTOR
+class Row:
+    @OfClass
+    def size(): return 3
+def ask(x=MISSING): return fib(20), times(3), x is MISSING, Row.size()
+def same(x): return x is MISSING
+def give(): return MISSING
+"""
+
+
+def test_what_pickle_writes_as_the_name_of_a_global(peer: Peer, notebook: Notebook) -> None:
+    notebook.run(NAMED)
+    assert peer.call(notebook["ask"]) == (6765, 6, True, 3)
+    assert peer.call(notebook["same"], notebook["MISSING"])
+    assert not peer.call(notebook["same"], 5)
+    assert peer.call(notebook["give"]) is notebook["MISSING"]
+    before = pack_function(notebook["ask"]).digest
+    notebook.run("FACTOR = 5")
+    assert pack_function(notebook["ask"]).digest != before
+    assert peer.call(notebook["ask"]) == (6765, 15, True, 3)
