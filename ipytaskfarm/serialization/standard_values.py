@@ -467,7 +467,9 @@ def _of_global_names(kind: Any) -> Any:
     def reduce(pickler: Pickler, found: Any) -> Reduced:
         reduced = found.__reduce_ex__(5)
         if not isinstance(reduced, str):
-            if _is_place(reduced[1], found):
+            if _is_of_class(reduced[1], found):
+                if len(reduced[1]) > 2:  # what else it needs, such as SQLAlchemy's mapping, is not in the class
+                    raise pickle.PicklingError("it is made with its class")
                 return _by_attributes(found)
             return reduced if plain is None else plain(pickler, found)
         way = travel(module := pickle.whichmodule(found, reduced))  # type: ignore[attr-defined]
@@ -483,11 +485,10 @@ def _of_global_names(kind: Any) -> Any:
     return reduce
 
 
-def _is_place(arguments: tuple[Any, ...], found: object) -> bool:
-    """Return whether arguments are a class that travels by value, in which an object is, and its name there."""
-    if len(arguments) != 2 or not isinstance(arguments[0], type) or not isinstance(arguments[1], str):
-        return False
-    return vars(arguments[0]).get(arguments[1]) is found and find_named(arguments[0]) is None
+def _is_of_class(arguments: tuple[Any, ...], found: object) -> bool:
+    """Return whether arguments name a class that travels by value, and the name of an object in it."""
+    classes = [each for each in arguments if isinstance(each, type) and find_named(each) is None]
+    return any(vars(cls).get(name) is found for cls in classes for name in arguments if isinstance(name, str))
 
 
 def _by_attributes(found: object) -> Reduced:

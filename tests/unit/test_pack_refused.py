@@ -145,6 +145,29 @@ def test_a_librarys_object_is_named_and_not_what_is_in_it(notebook: Notebook) ->
     assert str(caught.value).endswith(f"'lock' used by locked): a _thread.lock cannot be pickled: {remedy}")
 
 
+def test_a_class_that_cannot_be_taken_apart_belongs_in_a_module(notebook: Notebook) -> None:
+    pytest.importorskip("sqlalchemy")
+    notebook.run("""
+        import threading
+        from sqlalchemy import orm
+        class Base(orm.DeclarativeBase): pass
+        class User(Base):
+            __tablename__ = "users"
+            id: orm.Mapped[int] = orm.mapped_column(primary_key=True)
+        def mapped(): return User(id=1)
+        class Only:
+            lock = threading.Lock()
+        def locks(): return Only.lock
+    """)
+    remedies = {"mapped": "cannot be pickled: define User", "locks": "inside the task, or define Only"}
+    for name, remedy in remedies.items():
+        with pytest.raises(UnpickleableException) as caught:
+            pack_function(notebook[name])
+        assert str(caught.value).endswith(f"{remedy} in a module of yours that the function imports")
+    with pytest.raises(UnpickleableException, match="define Only in a module"):
+        pack_function(notebook["Only"])
+
+
 def test_a_part_is_found_behind_what_refers_back_to_the_whole(notebook: Notebook) -> None:
     notebook.run("""
         import threading
