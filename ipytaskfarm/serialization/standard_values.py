@@ -497,6 +497,22 @@ def _by_attributes(found: object) -> Reduced:
     return values.new_wrapping, (type(found), locks), state, None, None, values.fill_state
 
 
+def _of_curry(kind: type) -> Any:
+    """Find the reducer for functions that toolz has curried, which it reduces to the names of their functions."""
+    if kind.__name__ != "curry" or str(kind.__module__).partition(".")[0] not in ("toolz", "cytoolz"):
+        return None
+
+    def reduce(pickler: Pickler, found: Any) -> Reduced:
+        restore, (cls, function, *rest, is_whole) = found.__reduce__()
+        module, _, name = function.partition(":") if isinstance(function, str) else ("", "", "")
+        way = travel(module) if module else Travel.REFERENCE
+        if way is Travel.SOURCE and is_whole:
+            return by_member(module, name)
+        return restore, (cls, *((found.func, *rest, None) if way is Travel.LOOSE else (function, *rest, is_whole)))
+
+    return reduce
+
+
 def _of_module_singles(kind: Any) -> Any:
     """Find the reducer for types of which a module keeps an instance without a state, to be compared by identity."""
     module = sys.modules.get(kind.__module__) if isinstance(kind.__module__, str) else None
@@ -526,7 +542,16 @@ def _has_no_state(found: Any) -> bool:
 
 REDUCERS[vars(typing)["_GenericAlias"]] = _reduce_alias
 KINDS[:0] = [_of_mpmath, _of_global_names]
-KINDS += [_of_compiled, _of_name_resolver, _of_stateless, _of_wrapt, _of_lxml, *shared_state.KINDS, _of_module_singles]
+KINDS += [
+    _of_compiled,
+    _of_name_resolver,
+    _of_stateless,
+    _of_wrapt,
+    _of_lxml,
+    _of_curry,
+    *shared_state.KINDS,
+    _of_module_singles,
+]
 BASES.update(
     {
         vars(io)["IOBase"].__base__: _reduce_stream,

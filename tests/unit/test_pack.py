@@ -340,3 +340,19 @@ def test_what_pickle_writes_as_the_name_of_a_global(peer: Peer, notebook: Notebo
     notebook.run("FACTOR = 5")
     assert pack_function(notebook["ask"]).digest != before
     assert peer.call(notebook["ask"]) == (6765, 15, True, 3)
+
+
+def test_functions_that_toolz_has_curried(peer: Peer, notebook: Notebook) -> None:
+    pytest.importorskip("toolz")
+    notebook.run("""
+        import toolz
+        FACTOR = 2
+        @toolz.curry
+        def add(a, b): return (a + b) * FACTOR
+        add_one = add(1)
+        def ask(x): return add(1, x), add(1)(x), add_one(x), toolz.pipe(x, add_one, str)
+    """)
+    assert peer.call(notebook["ask"], 2) == (6, 6, 6, "6")
+    notebook.run("FACTOR = 3")
+    assert peer.call(notebook["ask"], 2) == (9, 9, 9, "9")
+    assert peer.call(notebook["add"], 1, 1) == peer.call(notebook["add_one"], 1) == 6
