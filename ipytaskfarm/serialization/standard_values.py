@@ -216,13 +216,9 @@ def refuse_connections() -> None:
 # Subclasses of descriptors
 
 
-def _own_reduce(cls: type) -> bool:
+def _own_reduce(cls: Any) -> bool:
     """Return whether a class defines in Python how its instances are reduced."""
-    return any(
-        isinstance(base.__dict__.get(name), types.FunctionType)
-        for base in cls.__mro__
-        for name in ("__reduce__", "__reduce_ex__")
-    )
+    return isinstance(cls.__reduce__, types.FunctionType) or isinstance(cls.__reduce_ex__, types.FunctionType)
 
 
 def _described(base: type, found: Any, args: tuple[Any, ...], own: tuple[str, ...] = ()) -> Reduced:
@@ -413,7 +409,7 @@ def _of_mpmath(kind: Any) -> Any:
     """Find the reducer for the contexts of mpmath, by which its matrices compute, and its constants: each process has
     its own.
     """
-    if not (str(kind.__module__).startswith("mpmath.ctx_") and kind.__name__.endswith(("Context", "constant"))):
+    if not (kind.__module__.startswith("mpmath.ctx_") and kind.__name__.endswith(("Context", "constant"))):
         return None
     members = vars(sys.modules["mpmath"])
 
@@ -459,7 +455,7 @@ def _of_global_names(kind: Any) -> Any:
     Engines have no such name in a notebook or script: what wraps a function, such as cachetools' ``cached``, travels
     with its attributes; another object is compared by identity.
     """
-    if not _own_reduce(kind) or (travel(kind.__module__) is Travel.REFERENCE and not hasattr(kind, "__get__")):
+    if not _own_reduce(kind) or (not hasattr(kind, "__get__") and travel(kind.__module__) is Travel.REFERENCE):
         return None
     finders = (find(kind) for find in KINDS if find is not _of_global_names)
     plain = next(filter(None, finders), None) or plain_reducer(kind)
@@ -499,7 +495,7 @@ def _by_attributes(found: object) -> Reduced:
 
 def _of_curry(kind: type) -> Any:
     """Find the reducer for functions that toolz has curried, which it reduces to the names of their functions."""
-    if kind.__name__ != "curry" or str(kind.__module__).partition(".")[0] not in ("toolz", "cytoolz"):
+    if kind.__name__ != "curry":
         return None
 
     def reduce(pickler: Pickler, found: Any) -> Reduced:
@@ -511,6 +507,20 @@ def _of_curry(kind: type) -> Any:
         return restore, (cls, *((found.func, *rest, None) if way is Travel.LOOSE else (function, *rest, is_whole)))
 
     return reduce
+
+
+def _of_library(kind: type) -> Any:
+    """Find the reducer for types of some libraries."""
+    find = _LIBRARIES.get(str(kind.__module__).partition(".")[0])
+    return None if find is None else find(kind)
+
+
+_LIBRARIES: dict[str, Callable[[Any], Any]] = {
+    "cytoolz": _of_curry,
+    "lxml": _of_lxml,
+    "mpmath": _of_mpmath,
+    "toolz": _of_curry,
+}
 
 
 def _of_module_singles(kind: Any) -> Any:
@@ -541,17 +551,8 @@ def _has_no_state(found: Any) -> bool:
 
 
 REDUCERS[vars(typing)["_GenericAlias"]] = _reduce_alias
-KINDS[:0] = [_of_mpmath, _of_global_names]
-KINDS += [
-    _of_compiled,
-    _of_name_resolver,
-    _of_stateless,
-    _of_wrapt,
-    _of_lxml,
-    _of_curry,
-    *shared_state.KINDS,
-    _of_module_singles,
-]
+KINDS[:0] = [_of_library, _of_global_names]
+KINDS += [_of_compiled, _of_name_resolver, _of_stateless, _of_wrapt, *shared_state.KINDS, _of_module_singles]
 BASES.update(
     {
         vars(io)["IOBase"].__base__: _reduce_stream,
