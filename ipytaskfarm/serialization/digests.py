@@ -76,7 +76,7 @@ from .pickler import (
     used_submodules,
 )
 from .rebuild import is_call
-from .standard_values import default_of, find_named_method, without_locks
+from .standard_values import default_of, find_named_method, of_library, without_locks
 
 _ITEMS_GUARDED_MAX = 64
 _ITEMS_WALKED_MAX = 4096
@@ -456,7 +456,7 @@ class Digester:
             obj = obj.copy(order="C")  # the pickler sends it so, and its buffer can be hashed
         reducer = REDUCERS.get(type(obj))
         if reducer is None:
-            reducer = inherited_reducer(type(obj))
+            reducer = inherited_reducer(type(obj)) or of_library(type(obj))
         if reducer is not None:
             reduced = reducer(None, obj)  # type: ignore[arg-type] # those called here do not use the pickler
         if reduced is NotImplemented:

@@ -509,7 +509,7 @@ def _of_curry(kind: type) -> Any:
     return reduce
 
 
-def _of_library(kind: type) -> Any:
+def of_library(kind: type) -> Any:
     """Find the reducer for types of some libraries."""
     find = _LIBRARIES.get(str(kind.__module__).partition(".")[0])
     return None if find is None else find(kind)
@@ -551,7 +551,7 @@ def _has_no_state(found: Any) -> bool:
 
 
 REDUCERS[vars(typing)["_GenericAlias"]] = _reduce_alias
-KINDS[:0] = [_of_library, _of_global_names]
+KINDS[:0] = [of_library, _of_global_names]
 KINDS += [_of_compiled, _of_name_resolver, _of_stateless, _of_wrapt, *shared_state.KINDS, _of_module_singles]
 BASES.update(
     {

@@ -5,7 +5,9 @@ from __future__ import annotations
 import functools
 import math
 import pickle
+import sys
 import threading
+import types
 from collections.abc import Callable
 from pathlib import Path
 from typing import Any
@@ -342,7 +344,7 @@ def test_what_pickle_writes_as_the_name_of_a_global(peer: Peer, notebook: Notebo
     assert peer.call(notebook["ask"]) == (6765, 15, True, 3)
 
 
-def test_functions_that_toolz_has_curried(peer: Peer, notebook: Notebook) -> None:
+def test_functions_that_toolz_has_curried(peer: Peer, notebook: Notebook, monkeypatch: pytest.MonkeyPatch) -> None:
     pytest.importorskip("toolz")
     notebook.run("""
         import toolz
@@ -352,6 +354,9 @@ def test_functions_that_toolz_has_curried(peer: Peer, notebook: Notebook) -> Non
         add_one = add(1)
         def ask(x): return add(1, x), add(1)(x), add_one(x), toolz.pipe(x, add_one, str)
     """)
+    main = types.ModuleType("__main__")  # where toolz looks for them
+    vars(main).update(notebook.names)
+    monkeypatch.setitem(sys.modules, "__main__", main)
     assert peer.call(notebook["ask"], 2) == (6, 6, 6, "6")
     notebook.run("FACTOR = 3")
     assert peer.call(notebook["ask"], 2) == (9, 9, 9, "9")
