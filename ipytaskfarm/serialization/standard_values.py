@@ -504,7 +504,11 @@ def _of_curry(kind: type) -> Any:
         way = travel(module) if module else Travel.REFERENCE
         if way is Travel.SOURCE and is_whole:
             return by_member(module, name)
-        return restore, (cls, *((found.func, *rest, None) if way is Travel.LOOSE else (function, *rest, is_whole)))
+        if way is Travel.SOURCE:
+            function = functools.reduce(getattr, name.split("."), sys.modules[module])
+        elif way is Travel.LOOSE:
+            function = found.func
+        return restore, (cls, function, *rest, is_whole if way is Travel.REFERENCE else None)
 
     return reduce
 
