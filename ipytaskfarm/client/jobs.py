@@ -504,8 +504,8 @@ class Job:
         if row.is_map:
             record.members = MapMembers([(i, row.items.get(i, 0)) for i in row.ids], dict(row.retries))
         else:
-            record.ids[:] = row.ids
-            record.graph.known(row.ids)
+            record.ids[:] = row.latest_ids()
+            record.graph.known(record.ids)
         client.session.watch(row.ids, row.items)
         return job
 

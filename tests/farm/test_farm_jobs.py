@@ -113,6 +113,10 @@ def test_a_jobs_tasks_as_they_end_and_once_more(one: TaskClient, tmp_path: Path)
     assert job.ids == [ids[0], again, ids[2], ids[3]]
     assert job.results(timeout=DEADLINE_S) == [{"a": i} for i in range(4)]
     assert job.retry() == []
+    found = one.job(job.id)  # as a kernel that was restarted finds it
+    assert found.ids == job.ids
+    assert found.results(timeout=DEADLINE_S) == [{"a": i} for i in range(4)]
+    assert found.counts() == {"scheduled": 0, "running": 0, "succeeded": 4, "failed": 0}
 
 
 def test_an_abort_of_a_job_says_why(one: TaskClient, tmp_path: Path) -> None:

@@ -78,6 +78,18 @@ class JobRow(msgspec.Struct, frozen=True):
             found += range(task + 1, task + 1 + items) if items else (task,)
         return [*found, *(again for _, again in self.retries)]
 
+    def latest_ids(self) -> list[int]:
+        """Return the ids of the tasks of a job that is no map; in the place of a retried task is its last retry."""
+        known, retried = set(self.ids), dict(self.retries)
+        retries = {again for first, again in self.retries if first in known}
+        found = []
+        for task in self.ids:
+            if task not in retries:
+                while task in retried:
+                    task = retried[task]
+                found.append(task)
+        return found
+
 
 class JobTable(msgspec.Struct, frozen=True, tag=True):
     """Jobs, the latest last."""
