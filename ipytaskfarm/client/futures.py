@@ -15,7 +15,7 @@ import threading
 import traceback
 from collections.abc import Callable, Generator
 from functools import partial
-from typing import TYPE_CHECKING, Any, Protocol, TypeGuard, TypeVar
+from typing import TYPE_CHECKING, Any, NoReturn, Protocol, TypeGuard, TypeVar
 from weakref import WeakKeyDictionary
 
 from ..core.messages.payload import ResultBody
@@ -62,6 +62,10 @@ class TaskFuture(concurrent.futures.Future[T]):
 
     def __index__(self) -> int:
         return self.id
+
+    def __float__(self) -> NoReturn:
+        # Without it, float(future) and math.sqrt(future) would compute with the id.
+        raise TypeError(f"the future of task {self.id} is no number: its result() is the task's value")
 
     def __reduce__(self) -> tuple[Any, ...]:
         return reference(self)

@@ -482,8 +482,10 @@ class MultiEngineClient(ClientNames, settable=("farm", "targets", "block", "repl
                 stays.
             targets: the engines.
             block: accepted for old scripts; this call always waits.
+
+        Raises TypeError for a `controller` that is neither True nor False: ``mec.kill(1)`` may mean an engine.
         """
-        if controller:
+        if operate.ends_farm(controller):
             self.clear_kept()
             self._session.ask(messages.StopFarm(drain_s=0.0))
             sessions.wait_gone(self._session, GONE_S)

@@ -13,7 +13,7 @@ from typing import Any
 import msgspec
 
 from ..core import errors, messages
-from ..core.arguments import INT_MAX, check_count, check_int, check_names, check_number, check_text, wrong
+from ..core.arguments import INT_MAX, as_bool, check_count, check_int, check_names, check_number, check_text, wrong
 from ..core.messages import tables
 from ..core.messages.payload import ResultBody
 from ..core.states import ABORTS
@@ -254,6 +254,15 @@ def drain(session: Session, nodes: str | Iterable[str], on: bool) -> int:
 
 # --------------------------------------------------------------------------------------------------
 # Engines
+
+
+def ends_farm(controller: object) -> bool:
+    """Return whether `kill` is to end the whole farm.  Raises TypeError for all but bools: 1 may mean an engine."""
+    found = as_bool(controller)
+    if found is None:
+        expected = "True, which ends the whole farm, or False"
+        raise TypeError(f"{wrong('controller', expected, controller)}; mec.kill(targets=…) ends engines")
+    return found
 
 
 def await_engines(session: Session, count: int | None, connect_timeout: float, stable_timeout: float) -> list[int]:

@@ -8,7 +8,7 @@ import html
 import threading
 import time
 from collections.abc import Generator, Iterable
-from typing import Any
+from typing import Any, NoReturn
 
 from ..client import TaskClient, TaskResult
 from ..client.display import text_html
@@ -76,6 +76,9 @@ class TaskHandle:
 
     def __index__(self) -> int:
         return self.id
+
+    def __float__(self) -> NoReturn:
+        raise TypeError(f"the handle of task {self.id} is no number: its result() has the task's values")
 
     def __repr__(self) -> str:
         try:

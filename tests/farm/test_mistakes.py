@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 import threading
 import warnings
 from collections.abc import Callable, Iterator
@@ -226,6 +227,9 @@ MISTAKES: list[Mistake] = [
      "heartbeat must be a function of the job, or None, not int: 3"),
     ("sum without a function", lambda w: client(w).accumulator(0, None), TypeError,
      "op must be a function of two values, not NoneType"),
+    ("future as a number", lambda w: math.sqrt(client(w).submit(f, 4)), TypeError, "its result() is the task's value"),
+    ("engine's number for the farm's end", lambda w: engines(w).kill(1), TypeError,
+     "controller must be True, which ends the whole farm, or False, not int: 1; mec.kill(targets=…) ends engines"),
     # Modules
     ("package with compiled parts", lambda w: add_dependency("numpy"), ValueError,
      "is compiled and cannot be sent: install it where engines run. Files, folders, modules and packages of Python"),
@@ -234,6 +238,10 @@ MISTAKES: list[Mistake] = [
     ("misspelt name of the package", lambda w: ipytaskfarm.TaskCleint, AttributeError,  # type: ignore[attr-defined]
      "module 'ipytaskfarm' has no attribute 'TaskCleint', did you mean 'TaskClient'?"),
 ]  # fmt: skip
+
+
+def engines(world: World) -> Any:
+    return world.farm.multiengine_client()
 
 
 def with_task(world: World) -> Any:
