@@ -18,6 +18,7 @@ from .commands import CommandPart, PendingResult, ResultList, value
 from .map_items import read_whole
 from .scatter import check_dist, check_sequence, joined, parts
 from .session import Session
+from .task_arguments import check_args
 
 Targets: TypeAlias = int | Sequence[int] | str | None
 """Engine ids, "all", or None for the targets of the client."""
@@ -108,7 +109,8 @@ def packed_call(
     if not isinstance(function, str) and not callable(function):
         raise TypeError(f"apply takes a function, or the name of one on the engines, not {type(function).__name__}")
     writer = BlobWriter(blobs) if blobs is not None else None
-    packed = pack((tuple(args), dict(kwargs or {})), "arguments", writer)
+    given = check_args(args) if isinstance(args, str | bytes) or not isinstance(args, Iterable) else args
+    packed = pack((tuple(given), dict(kwargs or {})), "arguments", writer)
     if isinstance(function, str):
         body, text = ApplyBody(packed, None, check_name("func", function)), function
     else:

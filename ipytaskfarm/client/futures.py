@@ -27,6 +27,7 @@ from ..system.deadlines import end_of, left_s
 from .dropped_waits import expect_wait
 from .forked_futures import end_inherited
 from .ids import Timeout, seconds
+from .old_names import no_attribute
 from .results import TaskResult, error_of
 from .wait_notices import raise_users, say_interrupted
 
@@ -66,6 +67,11 @@ class TaskFuture(concurrent.futures.Future[T]):
     def __float__(self) -> NoReturn:
         # Without it, float(future) and math.sqrt(future) would compute with the id.
         raise TypeError(f"the future of task {self.id} is no number: its result() is the task's value")
+
+    if not TYPE_CHECKING:  # with this method type checkers would allow any attribute
+
+        def __getattr__(self, name: str) -> Any:
+            raise no_attribute(self, "TaskFuture", name)
 
     def __reduce__(self) -> tuple[Any, ...]:
         return reference(self)

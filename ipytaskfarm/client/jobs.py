@@ -26,7 +26,7 @@ from .ids import seconds
 from .job_tasks import JobEvents, JobRecord, Member
 from .map_items import Printed
 from .map_jobs import Gathered, MapMembers, collect
-from .old_names import remedy
+from .old_names import no_attribute, remedy
 from .operate import abort_tasks, hold, retry_tasks, set_job_priority
 from .packing import Shared, pack_task
 from .progress import LiveProgress
@@ -122,7 +122,7 @@ class Job:
         def __getattr__(self, attribute: str) -> Any:
             attribute = _RENAMED.get(attribute, attribute)
             if attribute not in _SHARED:
-                raise AttributeError(f"a Job has no attribute {attribute!r}{remedy('Job', attribute)}")
+                raise no_attribute(self, "Job", attribute)
             return self._shared.get(attribute, DEFAULTS[attribute])
 
     environment: TaskEnvironment

@@ -92,6 +92,8 @@ def _in_place_of(rule: str, function: Callable[..., Any]) -> str:
     """Return the remedy for an argument that no map has, as the end of a sentence."""
     if rule == "timeout":
         return "; time_limit is for each run, and tc.map(…, block=False).results(timeout) waits no longer"
+    if rule == "block":
+        return "; imap yields results as they come, and tc.map(…, block=False) returns the job at once"
     if rule in ARGUMENTS:
         return f"; instead: {ARGUMENTS[rule]}"
     with suppress(TypeError, ValueError):  # a builtin may have no signature

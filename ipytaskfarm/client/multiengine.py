@@ -478,12 +478,10 @@ class MultiEngineClient(ClientNames, settable=("farm", "targets", "block", "repl
         ``ipytaskfarm start -n N`` raises the number again.
 
         Args:
-            controller: end the whole farm, with all running tasks, and wait until its processes have ended; its store
-                stays.
+            controller: True: end the whole farm, with all running tasks, and wait until its processes have ended; its
+                store stays.
             targets: the engines.
             block: accepted for old scripts; this call always waits.
-
-        Raises TypeError for a `controller` that is neither True nor False: ``mec.kill(1)`` may mean an engine.
         """
         if operate.ends_farm(controller):
             self.clear_kept()

@@ -6,7 +6,7 @@ import html
 import warnings
 from collections.abc import Callable, Iterable, Iterator, Sequence
 from datetime import datetime
-from typing import Any, NamedTuple, TypeVar, overload
+from typing import Any, NamedTuple, NoReturn, TypeVar, overload
 
 from ..core.formatting import job_state
 from ..core.messages.tables import JobRow, TaskRow
@@ -16,6 +16,7 @@ from ..display.tables import TEXT_MAX, Table
 from ..display.text import CELL_MAX, local_time, number, safe, summary
 from ..system.user_code import with_cells
 from .display import text_html
+from .old_names import OldNames, no_attribute
 from .results import TaskResult
 
 
@@ -53,7 +54,7 @@ def _warn_of_pending() -> None:
     warnings.warn("the state 'pending' is called 'running'", DeprecationWarning, stacklevel=3)
 
 
-class TaskStatus:
+class TaskStatus(OldNames):
     """The state of one task: `id, state, reason, name, engineid, attempts, priority, error` and its times."""
 
     def __init__(self, row: TaskRow) -> None:
@@ -93,7 +94,7 @@ def _checked(position: _P) -> _P:
     return position
 
 
-class TaskTable:
+class TaskTable(OldNames):
     """A table of tasks in order of their ids.  It iterates over the ids, so it can be passed wherever ids are expected.
 
     The repr shows the last hundred tasks, and the number of tasks in each state.
@@ -142,7 +143,7 @@ class TaskTable:
         return pandas.DataFrame([vars(row) for row in self.rows]).set_index("id")
 
 
-class Listing:
+class Listing(OldNames):
     """A list of named tuples of one kind, shown as a table."""
 
     def __init__(self, names: Sequence[str], rows: Sequence[Any], table: Table) -> None:
@@ -217,6 +218,13 @@ class JobLine(NamedTuple):
         return f"<job {self.name!r}: {self.tasks} tasks, {self.unfinished} unfinished, {self.state}{opened}>"
 
 
+def _of_a_job(line: JobLine, name: str) -> NoReturn:
+    raise no_attribute(line, "JobLine", name)
+
+
+JobLine.__getattr__ = _of_a_job  # type: ignore[attr-defined]  # in the class it would hide mistakes from type checkers
+
+
 def job_listing(rows: Sequence[JobRow]) -> Listing:
     """Return the jobs of `tc.jobs` as a table."""
     lines = [
@@ -226,7 +234,7 @@ def job_listing(rows: Sequence[JobRow]) -> Listing:
     return Listing(JobLine._fields, lines, farm_tables.job_table(rows))
 
 
-class FailureGroup:
+class FailureGroup(OldNames):
     """Failed tasks with the same error type and place: `etype`, `place`, `ids`, and the `traceback` of the first."""
 
     def __init__(self, etype: str, place: str, ids: list[int], message: str, traceback: str) -> None:
