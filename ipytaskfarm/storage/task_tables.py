@@ -57,11 +57,6 @@ _COLUMNS = """t.id, t.items, t.name, t.job, f.task IS NOT NULL, f.reason, f.engi
     iif(t.items, (SELECT json_group_array(x.part) FROM separate_items AS x WHERE x.chunk = t.id), NULL)"""
 
 
-_RETRIED = (
-    "SELECT job, count(*) FROM tasks INDEXED BY tasks_by_retried WHERE json_extract(rules, '$.retry_of') IS NOT NULL "
-    "AND job IN (SELECT value FROM json_each(?)) GROUP BY 1"
-)
-"""Job -> how many of its tasks are others that were submitted again."""
 _UNRETRIED = "NOT EXISTS (SELECT 1 FROM tasks AS again WHERE json_extract(again.rules, '$.retry_of') = +f.task)"
 """A failed task that was submitted again is not a failure any more; if its retry has failed, that one is.
 
@@ -117,17 +112,17 @@ class TaskTables:
                 of_jobs, jobs = "t.job IN (SELECT value FROM json_each(?))", [json.dumps(question.jobs[:JOBS_SHOWN])]
             by_job = self._db.execute(
                 "SELECT t.job, count(*) AS n FROM finals AS f INDEXED BY finals_by_cause CROSS JOIN tasks AS t "
-                f"ON t.id = f.task WHERE f.reason <> '' AND {of_jobs} GROUP BY 1 ORDER BY n DESC LIMIT ?",
+                f"ON t.id = f.task WHERE f.reason <> '' AND {of_jobs} AND {_UNRETRIED} "
+                "GROUP BY 1 ORDER BY n DESC LIMIT ?",
                 (*jobs, JOBS_SHOWN),
             ).fetchall()
-            retried = self._db.execute(_RETRIED, jobs).fetchall() if jobs else []
         except sqlite3.OperationalError as error:
             if "interrupted" not in str(error):
                 raise
             return CauseTable([], complete=False)
         finally:
             self._db.set_progress_handler(None, 0)
-        return CauseTable(rows, max(0, len(groups) - count), by_job, retried=retried)
+        return CauseTable(rows, max(0, len(groups) - count), by_job)
 
     def _cause(self, job: str | None, reason: str, etype: str | None, place: str | None, count: int) -> FailureCause:
         """Return a group with its latest tasks."""
@@ -290,11 +285,12 @@ def _filter(question: ReadTaskPage) -> _Filter | None:
     if question.cause is not None:
         reason, etype, place = question.cause
         conditions.append("f.reason <> '' AND f.reason = ? AND ifnull(f.etype, '') = ? AND ifnull(f.place, '') = ?")
-        conditions.append(_UNRETRIED)
         values += [reason, etype, place]
     if question.job is not None:
         conditions.append("t.job = ?")
         values.append(question.job)
+    if question.cause is not None or (question.state == "failed" and question.job is not None):
+        conditions.append(_UNRETRIED)
     if question.engine_id is not None:
         conditions.append("f.engine_id = ?")
         values.append(question.engine_id)

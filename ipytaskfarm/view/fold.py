@@ -75,7 +75,6 @@ class FarmFold:
         self._number: int | None = None
         self._jobs: dict[str, JobProgress] = {}
         self._causes: dict[str, FailureCause] = {}
-        self._retried: dict[str, int] = {}
         """Job -> how many of its tasks are others that were submitted again; the job's own numbers are without them."""
         self._speeds: dict[str, deque[tuple[float, int]]] = {}
         self._renew: dict[str, dict[str, dict[str, Any]]] = {"jobs": {}, "causes": {}, "engines": {}}
@@ -167,12 +166,10 @@ class FarmFold:
         self.picture.set("causes", {key: cause_entry(row) for key, row in self._causes.items()})
         self.picture.set("causes_more", table.more + max(0, len(table.rows) - CAUSES_MAX))
         self._renew["causes"].clear()
-        failed, retried, before = dict(table.by_job), dict(table.retried), self._retried
-        self._retried = retried
+        failed = dict(table.by_job)
         for job_id, job in self._jobs.items():
             was_counted = self._counted is None or job_id in self._counted
-            is_same = job.failed == failed.get(job_id, 0) and before.get(job_id) == retried.get(job_id)
-            if was_counted and not is_same:
+            if was_counted and job.failed != failed.get(job_id, 0):
                 self._jobs[job_id] = msgspec.structs.replace(job, failed=failed.get(job_id, 0))
                 self._renew["jobs"][job_id] = self._job_entry(self._jobs[job_id])
         self._tell_some()
@@ -255,14 +252,13 @@ class FarmFold:
                 self._note_job(job, at_s)
 
     def _job_entry(self, job: JobProgress) -> dict[str, Any]:
-        retried = self._retried.get(job.id, 0)
-        ended = job.arrived + retried - job.unfinished
-        total = job.total + retried
+        # The tasks that were submitted again stand for others, which have failed and count no more.
+        ended = max(0, job.arrived - job.unfinished)
         rate = self._rate(job)
-        left = max(0, total - ended)
+        left = max(0, job.total - ended)
         return {
             "name": cut(job.name, NAME_MAX),
-            "total": total,
+            "total": job.total,
             "unfinished": job.unfinished,
             "ended": ended,
             "failed": job.failed,

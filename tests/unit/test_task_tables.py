@@ -134,9 +134,11 @@ def test_causes_are_those_of_tasks_that_were_not_submitted_again(tmp_path: Path)
         for question in (ReadCauses(jobs=["j"]), ReadCauses("j", jobs=["j"])):
             table = tables.causes(question)
             assert [(row.etype, row.count, row.ids) for row in table.rows] == [("KeyError", 1, [5])]
-            assert table.by_job == [("j", 3)], "the job's numbers have all of its tasks, as their table has"
+            assert table.by_job == [("j", 1)]
         cause = ("error", FAILS[1].etype, FAILS[1].place)
         assert everything(tables, state="failed", cause=cause) == [5]
+        assert everything(tables, state="failed", job="j") == [5]
+        assert everything(tables, state="failed") == [5, 4, 3]
 
 
 def test_failed_tasks_are_counted_of_the_jobs_that_are_asked_for(tmp_path: Path) -> None:

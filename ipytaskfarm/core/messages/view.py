@@ -66,7 +66,7 @@ class JobProgress(msgspec.Struct, frozen=True):
     id: str
     name: str
     total: int
-    """Without tasks that were submitted again, see `CauseTable.retried`."""
+    """Without the tasks by which others were submitted again."""
     arrived: int
     unfinished: int
     failed: int
@@ -128,11 +128,9 @@ class CauseTable(msgspec.Struct, frozen=True, tag=True):
     more: int = 0
     """How many smaller groups there are."""
     by_job: list[tuple[str, int]] = []
-    """(job, failed tasks) of jobs with failed tasks: those of the question, or those with the most."""
+    """(job, failed tasks that were not submitted again) of jobs with some: those of the question, or with the most."""
     complete: bool = True
     """Whether all failed tasks were looked at in time.  If not, the table has none."""
-    retried: list[tuple[str, int]] = []
-    """(job, how many of its tasks are others that were submitted again) of the jobs of the question."""
 
 
 class PageRow(msgspec.Struct, frozen=True, array_like=True, gc=False):
@@ -165,7 +163,7 @@ class ReadTaskPage(msgspec.Struct, frozen=True, tag=True):
     """Question: a page of tasks that match.  Answer: `TaskPage`."""
 
     state: str | None = None
-    """As in `ListTasks`."""
+    """As in `ListTasks`; "failed" with a job, or a cause, is without tasks that were submitted again."""
     text: str = ""
     """Part of the name, or of the error's type, message or place."""
     job: str | None = None
