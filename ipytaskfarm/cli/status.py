@@ -25,12 +25,13 @@ def farm_state(questioner: Questioner) -> tables.FarmState:
 
 
 def head_lines(state: tables.FarmState) -> list[str]:
-    """Return what a farm does, and how many tasks are in which state, in two lines."""
+    """Return what a farm does, how many tasks are in which state, and why it accepts no task, in two or three lines."""
     word = "stopping" if state.stopping else "paused: no task is started" if state.held else "running"
     counts = ", ".join(f"{count:,} {name}" for name, count in state_counts(state.counts).items())
     return [
         f"farm {state.name!r}: {word}, up {printing.ago(state.started_s)}, controller pid {state.pid}",
         f"tasks: {counts}",
+        *([] if state.stopping or not state.refusing else [f"no task is accepted: {printing.safe(state.refusing)}"]),
     ]
 
 

@@ -43,6 +43,8 @@ def ask(home: Home) -> tuple[Finding, FarmState | None]:
     name = f"{state.name!r}"
     if state.stopping:
         return doubtful("farm", f"{name} is stopping", "wait, then start it again"), state
+    if state.refusing:
+        return doubtful("farm", f"{name} accepts no task", state.refusing), state
     if state.held:
         again = f"ipytaskfarm resume --farm {home.name}"
         return doubtful("farm", f"{name} is paused: no task is started", again), state

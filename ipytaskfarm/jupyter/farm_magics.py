@@ -83,6 +83,7 @@ class FarmStatusView:
             f"controller: pid {s.pid} at {self._address} since {_time(s.started_s)}, {number(s.clients, 'client')}",
             f"store: {s.store_bytes / 2**20:.1f} MiB",
             f"tasks: {counts}",
+            *([] if s.stopping or not s.refusing else [f"no task is accepted: {s.refusing}"]),
             *(
                 f"agent on {a['node']}: pid {a['pid']}, {a['state']}, {a['starting']} engines starting"
                 for a in s.agents

@@ -369,7 +369,10 @@ class Store:
         if code in (sqlite3.SQLITE_BUSY, sqlite3.SQLITE_LOCKED):
             self._break(f"another program keeps it locked ({error}): end it, then start the farm again", error)
         if code in (sqlite3.SQLITE_READONLY, sqlite3.SQLITE_PERM, sqlite3.SQLITE_CANTOPEN, sqlite3.SQLITE_AUTH):
-            self._break(f"it cannot be written ({error}): check permissions and whether the disk is read-only", error)
+            self._break(
+                f"it cannot be written ({error}): check permissions, and whether the disk is read-only or failing",
+                error,
+            )
         if code == sqlite3.SQLITE_IOERR:
             self._break(f"the disk failed ({error}, {name}): check the disk (dmesg), then start the farm again", error)
         raise error

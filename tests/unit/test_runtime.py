@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import errno
 import json
 import os
 import resource
@@ -105,6 +106,20 @@ def test_a_file_in_a_folder_where_others_may_plant_one_is_refused(folder: Path) 
         farm_paths.read_private(folder / "f")
     folder.chmod(0o1777)
     assert farm_paths.read_private(folder / "f") == b"x"
+
+
+def test_what_a_failing_disk_does_not_give_gets_another_remedy_than_permissions(
+    folder: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    farm_paths.write_private(folder / "f", b"x")
+
+    def fail(*args: object) -> int:
+        raise OSError(errno.EIO, os.strerror(errno.EIO))
+
+    with monkeypatch.context() as patch:
+        patch.setattr(os, "open", fail)
+        with pytest.raises(errors.SecurityError, match=r"\(Input/output error\): check its"):
+            farm_paths.read_private(folder / "f")
 
 
 def test_planted_links_are_refused(folder: Path) -> None:

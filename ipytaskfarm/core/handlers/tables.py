@@ -23,6 +23,7 @@ from ..scheduler.task import Assigned, Queued
 from ..states import ABORTS, FINAL, RUNNING, State, Waiting
 from .held_commands import taking_commands
 from .nodes import DRAINED
+from .submit import why_closed
 
 CLASSES_LOOKED_AT = 4096
 """The number of classes that are examined, since there may be as many classes as tasks."""
@@ -387,5 +388,6 @@ def on_farm_status(farm: SchedulerState, session: str, n: int, question: FarmSta
         waiting=farm.queues.size,
         waiting_s=waiting_work_s(farm),
         frozen=frozen_rows(farm, now),
+        refusing=(why_closed(farm) or ("", ""))[1],
     )
     out.answer(session, n, state)

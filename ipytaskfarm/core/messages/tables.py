@@ -209,6 +209,8 @@ class FarmState(msgspec.Struct, frozen=True, tag=True):
     """A text about the tasks in the store when the controller started."""
     frozen: list[FrozenRow] = []
     """The engines that are kept for a debugger."""
+    refusing: str = ""
+    """Why no task is accepted now; "" if tasks are."""
 
 
 class ConnectionRow(msgspec.Struct, frozen=True, array_like=True):
