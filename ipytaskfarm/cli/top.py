@@ -52,7 +52,7 @@ class Look:
 
     @property
     def tasks(self) -> list[tables.TaskRow]:
-        """Return the tasks that can be selected: running, then waiting ones by their priority, then failed ones."""
+        """Return the tasks that can be selected: running, waiting by priority, and failed, the latest first."""
         running = [row for row in self.unfinished if row.state == State.PENDING]
         waiting = [row for row in self.unfinished if row.state != State.PENDING]
         return [*running, *sorted(waiting, key=lambda row: -(row.priority or 0)), *self.failed]
@@ -65,7 +65,7 @@ def look(questioner: Questioner, selected: int | None = None) -> Look:
         state,
         [row for row in jobs_of(questioner, None) if row.unfinished],
         _unfinished(questioner, [engine.task for engine in state.engines if engine.task is not None]),
-        _tasks(questioner, "failed"),
+        _tasks(questioner, "failed")[::-1],
     )
     if selected is None:
         selected = next((row.id for row in found.tasks if _waits(row)), None)
@@ -90,7 +90,9 @@ def _unfinished(questioner: Questioner, running: list[int]) -> list[tables.TaskR
 
 
 def _tasks(questioner: Questioner, state: str, ids: list[int] | None = None) -> list[tables.TaskRow]:
-    return questioner.answer_for(messages.ListTasks(ids, None, state, TASKS_ASKED), tables.TaskRows).rows
+    return questioner.answer_for(
+        messages.ListTasks(ids, None, state, TASKS_ASKED, unretried=True), tables.TaskRows
+    ).rows
 
 
 # ------------------------------------------------------------------------------------------------------------

@@ -127,7 +127,7 @@ class TaskTable(OldNames):
         return self.rows[_checked(position)]
 
     def _table(self) -> Table:
-        more = "last=0 lists all" if self.omitted else "`rows` and `to_dataframe()` have them"
+        more = "last=0 (%tasks --last 0) lists all" if self.omitted else "`rows` and `to_dataframe()` have them"
         return farm_tables.task_table(self._rows, omitted=self.omitted, page=farm_tables.PAGE, more=more)
 
     def __repr__(self) -> str:

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import time
 from collections import Counter
 from collections.abc import Sequence
 from typing import Any, TypeAlias
@@ -14,7 +13,7 @@ from ..core.requirements import amount
 from ..core.states import STATE_WORDS, State, state_word
 from ..core.text import error_line
 from .tables import Column, Table
-from .text import ago, counts_text, ending, number, size, span, summary
+from .text import ago, counts_text, ending, number, size, span, summary, when
 
 EventRow: TypeAlias = tuple[float, int, str | None, str, int, str]
 """A row of `core.messages.tables.EventTable`."""
@@ -138,11 +137,6 @@ def _task_cells(row: TaskRow) -> tuple[object, ...]:
 def error_text(failure: FailureSummary | None) -> str:
     """Return the type and the text of a task's error."""
     return "" if failure is None else error_line(failure.etype, failure.value)
-
-
-def when(at_s: float | None) -> str:
-    """Format a time as local date and time."""
-    return "" if at_s is None else time.strftime("%Y-%m-%d %H:%M:%S", time.localtime(at_s))
 
 
 def engine_table(rows: Sequence[EngineRow], at_s: float | None = None) -> Table:

@@ -139,6 +139,9 @@ class FarmMagics(Magics):
             raise UsageError(f"%taskfarm: --wait must be 0 seconds or more, not {given.wait:g}")
         if given.farm and given.farm_option:
             raise UsageError(f"%taskfarm: which farm, {given.farm} or {given.farm_option}?")
+        if given.action == "start" and (given.farm or "").isdecimal():
+            n = given.farm
+            raise UsageError(f"%taskfarm start {n}: -n {n} starts {n} engines, --farm {n} a farm {n!r}")
         farm = given.farm or given.farm_option
         with short_errors():
             if given.action == "connect":

@@ -7,6 +7,7 @@ import time
 from typing import Any
 
 from ipytaskfarm.display.tables import Table
+from ipytaskfarm.system.user_code import with_cells
 from ipytaskfarm.view.picture import PictureData
 
 ROWS_MAX = 10
@@ -41,7 +42,10 @@ def tables(picture: PictureData) -> list[Table]:
         rows = [(job["name"], f"{job['ended']:,}", f"{job['total']:,}", f"{job['failed']:,}") for job in jobs]
         found.append(Table(("job", "ended", "tasks", "failed"), rows))
     if causes:
-        rows = [(f"{each['count']:,}", each["etype"] or each["reason"], each["text"], each["place"]) for each in causes]
+        rows = [
+            (f"{each['count']:,}", each["etype"] or each["reason"], each["text"], with_cells(each["place"]))
+            for each in causes
+        ]
         found.append(Table(("failed", "error", "message", "place"), rows))
     return found
 

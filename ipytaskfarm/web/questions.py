@@ -36,7 +36,7 @@ from ipytaskfarm.core.messages.view import (
 from ipytaskfarm.core.states import state_word
 from ipytaskfarm.core.text import text_of
 from ipytaskfarm.deployment.home import Home
-from ipytaskfarm.display.text import redrawn, with_local_times
+from ipytaskfarm.display.text import redrawn
 from ipytaskfarm.system import farm_paths
 from ipytaskfarm.system.files import tail
 from ipytaskfarm.view.fold import cause_entry, cut, engine_entry, stretch_row
@@ -170,7 +170,7 @@ async def _task(feed: FarmFeed, arguments: Arguments) -> Any:
     history = await feed.answer_for(messages.ReadHistory(ids=[task], last=HISTORY_MAX), EventTable)
     found: dict[str, Any] = {
         "id": task,
-        "why": [cut(line) for line in with_local_times(why.text).splitlines()],
+        "why": [cut(line) for line in why.text.splitlines()],
         "history": [
             [at_s, cut(what), engine if engine >= 0 else None, cut(more)]
             for at_s, _, _, what, engine, more in history.rows

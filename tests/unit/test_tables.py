@@ -168,7 +168,7 @@ def test_an_explanation_has_the_readers_time(monkeypatch: pytest.MonkeyPatch) ->
     finally:
         monkeypatch.undo()
         time.tzset()
-    assert said.splitlines()[0] == "task 7 failed: error on engine 3 (n) at 2026/11/29 22:40:20, run time 0.500 s"
+    assert said.splitlines()[0] == "task 7 failed: error on engine 3 (n) at 2026-11-29 22:40:20, run time 0.500 s"
     assert "x at 2026-11-29T13:40:20Z" in said, "the user's own text stays"
 
 
