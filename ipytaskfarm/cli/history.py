@@ -17,7 +17,7 @@ from ipytaskfarm.core.arguments import INT_MAX
 from ipytaskfarm.core.messages import tables
 from ipytaskfarm.core.parsing import parse_since
 from ipytaskfarm.deployment.light_client import Questioner, connect
-from ipytaskfarm.display.farm_tables import EventRow, event_table
+from ipytaskfarm.display.farm_tables import event_table
 
 
 class History(JsonCommand):
@@ -68,6 +68,6 @@ the last 100 events, or more with --last. Removed tasks have no history.
         return OK
 
 
-def events(questioner: Questioner, question: messages.ReadHistory) -> list[EventRow]:
+def events(questioner: Questioner, question: messages.ReadHistory) -> list[tables.EventRow]:
     """Return the events in order of time."""
     return questioner.answer_for(question, tables.EventTable, timeout_s=LONG_S).rows

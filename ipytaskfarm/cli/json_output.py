@@ -13,10 +13,9 @@ import msgspec
 
 from ipytaskfarm.core.formatting import job_state
 from ipytaskfarm.core.messages import CacheTable
-from ipytaskfarm.core.messages.tables import EngineRow, FarmState, JobRow, TaskRow
+from ipytaskfarm.core.messages.tables import EngineRow, EventRow, FarmState, JobRow, TaskRow
 from ipytaskfarm.core.states import state_counts, state_word
 from ipytaskfarm.core.text import error_line
-from ipytaskfarm.display.farm_tables import EventRow
 from ipytaskfarm.display.text import local_time
 
 if TYPE_CHECKING:  # few commands look at groups

@@ -25,7 +25,7 @@ from ipytaskfarm.core.messages import tables
 from ipytaskfarm.core.messages.payload import ResultBody
 from ipytaskfarm.deployment.home import Home
 from ipytaskfarm.deployment.light_client import connect
-from ipytaskfarm.display.farm_tables import EventRow, event_table
+from ipytaskfarm.display.farm_tables import event_table
 
 FOLLOW_S = 0.2
 BLOCK_BYTES = 1 << 16
@@ -151,7 +151,7 @@ that task in all logs of the farm, what happened to the task, and what it printe
             print(f"it has not ended: `tc.barrier({task}, stream=True)` shows what it prints meanwhile")
         return OK
 
-    def _known(self, home: Home, task: int) -> tuple[list[EventRow], bool, ResultBody] | None:
+    def _known(self, home: Home, task: int) -> tuple[list[tables.EventRow], bool, ResultBody] | None:
         """Return a task's history, whether it has ended, and its result; None if the farm does not know it or does not
         run.
         """

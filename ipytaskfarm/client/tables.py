@@ -9,7 +9,7 @@ from datetime import datetime
 from typing import Any, NamedTuple, NoReturn, TypeVar, overload
 
 from ..core.formatting import job_state
-from ..core.messages.tables import JobRow, TaskRow
+from ..core.messages.tables import EventRow, JobRow, TaskRow
 from ..core.states import RUNNING, State
 from ..display import farm_tables
 from ..display.tables import TEXT_MAX, Table
@@ -189,7 +189,7 @@ class Event(NamedTuple):
         return f"<task {self.task}: {self.what}{where}{at}{f', {self.more}' if self.more else ''}>"
 
 
-def event_listing(rows: Sequence[farm_tables.EventRow]) -> Listing:
+def event_listing(rows: Sequence[EventRow]) -> Listing:
     """Return the events of `tc.history` as a table."""
     events = [
         Event(_when(at_s), task, name, what, engine if engine >= 0 else None, more)

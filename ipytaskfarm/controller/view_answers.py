@@ -12,10 +12,12 @@ import os
 import threading
 import time
 from collections import Counter, deque
+from collections.abc import Callable
+from functools import partial
 from pathlib import Path
 from typing import TypeAlias, get_args
 
-from ..core.handlers.view import UNFINISHED, unfinished_page, with_unfinished
+from ..core.handlers.view import UNFINISHED, unfinished_page, with_started, with_unfinished
 from ..core.messages import (
     Answer,
     ReadCauses,
@@ -26,7 +28,6 @@ from ..core.messages import (
     Refusal,
     Reply,
 )
-from ..core.messages.view import TaskPage
 from ..core.scheduler.state import SchedulerState
 from ..core.states import State
 from ..core.text import text_of
@@ -44,7 +45,8 @@ StoreQuestion: TypeAlias = ReadCauses | ReadHistory | ReadStretches | ReadTaskIn
 STORE_QUESTIONS = frozenset(get_args(StoreQuestion))
 """The questions that are answered here."""
 
-_Found: TypeAlias = Reply | tuple[TaskPage, list[int]]
+_Found: TypeAlias = Reply | Callable[[SchedulerState], Reply]
+"""An answer, or how it is made of what the store has and what only memory knows."""
 
 
 class ViewAnswers:
@@ -126,8 +128,8 @@ class ViewAnswers:
             session, n, reply = self._read.popleft()
             self._asked[session] -= 1
             # Tasks that have not ended stand in the store as they were submitted: only memory has their states.
-            if isinstance(reply, tuple):
-                reply = with_unfinished(self._farm, *reply)
+            if callable(reply):
+                reply = reply(self._farm)
             found.append((session, Answer(n, reply)))
         if found:
             self._asked += Counter()  # drops the entries with zero
@@ -167,9 +169,11 @@ def _answer(tables: TaskTables, question: StoreQuestion, failed: int) -> _Found:
     if isinstance(question, ReadCauses):
         return tables.causes(question)
     if isinstance(question, ReadHistory):
-        return tables.history(question)
+        table = tables.history(question)
+        return table if isinstance(table, Refusal) else partial(with_started, table=table, question=question)
     if isinstance(question, ReadStretches):
         return tables.stretches(question)
     if isinstance(question, ReadTaskInput):
         return tables.task_input(question)
-    return tables.page(question, failed)
+    found = tables.page(question, failed)
+    return found if isinstance(found, Refusal) else partial(with_unfinished, page=found[0], holders=found[1])

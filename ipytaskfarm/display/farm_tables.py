@@ -4,10 +4,10 @@ from __future__ import annotations
 
 from collections import Counter
 from collections.abc import Sequence
-from typing import Any, TypeAlias
+from typing import Any
 
 from ..core.formatting import job_state
-from ..core.messages.tables import EngineRow, FrozenRow, JobRow, TaskRow
+from ..core.messages.tables import EngineRow, EventRow, FrozenRow, JobRow, TaskRow
 from ..core.messages.task_types import FailureSummary
 from ..core.requirements import amount
 from ..core.states import STATE_WORDS, State, state_word
@@ -15,8 +15,6 @@ from ..core.text import error_line
 from .tables import Column, Table
 from .text import ago, counts_text, ending, number, size, span, summary, when
 
-EventRow: TypeAlias = tuple[float, int, str | None, str, int, str]
-"""A row of `core.messages.tables.EventTable`."""
 PAGE = 100
 """Number of rows that are shown of a longer table."""
 

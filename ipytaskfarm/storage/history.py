@@ -8,14 +8,11 @@ from __future__ import annotations
 
 from collections.abc import Callable, Container, Iterable, Iterator
 from itertools import islice
-from typing import TypeAlias
 
 from ..core.messages import ReadHistory
+from ..core.messages.tables import EventRow
 from .inserts import Row
 from .rows import asked, decode_indexes
-
-Event: TypeAlias = tuple[float, int, str | None, str, int, str]
-"""(time, task, name, what, engine id or -1, details)."""
 
 _KEYS = (
     "WITH asked (id, chunk) AS (SELECT a.value, (SELECT c.id FROM tasks AS c INDEXED BY tasks_with_items "
@@ -56,12 +53,12 @@ _EVENTS_OF_ALL = _events("?1 IS NULL")
 _EVENTS_OF_SOME = _events("task IN (SELECT value FROM json_each(?1))")
 
 
-def read_events(select: Callable[[str, Row], Iterable[Row]], question: ReadHistory, count: int) -> list[Event]:
+def read_events(select: Callable[[str, Row], Iterable[Row]], question: ReadHistory, count: int) -> list[EventRow]:
     """Return the last `count` events that match, in order of time.  select: runs a SELECT with its parameters."""
     wanted = None if question.ids is None else frozenset(question.ids)
     keys = None if wanted is None else asked(row[0] for row in select(_KEYS, (asked(wanted),)))
     before = _row_of(select, question.before) if question.before is not None else (None, None, None)
-    found: list[Event] = []
+    found: list[EventRow] = []
     # Each row is at least one event, so the last rows have the last events.  The row at which the page before ended may
     # have none that is left.
     rows = select(

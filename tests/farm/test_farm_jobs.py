@@ -340,6 +340,21 @@ def test_what_happened_can_be_looked_up(one: TaskClient) -> None:
     assert again[0] > bad
 
 
+def test_the_history_of_a_running_task_has_its_start(one: TaskClient, tmp_path: Path) -> None:
+    gate = Gate(tmp_path / "gate")
+    task = one.run(Task(gate.code, name="at work"))
+    eventually(lambda: one.status(task).started_at is not None, DEADLINE_S)
+    (started,) = (row for row in one.history(task).rows if row.what == "started")
+    assert (started.at, started.engine, started.more) == (one.status(task).started_at, 0, "attempt 1")
+    assert [row.what for row in one.history(name="at work")] == ["accepted", "started"]
+    assert [row.what for row in one.history(name="at work", last=1)] == ["started"]
+    assert not one.history(task, what="succeeded").rows
+    assert not one.history(task, since=time.time()).rows
+    gate.open()
+    one.barrier(task, timeout=DEADLINE_S)
+    assert [row.what for row in one.history(task)] == ["accepted", "started", "succeeded"]
+
+
 def test_what_is_aborted_one_by_one_does_not_hold_its_engine(one: TaskClient) -> None:
     """The engine begins the next task as the one before is interrupted: a recall would come too late."""
     for _ in range(3):

@@ -9,7 +9,8 @@ from collections.abc import Callable, Iterator
 from heapq import nlargest
 from itertools import islice
 
-from ..messages import FollowFarm, NumberReply, ReadEngines, ReadJobs, ReadTaskPage, Refusal, WhyWaiting
+from ..messages import FollowFarm, NumberReply, ReadEngines, ReadHistory, ReadJobs, ReadTaskPage, Refusal, WhyWaiting
+from ..messages.tables import EventRow, EventTable
 from ..messages.view import (
     AGENTS_MAX,
     FROZEN_MAX,
@@ -329,3 +330,38 @@ def with_unfinished(farm: SchedulerState, page: TaskPage, holders: list[int]) ->
         task = farm.tasks.unfinished.get(holder)
         rows.append(row if task is None else page_row(farm, task))
     return TaskPage(rows, page.next, page.full)
+
+
+def with_started(farm: SchedulerState, table: EventTable, question: ReadHistory) -> EventTable:
+    """Return a page of the history with the begin of each run that goes on, which the store has only after its end."""
+    if question.ids is None:
+        tasks = {run[0] for engine in farm.engines.by_name.values() for run in engine.running()}
+    else:
+        tasks = set(question.ids)
+    rows = [row for task in tasks if (row := _started(farm, task)) is not None and _matches(row, question, table)]
+    if not rows:
+        return table
+    return EventTable(sorted([*table.rows, *rows], key=_moment_of)[-question.last :], table.next)
+
+
+def _started(farm: SchedulerState, task_id: int) -> EventRow | None:
+    task = farm.tasks.unfinished.get(task_id)
+    if task is None or task.items or type(task.place) is not Assigned or task.place.since_s is None:
+        return None
+    engine = farm.engines.by_name.get(task.place.engine)
+    if engine is None or task.place.wall_s is None:
+        return None
+    return task.place.wall_s, task.id, name_of(task), "started", engine.id, f"attempt {task.attempt}"
+
+
+def _matches(row: EventRow, question: ReadHistory, table: EventTable) -> bool:
+    at_s, _, name, what, _, _ = row
+    asked = question.name in (None, name) and at_s >= question.since_s
+    on_page = (question.before is None or _moment_of(row) < question.before) and (
+        table.next is None or _moment_of(row) > table.next
+    )
+    return asked and on_page and (question.what or "").lower() in what
+
+
+def _moment_of(row: EventRow) -> tuple[float, int, str]:
+    return row[0], row[1], row[3]

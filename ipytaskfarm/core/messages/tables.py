@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from typing import Any
+from typing import Any, TypeAlias
 
 import msgspec
 
@@ -115,10 +115,14 @@ class RunningTable(msgspec.Struct, frozen=True, tag=True):
     """How many engines run nothing."""
 
 
-class EventTable(msgspec.Struct, frozen=True, tag=True):
-    """(when, task, name, what, engine id or -1, more), in order of time."""
+EventRow: TypeAlias = tuple[float, int, str | None, str, int, str]
+"""(when, task, name, what, engine id or -1, more)."""
 
-    rows: list[tuple[float, int, str | None, str, int, str]]
+
+class EventTable(msgspec.Struct, frozen=True, tag=True):
+    """Events, in order of time."""
+
+    rows: list[EventRow]
     next: tuple[float, int, str] | None = None
     """(when, task, what) of the earliest event of a full page."""
 
