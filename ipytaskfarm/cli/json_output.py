@@ -7,6 +7,7 @@ zone, durations are seconds, sizes are bytes, and unknown values are null.
 from __future__ import annotations
 
 import json
+from collections.abc import Mapping
 from typing import TYPE_CHECKING, Any
 
 import msgspec
@@ -79,7 +80,7 @@ def farm_shape(state: FarmState) -> dict[str, Any]:
     return shape
 
 
-def job_shape(row: JobRow) -> dict[str, Any]:
+def job_shape(row: JobRow, failed: Mapping[str, int]) -> dict[str, Any]:
     """Return a line of ``ipytaskfarm jobs``."""
     return {
         "name": row.name,
@@ -89,6 +90,7 @@ def job_shape(row: JobRow) -> dict[str, Any]:
         "state": job_state(row),
         "opened": moment(row.opened_s or None),
         "priority": row.priority,
+        "failed": failed.get(row.id),
     }
 
 

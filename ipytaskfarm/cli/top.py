@@ -122,7 +122,7 @@ def screen(
         "engines", engine_table(seen.state.engines, seen.at_s if trouble else None), width, _share(room, 0.25)
     )
     if seen.jobs:
-        lines += _part("jobs", job_table(seen.jobs), width, _share(room, 0.2))
+        lines += _part("jobs", job_table(seen.jobs, {}), width, _share(room, 0.2))
     why = [safe(line, width) for line in seen.why[: _share(room, 0.25)]]
     left = None if height is None else max(3, height - len(lines) - len(why) - 4)
     lines += ["", *_task_lines(seen.tasks, width, left, selected)]

@@ -14,7 +14,7 @@ import msgspec
 
 from ..core import errors, messages
 from ..core.arguments import INT_MAX, as_bool, check_count, check_int, check_names, check_number, check_text, wrong
-from ..core.messages import tables
+from ..core.messages import tables, view
 from ..core.messages.payload import ResultBody
 from ..core.states import ABORTS
 from ..core.text import Text, text_of
@@ -210,7 +210,8 @@ def read_history(
 
 def list_jobs(session: Session) -> Listing:
     """Return the farm's jobs as a table, the latest last."""
-    return job_listing(session.ask_for(messages.FindJobs(), tables.JobTable).rows)
+    rows = session.ask_for(messages.FindJobs(), tables.JobTable).rows
+    return job_listing(rows, session.ask_for(view.ReadCauses.of_jobs(rows), view.CauseTable).failed(rows))
 
 
 def find_job(session: Session, name_or_id: str | JobLine) -> tables.JobRow:

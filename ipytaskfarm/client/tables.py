@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import html
 import warnings
-from collections.abc import Callable, Iterable, Iterator, Sequence
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from datetime import datetime
 from typing import Any, NamedTuple, NoReturn, TypeVar, overload
 
@@ -212,10 +212,13 @@ class JobLine(NamedTuple):
     opened: datetime | None
     priority: int | None = None
     """What was set for all its tasks; None: each has its own."""
+    failed: int | None = None
+    """Tasks that have failed and were not submitted again; None: not counted, as of jobs before the latest 500."""
 
     def __repr__(self) -> str:
         opened = f", opened {self.opened:%Y-%m-%d %H:%M:%S}" if self.opened else ""
-        return f"<job {self.name!r}: {self.tasks} tasks, {self.unfinished} unfinished, {self.state}{opened}>"
+        failed = f"{self.failed} failed, " if self.failed else ""
+        return f"<job {self.name!r}: {self.tasks} tasks, {self.unfinished} unfinished, {failed}{self.state}{opened}>"
 
 
 def _of_a_job(line: JobLine, name: str) -> NoReturn:
@@ -225,13 +228,16 @@ def _of_a_job(line: JobLine, name: str) -> NoReturn:
 JobLine.__getattr__ = _of_a_job  # type: ignore[attr-defined]  # in the class it would hide mistakes from type checkers
 
 
-def job_listing(rows: Sequence[JobRow]) -> Listing:
-    """Return the jobs of `tc.jobs` as a table."""
+def job_listing(rows: Sequence[JobRow], failed: Mapping[str, int]) -> Listing:
+    """Return the jobs of `tc.jobs` as a table.  failed: as for `farm_tables.job_table`."""
     lines = [
-        JobLine(row.name, row.id, row.total, row.unfinished, job_state(row), _when(row.opened_s or None), row.priority)
+        JobLine(
+            row.name, row.id, row.total, row.unfinished, job_state(row), _when(row.opened_s or None), row.priority,
+            failed.get(row.id),
+        )
         for row in rows
-    ]
-    return Listing(JobLine._fields, lines, farm_tables.job_table(rows))
+    ]  # fmt: skip
+    return Listing(JobLine._fields, lines, farm_tables.job_table(rows, failed))
 
 
 class FailureGroup(OldNames):

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections import Counter
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from typing import Any
 
 from ..core.formatting import job_state
@@ -69,12 +69,13 @@ _NODES = (
 )
 _JOBS = (
     Column("job"),
-    Column("id", 2),
+    Column("id", 3),
     Column("tasks"),
     Column("unfinished"),
+    Column("failed", 1),
     Column("state"),
-    Column("priority", 3),
-    Column("opened", 1, least=MOMENT),
+    Column("priority", 4),
+    Column("opened", 2, least=MOMENT),
 )
 _EVENTS = (
     Column("when", least=MOMENT),
@@ -189,14 +190,15 @@ def node_table(agents: Sequence[dict[str, Any]]) -> Table:
     return Table(_NODES, cells, nothing="no nodes")
 
 
-def job_table(rows: Sequence[JobRow]) -> Table:
-    """Return a table of jobs, the newest last."""
+def job_table(rows: Sequence[JobRow], failed: Mapping[str, int]) -> Table:
+    """Return a table of jobs, the newest last.  failed: job -> failed tasks, of the jobs of which they are known."""
     cells = [
         (
             row.name,
             row.id,
             row.total,
             row.unfinished,
+            failed.get(row.id) or "",
             job_state(row),
             (row.unfinished and row.priority) or "",
             when(row.opened_s or None),
@@ -204,7 +206,8 @@ def job_table(rows: Sequence[JobRow]) -> Table:
         for row in rows
     ]
     above = [f"{number(len(rows), 'job')}, the newest last"] if len(rows) > 1 else []
-    return Table(_JOBS, cells, above=above, nothing="no jobs")
+    marked = [place for place, row in enumerate(rows) if failed.get(row.id)]
+    return Table(_JOBS, cells, failed=marked, above=above, nothing="no jobs")
 
 
 def _is_good(event: str) -> bool:

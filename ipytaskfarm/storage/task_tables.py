@@ -17,6 +17,7 @@ from ..core.messages import ReadHistory, Refusal
 from ..core.messages.pages import EVENTS_MAX
 from ..core.messages.tables import EventTable
 from ..core.messages.view import (
+    JOBS_COUNTED,
     PAGE_MAX,
     STRETCHES_MAX,
     CauseTable,
@@ -45,7 +46,6 @@ RARE = 50_000
 """The number of failed tasks up to which their index is faster than a look at all tasks."""
 IDS_SHOWN = 8
 CAUSES_MAX = 500
-JOBS_SHOWN = 500
 INPUT_BYTES = 64 * 1024
 PICTURE_WIDTH = 2000
 """The width, in stretches, of the picture that a window is drawn in."""
@@ -109,12 +109,12 @@ class TaskTables:
             rows = [self._cause(question.job, *group) for group in groups[:count]]
             of_jobs, jobs = "t.job IS NOT NULL", []
             if question.jobs is not None:
-                of_jobs, jobs = "t.job IN (SELECT value FROM json_each(?))", [json.dumps(question.jobs[:JOBS_SHOWN])]
+                of_jobs, jobs = "t.job IN (SELECT value FROM json_each(?))", [json.dumps(question.jobs[:JOBS_COUNTED])]
             by_job = self._db.execute(
                 "SELECT t.job, count(*) AS n FROM finals AS f INDEXED BY finals_by_cause CROSS JOIN tasks AS t "
                 f"ON t.id = f.task WHERE f.reason <> '' AND {of_jobs} AND {_UNRETRIED} "
                 "GROUP BY 1 ORDER BY n DESC LIMIT ?",
-                (*jobs, JOBS_SHOWN),
+                (*jobs, JOBS_COUNTED),
             ).fetchall()
         except sqlite3.OperationalError as error:
             if "interrupted" not in str(error):

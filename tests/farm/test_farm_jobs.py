@@ -108,11 +108,13 @@ def test_a_jobs_tasks_as_they_end_and_once_more(one: TaskClient, tmp_path: Path)
         job.add_task(Task(f"import os\nif {i} == 1 and not os.path.exists({str(mended)!r}): 1/0\na = {i}", pull="a"))
     ids = job.submit()
     assert sorted(job.as_completed(DEADLINE_S)) == ids
+    assert [line.failed for line in one.jobs() if line.id == job.id] == [1]
     mended.touch()
     (again,) = job.retry()
     assert job.ids == [ids[0], again, ids[2], ids[3]]
     assert job.results(timeout=DEADLINE_S) == [{"a": i} for i in range(4)]
     assert job.retry() == []
+    assert [line.failed for line in one.jobs() if line.id == job.id] == [0]
     found = one.job(job.id)  # as a kernel that was restarted finds it
     assert found.ids == job.ids
     assert found.results(timeout=DEADLINE_S) == [{"a": i} for i in range(4)]

@@ -19,7 +19,7 @@ import ipytaskfarm
 from ipytaskfarm.cli import COMMANDS, main, top
 from ipytaskfarm.cli.application import UsageError, _command
 from ipytaskfarm.core import errors, messages
-from ipytaskfarm.core.messages import tables
+from ipytaskfarm.core.messages import tables, view
 from ipytaskfarm.core.messages.task_types import FailureSummary
 from ipytaskfarm.deployment.light_client import Questioner
 from tests.conftest import Dirs
@@ -176,6 +176,7 @@ def replies(now_s: float) -> dict[type, messages.Reply]:
     return {
         messages.FarmStatus: state,
         messages.FindJobs: tables.JobTable([job]),
+        view.ReadCauses: view.CauseTable([], by_job=[(job.id, 3)]),
         messages.ListTasks: tables.TaskRows(tasks, omitted=40),
         messages.ListEngines: tables.EngineTable(engines),
         messages.ReadHistory: tables.EventTable(events),

@@ -51,7 +51,7 @@ EVERY = {
     "tasks": farm_tables.task_table(TASKS, omitted=2705, page=100, more="last=0 lists all"),
     "engines": farm_tables.engine_table([engine(0), engine(1)]),
     "nodes": farm_tables.node_table([agent("node1.cluster.example"), agent("node2.cluster.example")]),
-    "jobs": farm_tables.job_table([JOB, JOB]),
+    "jobs": farm_tables.job_table([JOB, JOB], {JOB.id: 2}),
     "events": farm_tables.event_table([EVENT, EVENT]),
 }
 

@@ -12,7 +12,15 @@ import pytest
 from ipytaskfarm.core import saves as s
 from ipytaskfarm.core.messages import Refusal
 from ipytaskfarm.core.messages.task_types import FailureSummary, Final, Rules
-from ipytaskfarm.core.messages.view import PAGE_MAX, ReadCauses, ReadStretches, ReadTaskInput, ReadTaskPage, TaskPage
+from ipytaskfarm.core.messages.view import (
+    JOBS_COUNTED,
+    PAGE_MAX,
+    ReadCauses,
+    ReadStretches,
+    ReadTaskInput,
+    ReadTaskPage,
+    TaskPage,
+)
 from ipytaskfarm.storage import task_tables
 from ipytaskfarm.storage.store import Store
 from ipytaskfarm.storage.task_tables import TaskTables
@@ -149,7 +157,7 @@ def test_failed_tasks_are_counted_of_the_jobs_that_are_asked_for(tmp_path: Path)
     with closing(TaskTables(tmp_path / "store.sqlite")) as tables:
         assert dict(tables.causes(ReadCauses(jobs=["j3", "j899", "none"])).by_job) == {"j3": 2, "j899": 1}
         assert tables.causes(ReadCauses(jobs=[])).by_job == []
-        assert len(tables.causes(ReadCauses()).by_job) == task_tables.JOBS_SHOWN
+        assert len(tables.causes(ReadCauses()).by_job) == JOBS_COUNTED
 
 
 def test_items_that_ended_for_themselves_are_no_runs_of_their_chunk(tmp_path: Path) -> None:
