@@ -148,6 +148,11 @@ class JobRecord:
         """Return the controller's rows of the tasks."""
         return self.client.session.ask_for(ListTasks(self.ids), tables.TaskRows).rows if self.ids else []
 
+    def last_end_s(self) -> float | None:
+        """Return when (wall clock) the last task has ended, as the last 5,000 of them tell; None: not known."""
+        rows = self.client.session.ask_for(ListTasks(self.ids[-ROWS_MAX:]), tables.TaskRows).rows
+        return max((row.completed_s for row in rows if row.completed_s), default=None)
+
     def counts(self) -> StateCounts:
         """Return the number of tasks by state."""
         if self.members is not None and len(self.members) > ROWS_MAX:

@@ -491,8 +491,9 @@ class Job:
         name, opened_s = f"job {self.name}", self._opened_s
         page = page_path(session.farm, self._record.id or "")
         if members is not None:
-            return LiveProgress(MapWork(session, members), "items", name, opened_s, page)
-        return LiveProgress(TaskWork(session, set(self._record.ids)), "tasks", name, opened_s, page)
+            return LiveProgress(MapWork(session, members), "items", name, opened_s, page, self._record.last_end_s)
+        work = TaskWork(session, set(self._record.ids))
+        return LiveProgress(work, "tasks", name, opened_s, page, self._record.last_end_s)
 
     @classmethod
     def of_row(cls, client: TaskCalls, row: tables.JobRow) -> Job:

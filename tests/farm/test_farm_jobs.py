@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import os
+import re
 import subprocess
 import sys
 import time
@@ -13,6 +14,7 @@ from pathlib import Path
 import pytest
 
 from ipytaskfarm import Task, TaskClient, errors
+from ipytaskfarm.client.estimate import span
 from ipytaskfarm.display.colours import BARS
 from tests.support.farms import DEADLINE_S, Gate, module_farm
 from tests.support.polling import eventually
@@ -119,6 +121,21 @@ def test_a_jobs_tasks_as_they_end_and_once_more(one: TaskClient, tmp_path: Path)
     assert found.ids == job.ids
     assert found.results(timeout=DEADLINE_S) == [{"a": i} for i in range(4)]
     assert found.counts() == {"scheduled": 0, "running": 0, "succeeded": 4, "failed": 0}
+
+
+@pytest.mark.parametrize("is_map", [True, False])
+def test_a_job_that_another_kernel_finds_took_as_long_as_it_took(one: TaskClient, is_map: bool) -> None:
+    job = one.map(abs, [1, 2], name="before", block=False) if is_map else one.create_job("before")
+    if not is_map:
+        job.add_task(Task("a = 1"))
+        job.submit()
+    assert job.wait(DEADLINE_S)
+    code = "import sys; from ipytaskfarm import TaskClient; print(TaskClient(sys.argv[1]).job(sys.argv[2])._live())"
+    command = [sys.executable, "-c", code, one.farm, job.id]
+    shown = subprocess.run(command, capture_output=True, text=True, timeout=60, check=True).stdout
+    ends = [row.completed_at for row in one.tasks(job=job).rows]
+    took_s = max(end.timestamp() for end in ends if end is not None) - job._opened_s
+    assert re.search(r", in (\S+ \S+)", shown)[1] == span(took_s)  # type: ignore[index]
 
 
 def test_an_abort_of_a_job_says_why(one: TaskClient, tmp_path: Path) -> None:
