@@ -35,6 +35,8 @@ FRAMES_MAX = 3000
 """The number of frames of one traceback. Of a longer traceback, the beginning and the end are kept."""
 _AROUND = 2
 """The number of source lines before and after a place that travel with it."""
+_BEGIN = 6
+"""If the function begins at most this number of lines before the place, its lines from there on travel too."""
 _LINES_MAX = 12
 _LINE_CHARACTERS_MAX = 400
 _FILES_KEPT = 512
@@ -106,7 +108,8 @@ def _place(tb: types.TracebackType, code: types.CodeType, texts: dict[int, tuple
                 if start == line:
                     columns = (end, column, end_column)
                 break
-    first = max(1, line - _AROUND)
+    begin = code.co_firstlineno
+    first = begin if 0 < begin <= line <= begin + _BEGIN and code.co_name != "<module>" else max(1, line - _AROUND)
     last = min(columns[0] or line, line + _LINES_MAX) + _AROUND
     source = linecache.getlines(code.co_filename, tb.tb_frame.f_globals)
     lines = tuple(each.rstrip("\n")[:_LINE_CHARACTERS_MAX] for each in source[first - 1 : last])
@@ -322,6 +325,14 @@ def _varint(number: int) -> bytes:
     return bytes(found)
 
 
+_HEAD = "(*_):  # …"
+"""The end of a line that stands for the first line of a function, which did not come along."""
+
+
+def _differ(known: str, line: str) -> bool:
+    return known != line and not known.endswith(_HEAD)
+
+
 _sources: OrderedDict[str, dict[int, str]] = OrderedDict()
 """File name -> line number -> line, for files that do not exist here. linecache has the lines as long as this has."""
 _sources_lock = threading.Lock()
@@ -340,12 +351,14 @@ def _with_source(place: ErrorPlace) -> str:
             return name
         lines = dict(enumerate(place.lines, place.lines_from))
         known = _sources.get(name)
-        if known is not None and any(known.get(number, line) != line for number, line in lines.items()):
+        if known is not None and any(_differ(known.get(number, line), line) for number, line in lines.items()):
             # Other code has the same name: names of tasks are short.
             stem = name.removesuffix(">")
             name = f"{stem} {zlib.crc32(repr(place.lines).encode(errors='replace')):08x}{name[len(stem) :]}"
             known = _sources.get(name)
-        merged = _sources[name] = {**(known or {}), **lines}
+        # IPython reads a function from its first line on, and shows nothing of it without a `def` there.
+        head = {place.first_line: f"def {place.name}{_HEAD}"} if place.name.isidentifier() else {}
+        merged = _sources[name] = {**head, **(known or {}), **lines}
         _sources.move_to_end(name)
         text = [merged[number] + "\n" if number in merged else "\n" for number in range(1, max(merged) + 1)]
         linecache.cache[name] = (sum(map(len, text)), None, text, name)
