@@ -15,7 +15,7 @@ from ..core.messages.task_types import Function, JobSpec
 from ..core.states import Reason
 from ..core.text import did_you_mean
 from ..display.ipython import users_frames
-from ..display.text import counts_text
+from ..display.text import counts_text, number
 from ..environment import TaskEnvironment
 from ..system.deadlines import end_of, left_s
 from ..system.live_pages import page_path
@@ -474,7 +474,7 @@ class Job:
 
     def __repr__(self) -> str:
         if not self._record.is_submitted:
-            return f"<Job {self.name!r}: {len(self._record.tasks)} tasks, not submitted>"
+            return f"<Job {self.name!r}: {number(len(self._record.tasks), 'task')}, not submitted>"
         return f"<Job {self.name!r}: {counts_text(self.counts())}>"
 
     def _ipython_display_(self) -> None:

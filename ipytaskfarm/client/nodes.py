@@ -10,6 +10,7 @@ from ..core.messages.tables import FarmState
 from ..core.states import state_counts
 from ..display.farm_tables import node_table
 from ..display.tables import Table
+from ..display.text import number
 
 
 class Node:
@@ -50,7 +51,7 @@ class Node:
         self.fetched_bytes: int = row["fetched_bytes"]
 
     def __repr__(self) -> str:
-        return f"<node {self.name}: {self.state}, {self.engines} engines>"
+        return f"<node {self.name}: {self.state}, {number(self.engines, 'engine')}>"
 
 
 class Snapshot:

@@ -20,6 +20,7 @@ import msgspec
 
 from ..core.messages import Output
 from ..display.ipython import user_shell
+from ..display.text import number
 from .display import in_order
 from .screens import Slot
 
@@ -242,7 +243,8 @@ class OutputPrinter:
 
     def _remark(self, label: str, count: int) -> str:
         gap = self._gaps.get(label)
-        return self._line(label, f"… {count:,} lines{f' and {gap:,} characters between them' if gap else ''} not shown")
+        between = f" and {gap:,} characters between them" if gap else ""
+        return self._line(label, f"… {number(count, 'line')}{between} not shown")
 
     def _write(self, items: list[tuple[SeenOutput, OutputItem]], remarks: list[str]) -> None:
         streams: dict[int, TextIO] = {}

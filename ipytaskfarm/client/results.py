@@ -549,7 +549,8 @@ class TaskResult:
         final, body = self._final, self._contents()
         where = f" on engine {final.engine_id}" if final.engine_id >= 0 else ""
         state = self.status if final.reason in ("", self.status) else f"{self.status}: {final.reason}"
-        parts = [f"<div><b>task {final.id}</b> {html.escape(state)}{where} in {span(final.run_s)}</div>"]
+        took = f" in {span(final.run_s)}" if final.run_s else ""  # an aborted task may never have run
+        parts = [f"<div><b>task {final.id}</b> {html.escape(state)}{where}{took}</div>"]
         shown = enumerate(body.outputs if displays else ())
         parts += [
             text_html(text) if output is None else output_html(output)

@@ -218,7 +218,8 @@ class JobLine(NamedTuple):
     def __repr__(self) -> str:
         opened = f", opened {self.opened:%Y-%m-%d %H:%M:%S}" if self.opened else ""
         failed = f"{self.failed} failed, " if self.failed else ""
-        return f"<job {self.name!r}: {self.tasks} tasks, {self.unfinished} unfinished, {failed}{self.state}{opened}>"
+        tasks = f"{number(self.tasks, 'task')}, {self.unfinished:,} unfinished, {failed}{self.state}"
+        return f"<job {self.name!r}: {tasks}{opened}>"
 
 
 def _of_a_job(line: JobLine, name: str) -> NoReturn:

@@ -237,7 +237,7 @@ def _run_time(run_s: float) -> str:
 def explain_item(chunk: Final, item: int) -> list[str]:
     """Return lines for people about a silent item of an ended chunk."""
     others = max(0, chunk.items - len(chunk.separate) - 1)
-    share = f"it shared a run of {_run_time(chunk.run_s)} with {others} other items"
+    share = f"it shared a run of {_run_time(chunk.run_s)} with {others} other item{'' if others == 1 else 's'}"
     times = {"id": item, "run_s": chunk.run_s / max(1, chunk.items - len(chunk.separate))}
     first, *rest = explain_final(msgspec.structs.replace(chunk, **times))
     return [f"{first}; {share}", *rest]

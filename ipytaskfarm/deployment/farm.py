@@ -380,7 +380,8 @@ class Farm:
         if phase < FarmPhase.RUNNING or state is None:
             return f"<{what} {self.name!r}: starting>"
         counts = state.counts
-        tasks = f"{counts.get('scheduled', 0)} tasks scheduled, {counts.get('pending', 0)} running"
+        scheduled = counts.get("scheduled", 0)
+        tasks = f"{scheduled} task{'' if scheduled == 1 else 's'} scheduled, {counts.get('pending', 0)} running"
         paused = ", paused" if state.held else ""
         open_to = f", {self._supervisor.listening}" if self._supervisor.listening else ""
         return f"<{what} {self.name!r}: {ready_engines(state)} of {state.wanted} engines, {tasks}{paused}{open_to}>"

@@ -129,7 +129,7 @@ def _task_cells(row: TaskRow) -> tuple[object, ...]:
     engine = None if row.engine_id is None or row.engine_id < 0 else row.engine_id  # it has ended without a run
     return (
         row.id, state, reason, row.name, engine, row.attempts, row.priority or "", when(row.submitted_s),
-        span(row.run_s), error_text(row.failure),
+        span(row.run_s or None), error_text(row.failure),
     )  # fmt: skip
 
 

@@ -85,7 +85,7 @@ class FarmStatusView:
             f"tasks: {counts}",
             *([] if s.stopping or not s.refusing else [f"no task is accepted: {s.refusing}"]),
             *(
-                f"agent on {a['node']}: pid {a['pid']}, {a['state']}, {a['starting']} engines starting"
+                f"agent on {a['node']}: pid {a['pid']}, {a['state']}, {number(a['starting'], 'engine')} starting"
                 for a in s.agents
             ),
             f"engines: {sum(e.state in ('idle', 'busy') for e in s.engines)} of {s.wanted} ready",

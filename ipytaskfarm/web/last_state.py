@@ -7,6 +7,7 @@ import time
 from typing import Any
 
 from ipytaskfarm.display.tables import Table
+from ipytaskfarm.display.text import number
 from ipytaskfarm.system.user_code import with_cells
 from ipytaskfarm.view.picture import PictureData
 
@@ -30,7 +31,7 @@ def head(farm: str, picture: PictureData) -> str:
     state = "" if status.get("state") == "up" else f" ({status.get('text') or 'not there'})"
     at_s = status.get("seen_s") if state else None  # of a farm that is gone: when it was like this
     at = time.strftime("%Y-%m-%d %H:%M:%S", time.localtime(at_s))
-    return f"farm {farm!r}{state}: {tasks}; {engines:,} engines, {at}"
+    return f"farm {farm!r}{state}: {tasks}; {number(engines, 'engine')}, {at}"
 
 
 def tables(picture: PictureData) -> list[Table]:

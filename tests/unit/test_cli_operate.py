@@ -123,6 +123,8 @@ def test_a_job_has_the_names_of_python() -> None:
     assert parsed(job_shape(row, failed), "opened") == line._asdict()
     assert list(job_shape(row, failed)) == list(JobLine._fields)
     assert re.fullmatch(r"<job 'primes': 3 tasks, 1 unfinished, 2 failed, running, opened 2023-11-1\d .*>", repr(line))
+    alone = JobRow("id", "primes", 1, 1, 1, False, "", None)  # type: ignore[arg-type]
+    assert repr(job_listing([alone], {})[0]) == "<job 'primes': 1 task, 1 unfinished, running>"
     with pytest.raises(TypeError, match="number of a row, not 'state': `to_dataframe"):
         job_listing([row], {})["state"]  # type: ignore[index]
 

@@ -239,3 +239,8 @@ def test_the_old_word_for_running_still_counts() -> None:
     with pytest.deprecated_call(match="running"):
         assert not state != "pending"  # noqa: SIM202 - the other operator
     assert state != "scheduled"
+
+
+def test_a_task_that_never_ran_has_no_duration() -> None:
+    never = tables.TaskRow(7, "failed", "aborted", None, -1, 0, 0.0, None, 0.0, 1.0)
+    assert "µs" not in farm_tables.task_table([never], omitted=0).text(200)

@@ -14,7 +14,8 @@ function Body({ task }) {
   const facts = [];
   if (end) {
     facts.push(["engine", end.engine_id >= 0 ? `${end.engine_id}${end.node ? ` on ${end.node}` : ""}` : "none"]);
-    facts.push(["run time", span(end.run_s)], ["attempts", end.attempts], ["submitted", moment(end.submitted_s)], ["ended", moment(end.completed_s)]);
+    if (end.run_s) facts.push(["run time", span(end.run_s)]);
+    facts.push(["attempts", end.attempts], ["submitted", moment(end.submitted_s)], ["ended", moment(end.completed_s)]);
     if (end.value_bytes !== null) facts.push(["value", size(end.value_bytes)]);
     if (end.displays) facts.push(["displays", end.displays]);
   } else if (input) facts.push(["submitted", moment(input.submitted_s)]);
