@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from ipytaskfarm.core import messages as m
+from ipytaskfarm.core.messages.tables import TaskRows
 from ipytaskfarm.core.messages.task_types import Ended, Rules, Submission
 from ipytaskfarm.core.scheduler.decision import Assignment
 
@@ -46,6 +47,9 @@ def test_measured_quick_tasks_are_sent_ahead_up_to_the_wanted_work() -> None:
     move(sim, agent)
     run_next(sim, agent, engine, run_s=0.001)
     assert 44 <= len(engine.held()) <= 51  # 50 ms of 1 ms tasks
+    reply = sim.ask(m.ListTasks(state="unfinished"))
+    assert isinstance(reply, TaskRows)
+    assert {(row.reason, row.attempts) for row in reply.rows} == {("running", 1), ("sent ahead", 0), ("queued", 0)}
 
 
 def test_large_payloads_are_sent_ahead_up_to_some_bytes() -> None:

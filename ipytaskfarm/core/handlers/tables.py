@@ -175,13 +175,14 @@ def task_row(farm: SchedulerState, task: TaskEntry) -> TaskRow:
     place = task.place
     engine = farm.engines.by_name.get(place.engine) if type(place) is Assigned else None
     began = place.wall_s if type(place) is Assigned else None
+    is_ahead = type(place) is Assigned and place.since_s is None  # its run has a number, and has not begun
     return TaskRow(
         task.id,
         task.state,
         reason_of(farm, task),
         name_of(task),
         engine.id if engine else None,
-        task.attempt,
+        task.attempt - is_ahead,
         task.submitted_s,
         began,
         priority=task.rules.priority if task.rules is not None else 0,
