@@ -176,7 +176,7 @@ class TaskTables:
     def _by_ranges(self, question: ReadTaskPage, wanted: _Filter, count: int) -> tuple[TaskPage, list[int]]:
         """Look at all tasks, a range of ids after the other, until the page is full or the time is over."""
         lowest, highest = self._db.execute(_EXTENT).fetchone()
-        ended = bool(wanted.conditions) and question.state in _ENDED
+        ended = len(wanted.conditions) > 1 and question.state in _ENDED  # the first one is about chunks
         join = "JOIN" if ended else "LEFT JOIN"
         where = " AND ".join([*wanted.conditions, "t.id BETWEEN ? AND ?"])
         order = "ASC" if question.oldest_first else "DESC"
@@ -268,7 +268,7 @@ _ENDED = {*(state.value for state in FINAL), "finished", "aborted"}
 
 def _filter(question: ReadTaskPage) -> _Filter | None:
     """Return the conditions of a page.  None: the state is unknown."""
-    conditions: list[str] = []
+    conditions = [f"{_RUNS} > 0"]  # a chunk whose items all became tasks of their own stands for none
     values: list[Any] = []
     match question.state:
         case None | "finished":

@@ -178,6 +178,15 @@ def test_items_that_ended_for_themselves_are_no_runs_of_their_chunk(tmp_path: Pa
     assert sorted((row.first_id, row.count, row.bad) for row in rows) == [(0, 8, 0), (3, 1, 1), (4, 1, 0)]
 
 
+def test_a_chunk_without_items_of_its_own_is_no_line(tmp_path: Path) -> None:
+    with closing(Store.open(tmp_path / "store.sqlite")) as store:
+        store.commit([msgspec.structs.replace(task(0), items=2), s.SaveSeparate(0, [0, 1]), task(1), task(2)])
+        store.commit([ended(0), ended(1, FAILS[0]), ended(2)])
+    with closing(TaskTables(tmp_path / "store.sqlite")) as tables:
+        assert everything(tables) == [2, 1]
+        assert everything(tables, state="succeeded") == [2]
+
+
 def test_stretches_are_those_of_the_window(tables: TaskTables) -> None:
     table = tables.stretches(ReadStretches(1099.2, 1200.0))
     assert sum(row.count for row in table.rows) == 102, "one that begins before the end, one that ends after the begin"
