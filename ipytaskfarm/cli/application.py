@@ -333,9 +333,20 @@ def _text_of(error: BaseException) -> str:
     return str(error)
 
 
+_MEANT = {
+    **dict.fromkeys(("clear", "delete", "rm"), "remove"), **dict.fromkeys(("cancel", "kill"), "abort"),
+    **dict.fromkeys(("scale", "workers"), "engines"), **dict.fromkeys(("view", "dashboard", "live"), "web"),
+    **dict.fromkeys(("errors", "traceback"), "failures"), **dict.fromkeys(("info", "ps", "snapshot"), "status"),
+    "why": "explain", "nodes": "agents", "output": "result", "ls": "list",
+}  # fmt: skip
+"""A word that is no command -> the command that does it."""
+
+
 def _command(name: str) -> Command:
     if name not in COMMANDS:
-        raise UsageError(f"there is no command {name!r}{did_you_mean(name, COMMANDS, '')}")
+        meant = _MEANT.get(name)
+        near = f", did you mean {meant}?" if meant else did_you_mean(name, COMMANDS, "")
+        raise UsageError(f"there is no command {name!r}{near}")
     module, _, attribute = COMMANDS[name][0].rpartition(".")
     command = getattr(import_module(module), attribute)()
     assert isinstance(command, Command)

@@ -39,6 +39,7 @@ WIDTHS = (80, 200)
         (["status", "-x"], "there is no flag -x"),
         (["status", "--Status.frm=x"], "did you mean --Status.farm?"),
         (["stauts"], "there is no command 'stauts', did you mean status?"),
+        (["clear", "3"], "there is no command 'clear', did you mean remove?"),
         (["status", "--farm"], "--farm needs a value: --farm NAME"),
         (["status", "--farm", "--json"], "--farm needs a value: --farm NAME"),
         (["start", "-n"], "-n needs a value: -n N"),
