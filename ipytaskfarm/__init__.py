@@ -122,6 +122,12 @@ else:
         "FarmClusterExecutor": ("ipytaskfarm.adapters.executorlib_executor", "FarmClusterExecutor"),
     }
 
+    _MEANT = {
+        **dict.fromkeys(("Client", "connect"), "TaskClient(), or MultiEngineClient()"),
+        **dict.fromkeys(("Cluster", "LocalCluster", "init", "start"), "Farm(n=4)"),
+        **{name: f"TaskClient().{name}" for name in ("map", "submit", "run", "tasks", "jobs", "progress")},
+    }
+
     def __getattr__(name: str) -> object:
         from importlib import import_module
 
@@ -134,7 +140,7 @@ else:
             if not name.startswith("_"):
                 from .core.text import did_you_mean
 
-                near = did_you_mean(name, __all__)
+                near = f"; instead: {_MEANT[name]}" if name in _MEANT else did_you_mean(name, __all__)
             raise AttributeError(f"module 'ipytaskfarm' has no attribute {name!r}{near}") from None
         module = import_module(module_name)
         value = module if attribute is None else getattr(module, attribute)

@@ -252,6 +252,7 @@ MISTAKES: list[Mistake] = [
     ("module that is not there", lambda w: add_dependency("nunpy"), FileNotFoundError, "no such module"),
     ("misspelt name of the package", lambda w: ipytaskfarm.TaskCleint, AttributeError,  # type: ignore[attr-defined]
      "module 'ipytaskfarm' has no attribute 'TaskCleint', did you mean 'TaskClient'?"),
+    ("another library's client", lambda w: ipytaskfarm.Client, AttributeError, "instead: TaskClient(), or"),  # type: ignore[attr-defined]
 ]  # fmt: skip
 
 
