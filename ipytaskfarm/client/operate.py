@@ -27,6 +27,7 @@ from .ids import LISTED, Ids, id_list, listed, not_registered, seconds, task_id
 from .outbox import check_size
 from .packing import pack_once
 from .results import TaskResult
+from .rules import flag
 from .session import Session
 from .tables import JobLine, Listing, event_listing, job_listing
 from .wait_notices import raise_users
@@ -250,7 +251,7 @@ def drain(session: Session, nodes: str | Iterable[str], on: bool) -> int:
     names = check_names("nodes", nodes)
     if not all(map(str.strip, names)):
         raise ValueError("nodes: an empty text names no node; tc.snapshot() has their names")
-    return session.ask_for(messages.DrainNode(names, bool(on)), messages.NumberReply).value
+    return session.ask_for(messages.DrainNode(names, flag("on", on)), messages.NumberReply).value
 
 
 # --------------------------------------------------------------------------------------------------

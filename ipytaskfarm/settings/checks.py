@@ -273,6 +273,10 @@ def read_startup(what: str, startup: object) -> tuple[str | None, str]:
     if startup is None:
         return None, ""
     if isinstance(startup, str):
+        if re.fullmatch(r"\S+\.py", startup):
+            raise ValueError(
+                f"{what}={startup!r} is the name of a file, and a str is code: give pathlib.Path({startup!r})"
+            )
         return startup, "start-up code"
     if isinstance(startup, os.PathLike):
         path = Path(startup).expanduser()

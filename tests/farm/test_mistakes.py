@@ -233,6 +233,9 @@ MISTAKES: list[Mistake] = [
     ("arguments behind mec.apply", lambda w: engines(w).apply(f, 3), TypeError, "one argument is args=(3,)"),
     ("block of imap", lambda w: client(w).imap(f, [1], block=False), TypeError,
      "tc.map(…, block=False) returns the job at once"),
+    ("start-up file as a str", lambda w: AnyFarm(n=1, startup="setup.py"), ValueError,
+     "a str is code: give pathlib.Path('setup.py')"),
+    ("drain or not, as text", lambda w: client(w).drain("n", on="no"), TypeError, "on must be True or False"),
     ("farm's name as a number", lambda w: AnyFarm(n=1, name=5), TypeError, "a farm's name must be a str, not int: 5"),
     # Names that others' objects have
     ("results of a job's line", lambda w: with_line(w).results, AttributeError, "tc.job(line), which is the job"),
