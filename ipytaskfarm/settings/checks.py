@@ -268,6 +268,7 @@ def read_startup(what: str, startup: object) -> tuple[str | None, str]:
 
     Raises:
         FileNotFoundError: the file cannot be read.
+        ValueError: a str is the name of a file, or the file is not UTF-8.
         SyntaxError: the code is not valid Python.
     """
     if startup is None:
