@@ -398,6 +398,8 @@ class Digester:
             members = enum_members(cls)
             extras = enum_extras(cls)
             self.guards.append(MembersGuard(cls))
+            if (boundary := vars(cls).get("_boundary_")) is not None:  # what becomes of bits that have no name
+                attributes = {**attributes, "_boundary_": boundary}
         return self._parts(
             "class",
             cls.__qualname__,
