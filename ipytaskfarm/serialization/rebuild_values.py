@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import contextlib
 import importlib
+import json.scanner
 import logging
 import sys
 import types
@@ -23,6 +24,11 @@ def load_stream(name: str, part: str | None) -> Any:
     """Return this process's own standard stream, or its ``buffer``."""
     stream = getattr(sys, name)
     return stream if part is None else getattr(stream, part)
+
+
+def new_json_scanner(parts: dict[str, Any]) -> Any:
+    """Return the scanner in C of a ``json.JSONDecoder``, which it copies these attributes from."""
+    return json.scanner.c_make_scanner(types.SimpleNamespace(**parts))  # type: ignore[attr-defined]
 
 
 def fill_state(obj: Any, state: Any) -> None:

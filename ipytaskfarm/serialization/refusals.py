@@ -96,7 +96,6 @@ _REMEDIES = {
     "cProfile.Profile": "send its statistics, such as `pstats.Stats(profile).stats`",
     "psutil.Process": "send its pid",
     "unittest.mock.NonCallableMock": "make it inside the task",
-    "_struct.Struct": "send its format",
     "re.Match": "send what it found, such as its `groups()`",
     "hmac.HMAC": "send its digest, or hash inside the task",
     "zlib.Compress": _MAKE,

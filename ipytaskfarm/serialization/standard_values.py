@@ -372,14 +372,30 @@ def _of_name_resolver(kind: type) -> Any:
     return (lambda pickler, found: (kind, ())) if named else None
 
 
-def _of_stateless(kind: type) -> Any:
-    """Find the reducer for types without a state of their own, whose instances pickle refuses or cannot restore."""
+def _of_few_parts(kind: type) -> Any:
+    """Find the reducer for types whose instances pickle refuses or cannot restore, and a few parts make anew."""
     named = (kind.__module__, kind.__name__)
     if named == ("random", "SystemRandom"):
         return lambda pickler, found: (kind, ())
+    if named == ("_struct", "Struct"):
+        return lambda pickler, found: (kind, (found.format,))
+    if named == ("_json", "Scanner"):
+        return lambda pickler, found: (values.new_json_scanner, (_parts_of(found, _SCANNER),))
+    if kind.__module__ in ("msgspec.json", "msgspec.msgpack") and kind.__name__ in ("Encoder", "Decoder"):
+        return lambda pickler, found: (functools.partial(kind, **_parts_of(found, _CODEC)), ())
     if kind.__name__ == "finfo" and str(kind.__module__).partition(".")[0] == "numpy":
         return lambda pickler, found: (kind, (found.dtype,))
     return None
+
+
+_SCANNER = ("strict", "object_hook", "object_pairs_hook", "parse_float", "parse_int", "parse_constant")
+_CODEC = (
+    "type", "strict", "dec_hook", "float_hook", "ext_hook", "enc_hook", "decimal_format", "uuid_format", "order"
+)  # fmt: skip
+
+
+def _parts_of(found: Any, names: Iterable[str]) -> dict[str, Any]:
+    return {name: getattr(found, name) for name in names if hasattr(found, name)}
 
 
 def _of_wrapt(kind: type) -> Any:
@@ -424,7 +440,7 @@ def _has_no_state(found: Any) -> bool:
 
 
 REDUCERS[vars(typing)["_GenericAlias"]] = _reduce_alias
-KINDS += [_of_compiled, _of_name_resolver, _of_stateless, _of_wrapt, *shared_state.KINDS, _of_module_singles]
+KINDS += [_of_compiled, _of_name_resolver, _of_few_parts, _of_wrapt, *shared_state.KINDS, _of_module_singles]
 BASES.update(
     {
         vars(io)["IOBase"].__base__: _reduce_stream,

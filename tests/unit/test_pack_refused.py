@@ -76,7 +76,6 @@ REFUSED: dict[str, tuple[str, str]] = {
     "subprocess": ("import subprocess, sys\np = subprocess.Popen([sys.executable, '-c', ''])\n(p, p.wait())[0]", START),
     "joblib pool": ("import joblib\njoblib.Parallel(1)", MAKE),
     "match": ("import re\nre.match('a', 'a')", "`groups()`"),
-    "compiled format": ("import struct\nstruct.Struct('i')", "send its format"),
     "shared library": ("import ctypes\nctypes.CDLL(None)", "load the library inside the task"),
     "compressor": ("import zlib\nzlib.compressobj()", MAKE),
     "iterator of arrays": ("import numpy\nnumpy.nditer([1])", "make it inside the task"),
