@@ -157,9 +157,8 @@ def _job_row(job: JobEntry) -> JobRow:
 
 def warn_late(farm: SchedulerState, task_id: int, attempt: int, now: Now, out: Decision) -> None:
     """Tell the client and the log that a run takes longer than its `warn_after`."""
-    task = farm.tasks.unfinished.get(task_id)
-    place = task.place if task is not None else None
-    if task is None or type(place) is not Assigned or place.attempt != attempt or task.rules is None:
+    task = farm.tasks.in_run(task_id, attempt)
+    if task is None or task.rules is None:
         return
     task.own_trial_state().late = True
     name = f" ({task.rules.name})" if task.rules.name else ""

@@ -447,6 +447,7 @@ def begin(farm: SchedulerState, task: TaskEntry, now: Now) -> None:
 def _watch(farm: SchedulerState, task: TaskEntry, warn_after_s: float, now: Now) -> None:
     """Set the timer of `warn_after` for a run that has begun."""
     farm.timers.set(now.mono_s + warn_after_s, "late", (task.id, task.attempt))
+    farm.timers.clean("late", lambda data: farm.tasks.in_run(*data) is not None)
 
 
 def unassign(farm: SchedulerState, task: TaskEntry, why: Queued) -> None:
