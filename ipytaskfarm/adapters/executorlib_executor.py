@@ -71,6 +71,26 @@ class FarmClusterExecutor(Executor):
         return True
 
     @property
+    def max_workers(self) -> int | None:
+        """The number of engines; None after `shutdown`.  It can be raised, of a farm that the executor has started.
+
+        Raises NotImplementedError where it cannot be set.
+        """
+        return None if self._is_shut_down else self._max_workers
+
+    @max_workers.setter
+    def max_workers(self, number: int) -> None:
+        more = number - self._max_workers
+        if self._farm is None or more < 0:
+            raise NotImplementedError(
+                f"max_workers is {self._max_workers}, and can only be raised, of an executor that has started its farm "
+                "itself: `ipytaskfarm engines` adds and removes engines of any farm"
+            )
+        with self._farm.multiengine_client() as engines:
+            engines.add_engines(more)
+        self._max_workers = number
+
+    @property
     def info(self) -> dict[str, Any] | None:
         """Return the number of workers, and the resources of each call; None after `shutdown`."""
         if self._is_shut_down:
@@ -91,13 +111,15 @@ class FarmClusterExecutor(Executor):
             resource_dict: ``cores`` × ``threads_per_core`` cores, ``gpus_per_core``, ``cwd``, ``exclusive``,
                 ``run_time_max`` (seconds), ``priority``, ``restart_limit``.
 
+        A parameter ``executorlib_worker_id`` of the function gets the engine's id.
+
         Raises ValueError for resources that a farm does not have, and for more cores than ``max_cores``.
         """
         resources = {**self._resources, **(resource_dict or {})}
         rules = rules_of(resources)
         check_cores(resources, self._cores_max)
         function: Callable[..., T] = fn
-        if self._init_function is not None:
+        if self._init_function is not None or _takes_worker_id(fn):
             function = partial(with_presets, self._init_function, function)
         if resources.get("cwd") is not None:
             function = partial(in_folder, os.fspath(resources["cwd"]), function)
@@ -269,26 +291,35 @@ def _resolved(value: Any) -> Any:
 
 # -- functions that engines call
 
-_presets: dict[Callable[[], dict[str, Any]], dict[str, Any]] = {}
+_presets: dict[Callable[[], dict[str, Any]] | None, dict[str, Any]] = {}
+_WORKER_ID = "executorlib_worker_id"
 
 
-def with_presets(init: Callable[[], dict[str, Any]], function: Callable[..., T], *args: Any, **kwargs: Any) -> T:
+def with_presets(init: Callable[[], dict[str, Any]] | None, function: Callable[..., T], *args: Any, **kwargs: Any) -> T:
     """Call a function with arguments that `init` has preset on this engine, unless the call gives them."""
     if init not in _presets:
-        _presets[init] = init()
+        _presets[init] = init() if init is not None else {}
     return function(*args, **{**_accepted(function, _presets[init]), **kwargs})
 
 
 def _accepted(function: Callable[..., Any], presets: dict[str, Any]) -> dict[str, Any]:
     import inspect
 
+    from ipytaskfarm.engine import user_namespace
+
     from ..core.signatures import signature_of
 
-    parameters = signature_of(function).parameters.values()
-    if any(each.kind is inspect.Parameter.VAR_KEYWORD for each in parameters):
+    parameters = signature_of(function).parameters
+    if _WORKER_ID in parameters:
+        presets = {_WORKER_ID: user_namespace()["id"], **presets}
+    if any(each.kind is inspect.Parameter.VAR_KEYWORD for each in parameters.values()):
         return presets
-    names = {each.name for each in parameters}
-    return {name: value for name, value in presets.items() if name in names}
+    return {name: value for name, value in presets.items() if name in parameters}
+
+
+def _takes_worker_id(function: Callable[..., Any]) -> bool:
+    code = getattr(function, "__code__", None)
+    return code is not None and _WORKER_ID in code.co_varnames[: code.co_argcount + code.co_kwonlyargcount]
 
 
 def in_folder(folder: str, function: Callable[..., T], *args: Any, **kwargs: Any) -> T:
