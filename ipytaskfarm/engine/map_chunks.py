@@ -13,7 +13,7 @@ from typing import Any, NamedTuple
 from ..core.errors import InputsLost, TaskRejectError, UnpickleableException
 from ..core.messages.payload import FailureBody, ResultBody
 from ..core.messages.task_types import Deferral, FailureSummary, ItemEnd, LostInputs
-from ..core.signatures import signature_of
+from ..core.signatures import called_name, signature_of
 from ..core.states import DEFERS, LOSES_INPUTS, Reason
 from ..serialization.pack import for_many, pack
 from ..serialization.tracebacks import argument_texts
@@ -128,8 +128,7 @@ class ItemNames(NamedTuple):
     def name(self, index: int) -> str:
         """Return an item's name: ``item 37 of 60: f(x=0.3)``."""
         of = "" if self.total is None else f" of {self.total}"
-        called = getattr(self.function, "__name__", None) or type(self.function).__name__
-        return f"item {self.first + index}{of}: {called}({self._arguments(index)})"
+        return f"item {self.first + index}{of}: {called_name(self.function)}({self._arguments(index)})"
 
     def _arguments(self, index: int) -> str:
         arguments = self.arguments(index)
