@@ -169,13 +169,13 @@ class _Walk:
         """Address -> digest, of values that have it under each name: no mutable object is first seen in them."""
         self._spaces: dict[int, int] = {}
         """Address of the globals of a function -> their number: two modules or namespaces may have one name."""
-        self._reads_docstrings = False
+        self._reads_texts = False
 
     def recipe(self, function: Any) -> FunctionRecipe:
         name = _name_of(function)
         self.add("callable", name, self.digest_of(function, ""), "")
         self.go_on()
-        if self._reads_docstrings:
+        if self._reads_texts:
             self._add_docstrings()
         self.add_packages()
         self.add("python", "Python", PYTHON, "")
@@ -323,7 +323,7 @@ class _Walk:
             used, wanted = used_globals(function)
         found = used
         names = {*_names_used(code), *((ALL,) if asks_by_name(code) else ())}
-        self._reads_docstrings = self._reads_docstrings or not names.isdisjoint(_DOCSTRINGS)
+        self._reads_texts = self._reads_texts or not names.isdisjoint(_ASK_FOR_TEXTS)
         # One that uses builtins alone travels without its module.
         of_module = used or ALL in names or not vars(builtins).keys() >= {*wanted}
         if of_module and home is not None and travel(home.__name__) is Travel.SOURCE:
@@ -449,9 +449,9 @@ class _Walk:
         for module, name, definition in reached.definitions:
             whole = f"{module}.{name}" if name else module
             self.add(definition.kind, whole, definition.digest, user, "" if not name else f"line {definition.line}")
-            self._reads_docstrings = self._reads_docstrings or not definition.uses.isdisjoint(_DOCSTRINGS)
+            self._reads_texts = self._reads_texts or not definition.uses.isdisjoint(_ASK_FOR_TEXTS)
         for module, member in reached.members.items():
-            if self._reads_docstrings:
+            if self._reads_texts:
                 self.add("source of module", module, hashlib.sha256(member.source).hexdigest(), user)
             for path, content in member.data.items():
                 self.add("data file", f"{module}/{path}", hashlib.sha256(content).hexdigest(), user)
@@ -573,7 +573,7 @@ def _names_used(code: types.CodeType) -> set[str]:
     return names if names.isdisjoint(_COMPUTES) else {*names, ALL}
 
 
-_DOCSTRINGS = ("__doc__", "getdoc")
+_ASK_FOR_TEXTS = ("__doc__", "getdoc", "getsource", "getsourcelines")
 _COMPUTES = ("getattr", "globals", "vars", "__dict__", "eval", "exec", "dir", "attrgetter", "getmembers")
 
 
