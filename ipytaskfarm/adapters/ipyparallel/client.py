@@ -147,10 +147,13 @@ class Client:
             raise TypeError(f"targets by int/slice/collection of ints only, not {type(targets)}")
         if any(each not in self._engines for each in chosen):
             self._look()
-        for each in chosen:
-            if each not in self._names:
+        unknown = [each for each in chosen if each not in self._names]
+        # Calls to an engine that is being replaced wait for it; it is not in `ids`, as a dead one in ipyparallel.
+        replaced = self.multiengine.get_ids() if unknown else ()
+        for each in unknown:
+            if each not in replaced:
                 raise IndexError(f"No such engine: {each}")
-        return [self._names[each] for each in chosen], chosen
+        return [self.uuid_of(each) for each in chosen], chosen
 
     def wait_for_engines(
         self,
