@@ -300,7 +300,7 @@ LIBRARY: dict[str, tuple[str, Key]] = {
         "import msgspec\nclass P(msgspec.Struct):\n    x: float\nmsgspec.json.Decoder(P, strict=False)",
         lambda value: value.decode(b'{"x": "1.5"}').x,
     ),
-    "msgspec encoder": (
+    "msgspec encoder with a hook": (
         "import msgspec\nmsgspec.msgpack.Encoder(enc_hook=lambda v: [*v.args], order='sorted')",
         via("encode", {"b": ValueError(1), "a": 1}),
     ),
