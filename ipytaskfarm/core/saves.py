@@ -301,6 +301,8 @@ class TaskRecord(msgspec.Struct, frozen=True, gc=False):
     items: int = 0
     part: tuple[int, int] | None = None
     cache: CacheKey | None = None
+    payload_bytes: int = 0
+    """The size of its payload, with code that nobody before it needs, if one of them is large; else 0."""
 
 
 class FinalRecord(msgspec.Struct, frozen=True, array_like=True, gc=False):

@@ -30,45 +30,57 @@ _POOLED_MAX = 8
 _modules = sys.modules
 _ENTRIES_MAX = 1024
 _OUT_OF_BAND_BYTES = 16 * 1024
+_BESIDE_BYTES = 2**20
+"""So many bytes of buffers that are too small to be blobs stand beside a pickle. Further ones stay in it, so that it
+becomes a blob itself: a list of a thousand small arrays would travel inside messages."""
 _ALIGNMENT = 64
-_DEFINITION_BYTES = 16 * 2**20
+_DEFINITION_BYTES = 4 * 2**20
 """The pickle of a function is a blob from this size on. Smaller ones, with sources of modules in them, stay inside:
 then the function has a name that does not depend on its pickle, and is not packed again at each call."""
 
 
-def keep_inside(buffer: pickle.PickleBuffer, beside: list[memoryview]) -> bool:
-    """Return whether a buffer stays in the pickle. If not, the buffer has been added to `beside`."""
-    try:
-        raw = buffer.raw()
-    except BufferError:
-        return True  # not contiguous
-    if raw.nbytes < _OUT_OF_BAND_BYTES:
-        return True
-    beside.append(raw)
-    return False
+class _Beside:
+    """The buffers that stand beside a pickle."""
 
-
-class _Sink:
-    """A pickler with its output and the large buffers that it met."""
-
-    __slots__ = ("buffers", "file", "pickler")
+    __slots__ = ("buffers", "small_bytes")
 
     def __init__(self) -> None:
-        self.file = io.BytesIO()
         self.buffers: list[memoryview] = []
-        self.pickler = Pickler(self.file, 5, buffer_callback=self.take)
+        self.small_bytes = 0
 
     def take(self, buffer: pickle.PickleBuffer) -> bool:
-        """Return whether the buffer stays in the pickle."""
-        return keep_inside(buffer, self.buffers)
+        """Return whether a buffer stays in the pickle."""
+        try:
+            raw = buffer.raw()
+        except BufferError:
+            return True  # not contiguous
+        if raw.nbytes < _OUT_OF_BAND_BYTES:
+            return True
+        if raw.nbytes < BLOB_BYTES:
+            self.small_bytes += raw.nbytes
+            if self.small_bytes > _BESIDE_BYTES:
+                return True
+        self.buffers.append(raw)
+        return False
+
+
+class _Sink(_Beside):
+    """A pickler with its output and the large buffers that it met."""
+
+    __slots__ = ("file", "pickler")
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.file = io.BytesIO()
+        self.pickler = Pickler(self.file, 5, buffer_callback=self.take)
 
     def dump(self, obj: Any, writer: BlobWriter | None) -> bytes:
         """Return one pack. After an exception the sink must not be used again."""
         dump_settled(self.pickler, self.file, obj)
         data = self.file.getvalue()
         if self.buffers or (writer is not None and len(data) >= BLOB_BYTES):
-            data = _frame(data, self.buffers, writer)
-            self.buffers = []
+            data = b"".join(_laid_out(data, self.buffers, writer))
+            self.buffers, self.small_bytes = [], 0
         self.file.seek(0)
         self.file.truncate()
         self.pickler.forget()
@@ -92,10 +104,6 @@ def dumps(obj: Any, writer: BlobWriter | None = None) -> bytes:
     if len(_pool) < _POOLED_MAX:
         _pool.append(sink)
     return data
-
-
-def _frame(data: bytes, buffers: list[memoryview], writer: BlobWriter | None) -> bytes:
-    return b"".join(_laid_out(data, buffers, writer))
 
 
 def _laid_out(
@@ -339,15 +347,11 @@ def _parts_inline(function: Any, writer: BlobWriter | None, kind: type[Pickler] 
     """Return a pack of the function in parts. Its large buffers are not copied until the parts are joined."""
     if later and later[0] in _modules:
         refuse_connections()
-    buffers: list[memoryview] = []
-
-    def take(buffer: pickle.PickleBuffer) -> bool:
-        return keep_inside(buffer, buffers)
-
-    data = dump_inline(function, kind, take)
-    if not buffers and (writer is None or len(data) < _DEFINITION_BYTES):
+    beside = _Beside()
+    data = dump_inline(function, kind, beside.take)
+    if not beside.buffers and (writer is None or len(data) < _DEFINITION_BYTES):
         return [data]
-    return _laid_out(data, buffers, writer, _DEFINITION_BYTES)
+    return _laid_out(data, beside.buffers, writer, _DEFINITION_BYTES)
 
 
 def _refers_to_blobs(parts: list[bytes | memoryview]) -> bool:

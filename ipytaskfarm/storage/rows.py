@@ -12,6 +12,7 @@ from typing import Any
 import msgspec
 
 from ..core import saves as s
+from ..core.limits import PAYLOAD_BYTES
 from ..core.messages.dependencies import Needs
 from ..core.messages.result_cache import CacheKey
 from ..core.messages.tables import TaskRow
@@ -413,21 +414,23 @@ FUNCTIONS = (
     "ORDER BY asked.key"
 )
 
+_LARGE = f"iif(length({{payload}}) >= {PAYLOAD_BYTES}, length({{payload}}), NULL)"
 _RECORD = (
     "SELECT t.id, ifnull(p.queue_seq, t.queue_seq), iif(p.payload IS NULL, t.function, p.function), t.name, t.rules, "
     "ifnull(t.submitted_s, 0.0), t.session, {attempts}, ifnull(p.errors, 0), ifnull(p.losses, 0), "
     "ifnull(p.recovery, 0), t.needs, p.until_s, ifnull(p.trial, 1), p.began_s, "
-    "ifnull(p.received, 0), t.parent, t.spawn, t.queue_seq, t.items, t.part_of, t.part, t.cache "
+    "ifnull(p.received, 0), t.parent, t.spawn, t.queue_seq, t.items, t.part_of, t.part, t.cache, "
+    f"{_LARGE.format(payload='ifnull(p.payload, t.payload)')} "
 )
 REQUEUED = _RECORD.format(attempts="p.attempt") + (
     "FROM progress AS p CROSS JOIN tasks AS t ON t.id = p.task "
     "WHERE NOT EXISTS (SELECT 1 FROM finals AS f WHERE f.task = t.id)"
 )
 """The unfinished tasks that went back to their queues."""
-_RARE = "t.needs, t.parent, t.spawn, t.items, t.part_of, t.part, t.cache"
+_RARE = "t.needs, t.parent, t.spawn, t.part_of, t.cache, " + _LARGE.format(payload="t.payload")
 FRESH = (
     "SELECT t.id, t.queue_seq, t.function, t.name, t.rules, ifnull(t.submitted_s, 0.0), t.session, "
-    f"iif(t.items OR coalesce(t.needs, t.parent, t.spawn, t.part_of, t.cache) IS NOT NULL, json_array({_RARE}), NULL) "
+    f"iif(t.items OR coalesce({_RARE}) IS NOT NULL, json_array({_RARE}, t.items, t.part), NULL) "
     "FROM tasks AS t WHERE NOT EXISTS (SELECT 1 FROM finals AS f WHERE f.task = t.id) "
     "AND NOT EXISTS (SELECT 1 FROM progress AS p WHERE p.task = t.id) ORDER BY t.id"
 )
@@ -454,6 +457,8 @@ CACHE_KEYS = (
     "SELECT t.cache, t.needs FROM json_each(?) AS asked CROSS JOIN tasks AS t ON t.id = asked.value "
     "WHERE t.cache IS NOT NULL"
 )
+
+LARGE_CODE = f"SELECT digest, length(code) FROM functions WHERE length(code) >= {PAYLOAD_BYTES}"
 
 CHUNK_OF = "SELECT id, items FROM tasks INDEXED BY tasks_with_items WHERE id < ? AND items > 0 ORDER BY id DESC LIMIT 1"
 """The last chunk that was submitted before an id."""

@@ -421,7 +421,9 @@ class Store:
             # Engines compare the numbers: they only grow, although answered batches are forgotten.
             next_handout=max(self._one("SELECT ifnull(max(number), 0) + 1 FROM handouts"), self.epoch << 32),
             blocks=db.execute(rows.BLOCKS).fetchall(),
-            tasks=unfinished_records(db.execute(rows.FRESH), db.execute(rows.REQUEUED), history),
+            tasks=unfinished_records(
+                db.execute(rows.FRESH), db.execute(rows.REQUEUED), history, dict(db.execute(rows.LARGE_CODE))
+            ),
             children=db.execute(rows.CHILDREN).fetchall(),
             mail=db.execute(rows.MAIL_COUNTS).fetchall(),
             finals=[

@@ -15,7 +15,7 @@ from .rows import decode_cache_key, decode_needs
 
 _decode_rules = msgspec.json.Decoder(Rules).decode
 _decode_rare = msgspec.json.Decoder(
-    tuple[str | None, int | None, str | None, int, int | None, int | None, str | None]
+    tuple[str | None, int | None, str | None, int | None, str | None, int | None, int, int | None]
 ).decode
 
 
@@ -45,17 +45,20 @@ def task_records(found: Iterable[Row], history: dict[int, list[AttemptRow]]) -> 
             id, queue_seq, function, None if text is None else read_rules(text, name), submitted_s, session,
             attempt, errors, losses, recovery, history.get(id, none) if history else none,
             None if needs is None else decode_needs(needs), until_s, trial, began_s, received, parent, spawn,
-            accepted_seq, items, part_of(chunk, index), None if cache is None else decode_cache_key(cache),
+            accepted_seq, items, part_of(chunk, index), None if cache is None else decode_cache_key(cache), size or 0,
         )
         for id, queue_seq, function, name, text, submitted_s, session, attempt, errors, losses, recovery, needs,
-        until_s, trial, began_s, received, parent, spawn, accepted_seq, items, chunk, index, cache in found
+        until_s, trial, began_s, received, parent, spawn, accepted_seq, items, chunk, index, cache, size in found
     ]  # fmt: skip
 
 
 def unfinished_records(
-    fresh: Iterable[Row], requeued: Iterable[Row], history: dict[int, list[AttemptRow]]
+    fresh: Iterable[Row], requeued: Iterable[Row], history: dict[int, list[AttemptRow]], code: dict[str | None, int]
 ) -> list[TaskRecord]:
-    """Convert rows of `FRESH` and `REQUEUED`. There may be millions, so calls per row are avoided."""
+    """Convert rows of `FRESH` and `REQUEUED`. There may be millions, so calls per row are avoided.
+
+    code: digest -> bytes of large functions. Each is read for the first task that needs it.
+    """
     read_rules = RulesReader()
     none: list[AttemptRow] = []  # shared by all that have no history
     records = []
@@ -68,14 +71,17 @@ def unfinished_records(
         records.append(record if rare is None else _with_rare_columns(record, rare))
     if again := task_records(requeued, history):
         records = sorted([*records, *again], key=lambda record: record.id)
+    for place, record in enumerate(records) if code else ():
+        if size := code.pop(record.function, 0):
+            records[place] = msgspec.structs.replace(record, payload_bytes=record.payload_bytes + size)
     return records
 
 
 def _with_rare_columns(record: TaskRecord, rare: str) -> TaskRecord:
-    needs, parent, spawn, items, chunk, index, cache = _decode_rare(rare)
+    needs, parent, spawn, chunk, cache, size, items, index = _decode_rare(rare)
     return msgspec.structs.replace(
         record, needs=None if needs is None else decode_needs(needs), parent=parent, spawn=spawn, items=items,
-        part=part_of(chunk, index), cache=None if cache is None else decode_cache_key(cache),
+        part=part_of(chunk, index), cache=None if cache is None else decode_cache_key(cache), payload_bytes=size or 0,
     )  # fmt: skip
 
 

@@ -155,7 +155,7 @@ class Hub:
         With `can_wait` it is sent with the next other message, or after `hub_session.LAZY_S`.
 
         Raises:
-            ResultTooLarge: the message is larger than `MAX_MESSAGE_BYTES`.
+            ResultTooLarge: the message is larger than `message_bytes_max`.
         """
         state = self._states.get(session)
         if state is None:

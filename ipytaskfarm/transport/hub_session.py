@@ -7,7 +7,7 @@ from collections.abc import Iterable
 
 from .interface import ConnectionId
 from .peer_events import Peer
-from .reliable_session import Greeting, ReliableSession
+from .reliable_session import Greeting, ReliableSession, message_bytes_max
 
 LAZY_S, LAZY_ACK_S = 0.002, 0.02
 """How long a message that can wait, and an acknowledgement alone, wait for another message to the same peer. One is
@@ -25,7 +25,7 @@ class HubSession:
         """See `session_places.pool_of`."""
         self.user = ""
         """The user id of its present connection, which tells the key."""
-        self.session = ReliableSession()
+        self.session = ReliableSession(max_message_bytes=message_bytes_max(peer.role))
         self.connection: ConnectionId | None = None
         self.ended: ConnectionId | None = None
         """The connection that the peer has closed, until there is a new one: its last messages may still be read."""

@@ -198,11 +198,11 @@ class Link:
         """Queue a message, which `step` sends. `Acked(token)` comes once the controller has handled it.
 
         Raises:
-            ResultTooLarge: the message is larger than `MAX_MESSAGE_BYTES`, or it is an agent's and has more values than
+            ResultTooLarge: the message is larger than `message_bytes_max`, or it is an agent's and has more values than
                 the controller accepts.
             TypeError: it cannot be encoded.
         """
-        body = wire.encode_message(message)
+        body = wire.encode_message(message, self._role)
         if self._role == "agent" and len(body) > COUNTED_BYTES:
             check_parts(body, PARTS_MAX - 1)  # the packet's list is one value more
         self._session.say(body, token)

@@ -157,7 +157,7 @@ def test_a_client_may_have_half_of_the_bytes(monkeypatch: pytest.MonkeyPatch) ->
     large = LargeRules()
     rules = Rules(name="a")
     assert not large.why_not("a", rules, 5000, None)
-    large.hold("a", None, rules, 5000, None)
+    large.hold("a", None, rules, 5000, None, {})
     assert not large.tasks, "the task was refused"
     assert large.why_not("a", rules, 5001, None)
     assert not large.why_not("a", rules, 100, None), "small rules are not counted"

@@ -22,6 +22,7 @@ from ipytaskfarm.serialization.pack import (
     unpack,
     unpack_function,
 )
+from ipytaskfarm.storage.blobs import Blobs, BlobWriter, use
 
 from ..support.pack_peer import Notebook
 
@@ -60,6 +61,18 @@ def test_arrays_come_back_equal_and_writable(count: int) -> None:
     back["a"][0] = 7
     assert one[0] == 0
     assert unpack(data)["a"][0] == 0
+
+
+def test_many_arrays_that_are_too_small_to_be_blobs_are_one(tmp_path: Path) -> None:
+    blobs = Blobs.create(tmp_path / "blobs", "farm")
+    use(blobs)
+    value = {n: np.full(5000, float(n)) for n in range(100)}
+    packed = pack(value, writer=BlobWriter(blobs))
+    assert len(packed) < 2 << 20
+    found = unpack(packed)
+    assert all((found[n] == value[n]).all() and found[n].flags.writeable for n in value)
+    function = pack_function(lambda: sum(map(len, value.values())), BlobWriter(blobs))
+    assert unpack_function(function.code)() == 500_000
 
 
 def test_read_only_arrays_stay_read_only() -> None:

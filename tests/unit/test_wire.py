@@ -114,7 +114,7 @@ def test_messages_of_megabytes_cross_in_pieces(w: World) -> None:
 
 def test_a_message_too_large_is_refused_to_its_sender(w: World, monkeypatch: pytest.MonkeyPatch) -> None:
     link = w.up()
-    monkeypatch.setattr(wire, "MAX_MESSAGE_BYTES", 1000)
+    monkeypatch.setattr(wire, "message_bytes_max", lambda role: 1000)
     with pytest.raises(errors.ResultTooLarge, match=r"Submit has 1,0\d\d bytes, more than the 1,000"):
         link.send(submit(1, 1000))
     with pytest.raises(errors.ResultTooLarge):

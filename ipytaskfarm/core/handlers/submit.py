@@ -58,7 +58,7 @@ def on_submit(farm: SchedulerState, session: str, event: Submit, now: Now, out: 
         if event.tasks:
             out.sends.append((session, Full(event.tasks[0].id, full)))
         return
-    farm.functions.save(event.functions, out, session)
+    code_bytes = farm.functions.save(event.functions, out, session)
     jobs = [spec for spec in event.jobs if not why_not_storable(spec)]
     for spec in jobs:
         open_job(farm, session, spec)
@@ -104,7 +104,7 @@ def on_submit(farm: SchedulerState, session: str, event: Submit, now: Now, out: 
             why = (fault if rules is not None else "") or (edge_fault if needs is not None else "")
             _take_in(farm, client, submission, known, needs, now, out, why)
             task = farm.tasks.unfinished.get(submission.id)
-            farm.tasks.large.hold(session, task, rules, own_bytes, needs, len(submission.payload))
+            farm.tasks.large.hold(session, task, rules, own_bytes, needs, code_bytes)
     _acknowledge(farm, client, block, fresh, out)
     save_jobs(farm, jobs, out)
 

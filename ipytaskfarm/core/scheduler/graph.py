@@ -172,6 +172,7 @@ def on_ended_loaded(
             if history := task.past.history:
                 history[-1] = msgspec.structs.replace(history[-1], outcome=outcome)
             reopen(farm, task, outcome, out)
+            farm.tasks.large.note_payload(task.id, record.payload_bytes)
             if record.cache is not None:  # its entry is forgotten, so it runs, and leaves its new result
                 farm.cache_uses.add(task.id, record.cache, record.needs is not None and bool(record.needs.inputs))
             fresh.append((task, record.needs))

@@ -139,6 +139,7 @@ def _restore_tasks(farm: SchedulerState, snapshot: StoredState, now: Now) -> Non
     # All are known before the first is looked at: tasks may wait for one another.
     tasks = [task_of(record) for record in snapshot.tasks]
     farm.tasks.unfinished.update((task.id, task) for task in tasks)
+    farm.tasks.large.payloads.update((each.id, each.payload_bytes) for each in snapshot.tasks if each.payload_bytes)
     may_line_up = (
         farm.settings.unmet_timeout_s is None
         and not farm.jobs.paused

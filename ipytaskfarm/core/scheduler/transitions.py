@@ -246,6 +246,7 @@ def accept(
     compute_key(farm, task)
     tasks.unfinished[task.id] = task
     tasks.order.add(task.id)
+    tasks.large.note_payload(task.id, len(submission.payload))
     if submission.items:
         task.items = submission.items
         tasks.chunks.add(task.id, task.items)
@@ -538,7 +539,7 @@ def finish(farm: SchedulerState, task: TaskEntry, final: Final, out: Decision) -
     if type(task.place) is Queued:
         leave_queue(farm, task)
     del tasks.unfinished[task.id]
-    if tasks.large.tasks:
+    if tasks.large.payloads or tasks.large.tasks:
         tasks.large.release(task.id)
     tasks.finals[task.id] = final.reason
     if task.part is not None:
