@@ -146,6 +146,11 @@ class Questioner:
         """Return why there is no connection now, for people; "" while there is one."""
         return self._link.problem
 
+    @property
+    def lack_of_room(self) -> str:
+        """Return why the controller handles nothing at present, if its store has no room; "" otherwise."""
+        return self._link.problem if self._link.waits_for_room else ""
+
     def answer(self, question: Question, timeout_s: float | None = 5.0) -> Reply:
         """Ask a question, in pages if it is about many tasks, and return the reply. Raise the error of a refusal.
 

@@ -160,6 +160,20 @@ def test_while_no_commit_has_room_everybody_is_told_and_engines_keep_their_work(
     assert said_on_small_disk(NO_COMMITS, tmp_path) == ["said", "said", "went on {'succeeded'}"]
 
 
+ENDS = (
+    NO_COMMITS.split("    print(until_said(ask))", maxsplit=1)[0]
+    + """
+    print(until_said(ask))
+    ends_s = time.monotonic()
+print(time.monotonic() - ends_s < 20, flush=True)
+"""
+)
+
+
+def test_a_farm_that_ends_with_its_block_does_not_wait_for_room(farm_dirs: Dirs, tmp_path: Path) -> None:
+    assert said_on_small_disk(ENDS, tmp_path) == ["said", "True"]
+
+
 def test_a_stale_connection_file_is_recognised_and_the_keys_stay(farm_dirs: Dirs) -> None:
     with background_farm("-n", "1") as home:
         keys = (home.folder / "keys.json").read_bytes()
