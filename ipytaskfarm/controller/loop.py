@@ -448,7 +448,15 @@ class ControllerLoop:
         direct, self._direct = self._direct, []
         for peer, event in direct:
             began_s = time.monotonic()
-            self._answer_directly(peer, event)
+            try:
+                self._answer_directly(peer, event)
+            except StoreError:
+                raise
+            except Exception as error:  # of this question alone
+                log.exception("a question cannot be answered")
+                text = f"the controller cannot answer this: {type(error).__name__}: {text_of(error)}"
+                if type(event) is AskQuestion:
+                    self._send(peer.session, Answer(event.n, Refusal("KernelError", text)))
             self._hub.charge_answer(peer.session, time.monotonic() - began_s)
         for session, answer in (*self._view_answers.answers(), *self._compaction.step()):
             self._send(session, answer)

@@ -5,7 +5,8 @@ from __future__ import annotations
 import logging
 import threading
 import time
-from collections.abc import Iterable, Sequence
+from collections.abc import Callable, Iterable, Sequence
+from functools import partial
 from pathlib import Path
 
 from ..core.messages.task_types import SENT_AGAIN_BYTES, code_of
@@ -109,8 +110,7 @@ class BlobSweeper:
         if now_s < self._due_s or (self._thread is not None and self._thread.is_alive()):
             return
         self._due_s = now_s + SWEEP_S
-        self._thread = threading.Thread(target=self._sweep, name="sweep of blobs", daemon=True)
-        self._thread.start()
+        self._thread = _started(self._sweep, "sweep of blobs")
 
     def _sweep(self) -> None:
         try:
@@ -123,6 +123,17 @@ class BlobSweeper:
 
     def _needed(self, digests: Sequence[str]) -> set[str]:
         return needed_blobs(self._store, digests) | needed_by_cache(cache_file(self._store), digests)
+
+
+def _started(work: Callable[[], None], name: str) -> threading.Thread | None:
+    """Do work in a thread. None: there is no room for one now, so it is left for the next time."""
+    thread = threading.Thread(target=work, name=name, daemon=True)
+    try:
+        thread.start()
+    except RuntimeError as error:
+        log.warning("the %s is left out: %s", name, error)
+        return None
+    return thread
 
 
 class FunctionSweeper:
@@ -153,8 +164,7 @@ class FunctionSweeper:
             self.is_worth_it = False
             self._needed, self._found = set(), set()
             bytes_max = SENT_AGAIN_BYTES if now_s < self._all_from_s else 2**62
-            self._thread = threading.Thread(target=self._look, args=(bytes_max,), name="sweep of code", daemon=True)
-            self._thread.start()
+            self._thread = _started(partial(self._look, bytes_max), "sweep of code")
         return []
 
     def note(self, saves: Iterable[Save]) -> None:

@@ -64,15 +64,19 @@ class ViewAnswers:
         """Held for `_to_read` and `_order`; notified of each question, and of the end."""
         self._over = threading.Event()
         self._read: deque[tuple[str, int, _Found]] = deque()
-        self._bell: int | None = None
-        self._thread: threading.Thread | None = None
+        self._bell = os.eventfd(0, os.EFD_NONBLOCK | os.EFD_CLOEXEC)
+        self._was_asked = False
+        """Whether there was any question: until then no turn of the controller looks for answers."""
+        # It is started now, because later there may be no room for a thread or a descriptor.
+        self._thread = threading.Thread(target=self._serve, name="reader of tasks", daemon=True)
+        self._thread.start()
 
     def begin_epoch(self, farm: SchedulerState) -> None:
         """Take the states of unfinished tasks from here: the state before was thrown away."""
         self._farm = farm
 
-    def fd(self) -> int | None:
-        """Return a descriptor that is readable when there are answers; None before the first question."""
+    def fd(self) -> int:
+        """Return a descriptor that is readable when there are answers."""
         return self._bell
 
     def ask(self, session: str, key: str, n: int, question: StoreQuestion) -> Answer | None:
@@ -82,11 +86,8 @@ class ViewAnswers:
         most = WAITING_MAX if self._asked.total() < ALL_WAITING_MAX else 1
         if self._asked[session] >= most:
             return Answer(n, Refusal("TaskError", "too many questions at once: wait for the answers to the others"))
+        self._was_asked = True
         self._asked[session] += 1
-        if self._thread is None:
-            self._bell = os.eventfd(0, os.EFD_NONBLOCK | os.EFD_CLOEXEC)
-            self._thread = threading.Thread(target=self._serve, args=(self._bell,), name="reader of tasks", daemon=True)
-            self._thread.start()
         with self._work:
             self._to_read.setdefault(session, deque()).append((n, question, self._farm.tasks.counts[State.FAILED]))
             self._key_of[session] = key
@@ -117,7 +118,7 @@ class ViewAnswers:
 
     def answers(self) -> list[tuple[str, Answer]]:
         """Return (session, answer) for each question that was answered. Never blocks."""
-        if self._bell is None:
+        if not self._was_asked:
             return []
         with contextlib.suppress(BlockingIOError):
             os.eventfd_read(self._bell)
@@ -133,7 +134,7 @@ class ViewAnswers:
             self._asked += Counter()  # drops the entries with zero
         return found
 
-    def _serve(self, bell: int) -> None:
+    def _serve(self) -> None:
         tables: TaskTables | None = None
         while (asked := self._next()) is not None:
             session, n, question, failed = asked
@@ -147,20 +148,17 @@ class ViewAnswers:
                 reply = Refusal("KernelError", text)
             self._charge(session, time.monotonic() - began_s)
             self._read.append((session, n, reply))
-            os.eventfd_write(bell, 1)
+            os.eventfd_write(self._bell, 1)
         if tables is not None:
             tables.close()
 
     def close(self) -> None:
         """End the thread."""
-        if self._thread is not None:
-            self._over.set()
-            with self._work:
-                self._work.notify()
-            self._thread.join()
-        if self._bell is not None:
-            os.close(self._bell)
-            self._bell = None
+        self._over.set()
+        with self._work:
+            self._work.notify()
+        self._thread.join()
+        os.close(self._bell)
 
 
 def _answer(tables: TaskTables, question: StoreQuestion, failed: int) -> _Found:
