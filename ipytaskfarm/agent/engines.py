@@ -338,10 +338,10 @@ class EngineProcesses:
         self._counter += 1
         files = Files(self._folder, self._recorders, self._counter)
         incarnation = f"{self._session}.{self._counter}"
-        files.remove()  # nothing of that name is an engine's: a task has made it
         starting = sum(engine.phase is STARTING for engine in self._by_incarnation.values())
         try:
             require_files(SPARE_FILES + FILES_EACH * (starting + 1))
+            files.remove()  # nothing of that name is an engine's: a task has made it
             recorder = Recorder.create(
                 files.recorder, incarnation, engine_id, boot=boot_id(), is_marked=self._recorders != self._folder
             )
