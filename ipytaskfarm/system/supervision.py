@@ -5,6 +5,7 @@ A client that finds no controller waits for it as long as the supervisor says so
 
 from __future__ import annotations
 
+import errno
 import os
 import time
 from collections.abc import Callable
@@ -107,6 +108,15 @@ def note_supervised(folder: Path, runs: bool) -> None:
         _ended_here.add(folder)
 
 
+def _why_not_written(folder: Path | None) -> str:
+    """Return why nothing can be written into a farm's folder, if its disk is at fault; else ""."""
+    try:
+        os.close(os.open(folder or "", os.O_TMPFILE | os.O_WRONLY, 0o600))
+    except OSError as error:
+        return str(error.strerror) if error.errno in (errno.EROFS, errno.ENOSPC, errno.EDQUOT, errno.EIO) else ""
+    return ""
+
+
 def comes_back(folder: Path | None, read_info: Callable[[], ConnectionInfo]) -> str:
     """Return how a farm whose controller has ended comes back, for people.
 
@@ -135,5 +145,7 @@ def comes_back(folder: Path | None, read_info: Callable[[], ConnectionInfo]) -> 
         if record.get("kind") in (SUPERVISOR, OWNER) and is_alive(record) and not record.get("ends"):
             left_s = (record.get("again_s") or 0.0) - time.monotonic()
             when = f"in {left_s:.0f} s" if left_s >= 1.0 else "now"
+            if why := _why_not_written(folder):
+                when = f"when it can write into {folder} again ({why})"
             return f"its supervisor (pid {record['pid']}) starts its controller again {when}"
     return ""
