@@ -16,15 +16,15 @@ from ..core import errors
 from ..core.messages import FromEngine
 from ..core.messages.running_task import Counted, Declined, Post, ProgressReport, TaskCall, TaskQuestion, TaskReply
 from ..core.messages.task_types import RunKey
-from ..transport.reliable_session import MAX_MESSAGE_BYTES
+from ..transport.reliable_session import CLIENT_MESSAGE_BYTES
 
 ASK_AGAIN_S = 5.0
 """Seconds after which a question without an answer is repeated: a restarted controller does not know it."""
 WINDOW = 1000
 """The number of messages that may be on their way. Beyond it, `send` waits."""
-POST_BYTES = 16 * 2**20
+POST_BYTES = 8 * 2**20
 """The number of bytes of messages that are sent together."""
-BODY_BYTES_MAX = MAX_MESSAGE_BYTES - 4096
+BODY_BYTES_MAX = CLIENT_MESSAGE_BYTES - 4096
 PROGRESS_S = 0.1
 """The shortest time between two reports of progress. The last one is always sent."""
 

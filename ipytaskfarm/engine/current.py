@@ -30,8 +30,8 @@ from .resources import RunResources
 STATE_BYTES_MAX = 64 * 1024
 IDS_AT_ONCE = 10_000
 """The number of tasks for which one question waits."""
-SPAWNED_AT_ONCE, SPAWNED_BYTES = 5000, 64 << 20
-"""The number of children, and the bytes of their payloads, that are submitted with one question."""
+SPAWNED_AT_ONCE, SPAWNED_BYTES = 5000, 8 << 20
+"""The number of children, and the bytes of their payloads and functions, that are submitted with one question."""
 FLUSH_S = 5.0
 """How long a failed run waits until its messages are on disk. A run that ends well waits as long as it takes."""
 FLUSH_INTERRUPTED_S = 0.5
@@ -421,14 +421,19 @@ def _number(what: str, value: Any) -> float:
 
 
 def _parts(made: list[Packed]) -> Iterator[list[Packed]]:
-    """Yield children in parts of which each fits into one message."""
+    """Yield children in parts of which each fits into one message with its functions."""
     part: list[Packed] = []
+    code: dict[str, int] = {}
     size = 0
     for packed in made:
-        if part and (len(part) == SPAWNED_AT_ONCE or size + len(packed.payload) > SPAWNED_BYTES):
+        own_code = {function.digest: len(function.code) for function in packed.functions}
+        more = len(packed.payload) + sum(own_code[digest] for digest in own_code.keys() - code.keys())
+        if part and (len(part) == SPAWNED_AT_ONCE or size + more > SPAWNED_BYTES):
             yield part
-            part, size = [], 0
+            part, code, size = [], {}, 0
+            more = len(packed.payload) + sum(own_code.values())
         part.append(packed)
-        size += len(packed.payload)
+        code.update(own_code)
+        size += more
     if part:
         yield part

@@ -310,6 +310,14 @@ def test_large_children_are_submitted_in_parts() -> None:
     assert [len(each.tasks) for each in asked.questions] == [2, 2, 1]
 
 
+def test_children_with_large_functions_are_submitted_in_parts() -> None:
+    asked = Asked()
+    made = [Packed(b"", functions=(Function(name, bytes(SPAWNED_BYTES // 2)),)) for name in "aaabcd"]
+    asked.task.spawn(made)
+    assert [len(each.tasks) for each in asked.questions] == [4, 2]
+    assert [[each.digest for each in question.functions] for question in asked.questions] == [["a", "b"], ["c", "d"]]
+
+
 def test_a_task_waits_for_many_tasks_in_parts() -> None:
     asked = Asked()
     assert asked.task.wait(range(2 * IDS_AT_ONCE + 4)) == IDS_AT_ONCE + 2
