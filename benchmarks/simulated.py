@@ -11,7 +11,7 @@ from collections.abc import Iterator
 from benchmarks.harness import Options, Row
 from ipytaskfarm.core import messages as m
 from ipytaskfarm.core.messages.task_types import Ended, Rules, Submission
-from ipytaskfarm.core.scheduler.clock import Now
+from ipytaskfarm.core.scheduler.decision import Now
 from ipytaskfarm.core.scheduler.events import Joined
 from ipytaskfarm.core.scheduler.scheduler import Scheduler
 from ipytaskfarm.core.scheduler.settings import SchedulerSettings

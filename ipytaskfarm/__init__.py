@@ -122,6 +122,12 @@ else:
         "FarmClusterExecutor": ("ipytaskfarm.adapters.executorlib_executor", "FarmClusterExecutor"),
     }
 
+    _MEANT = {
+        **dict.fromkeys(("Client", "connect"), "TaskClient(), or MultiEngineClient()"),
+        **dict.fromkeys(("Cluster", "LocalCluster", "init", "start"), "Farm(n=4)"),
+        **{name: f"TaskClient().{name}" for name in ("map", "submit", "run", "tasks", "jobs", "progress")},
+    }
+
     def __getattr__(name: str) -> object:
         from importlib import import_module
 
@@ -134,12 +140,24 @@ else:
             if not name.startswith("_"):
                 from .core.text import did_you_mean
 
-                near = did_you_mean(name, __all__)
+                near = f"; instead: {_MEANT[name]}" if name in _MEANT else did_you_mean(name, __all__)
             raise AttributeError(f"module 'ipytaskfarm' has no attribute {name!r}{near}") from None
-        module = import_module(module_name)
+        try:
+            module = import_module(module_name)
+        except AttributeError as error:  # of it, ``from ipytaskfarm import …`` would tell nothing
+            raise ImportError(f"ipytaskfarm cannot be imported: {error}{_hidden_modules()}") from error
         value = module if attribute is None else getattr(module, attribute)
         globals()[name] = value
         return value
+
+    def _hidden_modules() -> str:
+        import os
+        import sys
+
+        files = {name: getattr(sys.modules.get(name), "__file__", None) for name in sys.stdlib_module_names}
+        home = os.path.dirname(os.__file__)
+        found = [each for each, file in files.items() if file and not file.startswith(home) and "-packages" not in file]
+        return "".join(f". {files[name]} hides Python's own {name}: rename it" for name in sorted(found))
 
     def __dir__() -> list[str]:
         return sorted({*globals(), *__all__})

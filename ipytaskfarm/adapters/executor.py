@@ -21,17 +21,23 @@ from typing import TYPE_CHECKING, Any, Literal, ParamSpec, TypeVar
 from ipytaskfarm.adapters.call_chunks import (
     BACKLOG,
     LEAST_CALLS,
+    Apart,
     CallChunk,
     GatheredCalls,
+    ItemsToSubmit,
     KnownFunction,
     KnownFunctions,
+    Together,
+    flattened,
     may_share,
     submit_together,
+    values,
     values_of,
 )
 from ipytaskfarm.adapters.executor_calls import call_all, check_rules, environment_of, workers_or_client
 from ipytaskfarm.adapters.executor_ends import (
     INHERITED,
+    ExecutorFuture,
     WorkerLost,
     abort_waiting,
     clear_arrived,
@@ -43,8 +49,6 @@ from ipytaskfarm.adapters.executor_ends import (
     weakly,
     write_output,
 )
-from ipytaskfarm.adapters.executor_futures import ExecutorFuture
-from ipytaskfarm.adapters.executor_map import Apart, ItemsToSubmit, Together, flattened, values
 from ipytaskfarm.core import errors
 from ipytaskfarm.core.messages.task_types import Final
 from ipytaskfarm.core.states import ABORTS, RUNNING, Reason
@@ -52,6 +56,7 @@ from ipytaskfarm.system.process import usable_cores
 
 if TYPE_CHECKING:
     from ipytaskfarm.client import TaskClient
+    from ipytaskfarm.client.futures import Settler
     from ipytaskfarm.client.tasks import CallTask
     from ipytaskfarm.deployment.farm import Farm
 
@@ -190,8 +195,6 @@ class Executor(concurrent.futures.ProcessPoolExecutor):
         return self._submit_task(CallTask(fn, args=args, kwargs=kwargs, **{**self._rules, **rules}), known)
 
     def _submit_task(self, task: CallTask, known: KnownFunction | None) -> ExecutorFuture[Any]:
-        from ipytaskfarm.client.futures import Settler
-
         self._must_take()
         self._gathered.submit_gathered()  # in the order of submission
         future: ExecutorFuture[Any] = ExecutorFuture(self, known)
@@ -202,7 +205,7 @@ class Executor(concurrent.futures.ProcessPoolExecutor):
             return future
         with self._lock:
             self._unfinished.add(future)
-        Settler.of(self.client.session).add(future)
+        self._settler.add(future)
         return future
 
     def submit_gathered(self) -> None:
@@ -286,7 +289,6 @@ class Executor(concurrent.futures.ProcessPoolExecutor):
 
     def _submit_items(self, of: ItemsToSubmit, items: Sequence[Any], first: int) -> ExecutorFuture[Any] | int:
         """Submit items of a map as one task.  Returns their future, or what `submit_together` returns."""
-        from ipytaskfarm.client.futures import Settler
         from ipytaskfarm.client.tasks import EachTask
 
         task = EachTask(of.function, items, of.star, first, None, **self._rules)
@@ -301,7 +303,7 @@ class Executor(concurrent.futures.ProcessPoolExecutor):
         future.task_id, future.items = task_id, len(items)
         with self._lock:
             self._unfinished.add(future)
-        Settler.of(self.client.session).add_chunk(future)
+        self._settler.add_chunk(future)
         return future
 
     def _is_busy(self) -> bool:
@@ -317,6 +319,13 @@ class Executor(concurrent.futures.ProcessPoolExecutor):
             raise RuntimeError("cannot schedule new futures after shutdown")
 
     # -- calls of futures
+
+    @property
+    def _settler(self) -> Settler:
+        """Return the thread that resolves the futures of the client."""
+        from ipytaskfarm.client.futures import Settler
+
+        return Settler.of(self.client.session)
 
     def cancel(self, futures: Iterable[ExecutorFuture[Any]]) -> None:
         """Abort those calls that have not begun, and resolve their futures as cancelled.
@@ -386,15 +395,13 @@ class Executor(concurrent.futures.ProcessPoolExecutor):
 
     def settle_waiting(self, future: ExecutorFuture[Any]) -> CallChunk[ExecutorFuture[Any]]:
         """Resolve the future of items of a map while one of them waits; return the futures of each."""
-        from ipytaskfarm.client.futures import Settler
-
         known, future.known = future.known, None
         assert known is not None
         items: list[ExecutorFuture[Any]] = [ExecutorFuture(self) for _ in range(future.items)]
         with self._lock:
             self._unfinished.update(items)
         chunk = CallChunk(future.task_id, known, items, self.settle_chunk)
-        Settler.of(self.client.session).add_chunk(chunk)
+        self._settler.add_chunk(chunk)
         found = Together(map(Apart, items))
         found.has_apart = True
         future.set_result(found)
@@ -425,19 +432,15 @@ class Executor(concurrent.futures.ProcessPoolExecutor):
 
     def _future_of(self, task_id: int) -> ExecutorFuture[Any]:
         """Return a future of a task that is submitted already."""
-        from ipytaskfarm.client.futures import Settler
-
         future: ExecutorFuture[Any] = ExecutorFuture(self)
         future.task_id = task_id
         with self._lock:
             self._unfinished.add(future)
-        Settler.of(self.client.session).add(future)
+        self._settler.add(future)
         return future
 
     def settle_chunk(self, chunk: CallChunk[ExecutorFuture[Any]], final: Final) -> None:
         """Resolve the futures of calls that shared a task, which has ended."""
-        from ipytaskfarm.client.futures import Settler
-
         chunk.known.ended(final.items - len(final.separate), final)
         separate = set(final.separate)
         futures = chunk.take()
@@ -450,7 +453,7 @@ class Executor(concurrent.futures.ProcessPoolExecutor):
             alone += silent
         self._forget(silent, [chunk.id])
         for future in alone:  # of these there is more to tell than the value
-            Settler.of(self.client.session).add(future)
+            self._settler.add(future)
 
     def _resolve(self, chunk: CallChunk[ExecutorFuture[Any]], silent: list[ExecutorFuture[Any]], final: Final) -> bool:
         """Resolve futures with their values.  False: the values cannot be unpickled, and the calls run again, alone."""
@@ -569,7 +572,7 @@ class Executor(concurrent.futures.ProcessPoolExecutor):
 
         Locks may have been held by the parent's threads.
         """
-        from ipytaskfarm.client.forked_futures import end_inherited
+        from ipytaskfarm.client.futures import end_inherited
 
         self._is_forked = True
         self._lock = threading.Lock()
@@ -578,9 +581,7 @@ class Executor(concurrent.futures.ProcessPoolExecutor):
 
     def _is_in_callback(self) -> bool:
         """Return whether a callback of a call runs this: its call ends only when the callback returns."""
-        from ipytaskfarm.client.futures import Settler
-
-        return not self._is_forked and Settler.of(self.client.session).is_this_thread()
+        return not self._is_forked and self._settler.is_this_thread()
 
     def _close(self) -> None:
         if self._is_forked:

@@ -16,9 +16,99 @@ from collections.abc import Callable, Iterable, Iterator
 from functools import partial
 from typing import TYPE_CHECKING, Any, Generic, TypeVar
 
+from ipytaskfarm.adapters.call_chunks import values
 from ipytaskfarm.adapters.executor import Executor
-from ipytaskfarm.adapters.executor_map import values
-from ipytaskfarm.adapters.executorlib_arguments import check_cores, rules_of, rules_of_arguments
+
+RESOURCES = (
+    "cores", "threads_per_core", "gpus_per_core", "cwd", "num_nodes", "exclusive", "run_time_max", "priority",
+    "restart_limit",
+)  # fmt: skip
+"""The keys of a `resource_dict` that have a meaning on a farm."""
+_WITHOUT_MEANING = frozenset(
+    {
+        "block_allocation", "hostname_localhost", "refresh_rate", "log_obj_size", "openmpi_oversubscribe",
+        "disable_dependencies", "pmi_mode", "flux_executor_nesting",
+    }
+)  # fmt: skip
+"""Arguments, and keys of a `resource_dict`, about executorlib's own processes: a farm has others, so any value is
+right."""
+_CACHE = (
+    "a farm keeps results on disk itself; `cache=True` takes the result of an equal call, also of an earlier program"
+)
+_GRAPH = "calls run as soon as their arguments have values, and nothing is drawn or exported: leave it out"
+_LOGS = "leave it out: what calls print appears here, and the errors of failed ones are in `executor.client.failures()`"
+_REMEDIES = {
+    "cache_directory": _CACHE,
+    "cache_key": f"{_CACHE}; `unique=` refuses a second call of one key",
+    "plot_dependency_graph": _GRAPH,
+    "plot_dependency_graph_filename": _GRAPH,
+    "export_workflow_filename": _GRAPH,
+    "error_log_file": _LOGS,
+    "flux_log_files": _LOGS,
+    "flux_executor": "give a TaskClient as the first argument, of a farm with engines of a batch system",
+    "pysqa_config_directory": "engines are started by the farm's agents: give a TaskClient of a farm with engines of "
+    "Slurm, PBS or LSF as the first argument",
+    "slurm_cmd_args": "calls run on engines that are started already: give it to the launcher of the engines",
+    "wait": "`with` waits for all calls; for calls that go on give a TaskClient of a farm that goes on, and call "
+    "`shutdown(wait=False)`",
+}  # fmt: skip
+"""What a farm does not have -> what to do instead."""
+
+
+def rules_of_arguments(given: dict[str, Any]) -> dict[str, Any]:
+    """Return the rules of a `Task` among the arguments of an executor of executorlib.
+
+    Raises TypeError for an argument that steers what a farm does not have, with the remedy.  Its value of executorlib
+    that does nothing is accepted.
+    """
+    rules = {name: value for name, value in given.items() if name not in _WITHOUT_MEANING and name not in _REMEDIES}
+    for name in given:
+        if name in _REMEDIES and not _does_nothing(name, given[name]):
+            raise TypeError(f"{name}={given[name]!r} has no meaning on a farm: {_REMEDIES[name]}")
+    if "restart_limit" in rules:
+        rules.setdefault("retries", rules.pop("restart_limit"))
+    return rules
+
+
+def _does_nothing(name: str, value: Any) -> bool:
+    return bool(value) if name == "wait" else not value
+
+
+def rules_of(resources: dict[str, Any]) -> dict[str, Any]:
+    """Translate executorlib's resources into rules of a `Task`.
+
+    Raises ValueError for a key that has no meaning here, and for several nodes.
+    """
+    for name in sorted(resources.keys() - _WITHOUT_MEANING - set(RESOURCES)):
+        if name not in _REMEDIES:
+            raise ValueError(f"resource_dict has {name!r}, which a farm does not have; it has {', '.join(RESOURCES)}")
+        if not _does_nothing(name, resources[name]):
+            raise ValueError(f"resource_dict has {name!r}, which a farm does not have: {_REMEDIES[name]}")
+    if (resources.get("num_nodes") or 1) != 1:
+        raise ValueError("num_nodes must be 1: a task of a farm is one process")
+    given = {name: value for name, value in resources.items() if value is not None}
+    rules: dict[str, Any] = {}
+    cores = given.get("cores", 1)
+    amounts = {"cores": cores * given.get("threads_per_core", 1), "gpu": cores * given.get("gpus_per_core", 0)}
+    if given.keys() & {"cores", "threads_per_core", "gpus_per_core"}:
+        rules["resources"] = {name: amount for name, amount in amounts.items() if amount}
+    if given.get("exclusive"):
+        rules["exclusive"] = True
+    for name, rule in (("run_time_max", "time_limit"), ("priority", "priority"), ("restart_limit", "retries")):
+        if name in given:
+            rules[rule] = given[name]
+    return rules
+
+
+def check_cores(resources: dict[str, Any], cores_max: int | None) -> None:
+    """Raise ValueError for more cores than an executor was given (None: it was given no number)."""
+    cores = resources.get("cores")
+    if cores is not None and cores_max is not None and cores > cores_max:
+        raise ValueError(
+            f"resource_dict has {cores} cores, which is larger than the executor's number of cores, {cores_max}: "
+            "give fewer, or max_cores= more"
+        )
+
 
 if TYPE_CHECKING:
     from ipytaskfarm.client import TaskClient
@@ -71,6 +161,26 @@ class FarmClusterExecutor(Executor):
         return True
 
     @property
+    def max_workers(self) -> int | None:
+        """The number of engines; None after `shutdown`.  It can be raised, of a farm that the executor has started.
+
+        Raises NotImplementedError where it cannot be set.
+        """
+        return None if self._is_shut_down else self._max_workers
+
+    @max_workers.setter
+    def max_workers(self, number: int) -> None:
+        more = number - self._max_workers
+        if self._farm is None or more < 0:
+            raise NotImplementedError(
+                f"max_workers is {self._max_workers}, and can only be raised, of an executor that has started its farm "
+                "itself: `ipytaskfarm engines` adds and removes engines of any farm"
+            )
+        with self._farm.multiengine_client() as engines:
+            engines.add_engines(more)
+        self._max_workers = number
+
+    @property
     def info(self) -> dict[str, Any] | None:
         """Return the number of workers, and the resources of each call; None after `shutdown`."""
         if self._is_shut_down:
@@ -91,13 +201,15 @@ class FarmClusterExecutor(Executor):
             resource_dict: ``cores`` × ``threads_per_core`` cores, ``gpus_per_core``, ``cwd``, ``exclusive``,
                 ``run_time_max`` (seconds), ``priority``, ``restart_limit``.
 
+        A parameter ``executorlib_worker_id`` of the function gets the engine's id.
+
         Raises ValueError for resources that a farm does not have, and for more cores than ``max_cores``.
         """
         resources = {**self._resources, **(resource_dict or {})}
         rules = rules_of(resources)
         check_cores(resources, self._cores_max)
         function: Callable[..., T] = fn
-        if self._init_function is not None:
+        if self._init_function is not None or _takes_worker_id(fn):
             function = partial(with_presets, self._init_function, function)
         if resources.get("cwd") is not None:
             function = partial(in_folder, os.fspath(resources["cwd"]), function)
@@ -218,7 +330,7 @@ class _Batches(Generic[T]):
 
     def end_inherited(self, error: BaseException) -> None:
         """Let the batches raise the error in a forked child."""
-        from ipytaskfarm.client.forked_futures import end_inherited
+        from ipytaskfarm.client.futures import end_inherited
 
         end_inherited(self.batches, error)
 
@@ -269,26 +381,35 @@ def _resolved(value: Any) -> Any:
 
 # -- functions that engines call
 
-_presets: dict[Callable[[], dict[str, Any]], dict[str, Any]] = {}
+_presets: dict[Callable[[], dict[str, Any]] | None, dict[str, Any]] = {}
+_WORKER_ID = "executorlib_worker_id"
 
 
-def with_presets(init: Callable[[], dict[str, Any]], function: Callable[..., T], *args: Any, **kwargs: Any) -> T:
+def with_presets(init: Callable[[], dict[str, Any]] | None, function: Callable[..., T], *args: Any, **kwargs: Any) -> T:
     """Call a function with arguments that `init` has preset on this engine, unless the call gives them."""
     if init not in _presets:
-        _presets[init] = init()
+        _presets[init] = init() if init is not None else {}
     return function(*args, **{**_accepted(function, _presets[init]), **kwargs})
 
 
 def _accepted(function: Callable[..., Any], presets: dict[str, Any]) -> dict[str, Any]:
     import inspect
 
+    from ipytaskfarm.engine import user_namespace
+
     from ..core.signatures import signature_of
 
-    parameters = signature_of(function).parameters.values()
-    if any(each.kind is inspect.Parameter.VAR_KEYWORD for each in parameters):
+    parameters = signature_of(function).parameters
+    if _WORKER_ID in parameters:
+        presets = {_WORKER_ID: user_namespace()["id"], **presets}
+    if any(each.kind is inspect.Parameter.VAR_KEYWORD for each in parameters.values()):
         return presets
-    names = {each.name for each in parameters}
-    return {name: value for name, value in presets.items() if name in names}
+    return {name: value for name, value in presets.items() if name in parameters}
+
+
+def _takes_worker_id(function: Callable[..., Any]) -> bool:
+    code = getattr(function, "__code__", None)
+    return code is not None and _WORKER_ID in code.co_varnames[: code.co_argcount + code.co_kwonlyargcount]
 
 
 def in_folder(folder: str, function: Callable[..., T], *args: Any, **kwargs: Any) -> T:

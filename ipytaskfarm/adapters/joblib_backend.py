@@ -74,11 +74,8 @@ def count_of_jobs(n_jobs: int | None, slots: int) -> int:
 def run_batch(nested: ParallelBackendBase, n_jobs: int | None, items: list[Any], threads: int | None) -> list[Any]:
     """Call each (function, args, kwargs) of a batch on an engine, and return the list of their values.
 
-    Args:
-        nested: the backend of `Parallel` calls inside the functions.
-        n_jobs: the default number of jobs of those calls.
-        items: the calls.
-        threads: the largest number of threads of numeric libraries; None: as many as the engine's.
+    nested, n_jobs: the backend of `Parallel` calls inside the functions, and their default number of jobs. threads: the
+    largest number of threads of numeric libraries; None: as many as the engine's.
     """
     register()
     if threads is not None:

@@ -5,7 +5,7 @@
 `zygote`          the process that forks them; `zygote_process` starts it, `provisioner` is the same as Jupyter sees it
 `relay`           hand-outs in, results out, nothing lost between
 `fetching`        large values for a node that does not see the farm's folder; `uploading` those from there
-`limits`          time limits, interrupts, stopped processes; `concurrent_watch` the same for coroutine tasks
+`limits`          time limits, interrupts, stopped processes
 `watch`           applies the limits to running engines, and reads their stacks
 `memory`          private memory of engines, and which engine must end when memory is short
 `own_files`       checks that tasks have not spoiled the agent's files

@@ -18,8 +18,7 @@ from ..settings.setting import AGENT
 from ..system.farm_paths import Lock, agent_folder, leave_folder, private_folder, read_connection_file
 from ..system.host import home_folder, working_folder
 from ..system.odd_files import remove_unless_file, remove_unless_folder
-from ..system.process import UMASK_BEFORE, name_process, usable_cores
-from ..system.stopped import STOPPED_S
+from ..system.process import STOPPED_S, UMASK_BEFORE, name_process, usable_cores
 from .settings import EXIT_REFUSED, LOCK, AgentSettings
 from .zygote_process import ZygoteProcess
 

@@ -10,19 +10,8 @@ from collections.abc import Callable
 
 import msgspec
 
+from ..core import messages as m
 from ..core.limits import PROPERTIES_BYTES, properties_bytes
-from ..core.messages import (
-    CommandDone,
-    EngineNote,
-    FromEngine,
-    Frozen,
-    LaneHello,
-    OutputText,
-    PropertiesChanged,
-    ResourceRequest,
-    Returned,
-    SetUp,
-)
 from ..core.messages.blob_chunks import KeepBlob, WantBlob
 from ..core.messages.running_task import Declined, ItemsLeft, ProgressReport, Spawn, TaskCall, TaskReply
 from ..core.messages.task_types import FrozenRun, Incarnation, Rules
@@ -48,37 +37,37 @@ class EngineMessages:
         self._lane = lane
         self._want = want
 
-    def hear(self, engine: ManagedEngine, message: FromEngine) -> None:
+    def hear(self, engine: ManagedEngine, message: m.FromEngine) -> None:
         """Handle a message that came from an engine."""
-        if engine.phase is GONE and not isinstance(message, Returned | CommandDone):
+        if engine.phase is GONE and not isinstance(message, m.Returned | m.CommandDone):
             return
         if getattr(message, "engine", None) not in (None, engine.incarnation):
             log.warning("engine %d has sent a %s for another engine: dropped", engine.id, type(message).__name__)
             return
         match message:
-            case LaneHello():
+            case m.LaneHello():
                 if not engine.hello.done():
                     engine.hello.set_result(message)
-            case Returned():
+            case m.Returned():
                 self._relay.give_back(engine.account, message)
-            case CommandDone() | ItemsLeft():
+            case m.CommandDone() | ItemsLeft():
                 self._relay.keep(message, engine.account)
-            case PropertiesChanged():
+            case m.PropertiesChanged():
                 self._take_properties(engine, message)
-            case SetUp():
+            case m.SetUp():
                 engine.set_up = not message.error
                 self._relay.forward(engine.incarnation, message)
-            case Frozen():
+            case m.Frozen():
                 engine.frozen = _bounded(message.run)
-                self._relay.forward(engine.incarnation, Frozen(message.engine, engine.frozen))
+                self._relay.forward(engine.incarnation, m.Frozen(message.engine, engine.frozen))
             case WantBlob() | KeepBlob():
                 self._want(engine.incarnation, message)
             case TaskCall():
                 self._pass_call(engine, message)
-            case EngineNote() | OutputText() | ResourceRequest() | ProgressReport():
+            case m.EngineNote() | m.OutputText() | m.ResourceRequest() | ProgressReport():
                 self._relay.forward(engine.incarnation, message)
 
-    def _take_properties(self, engine: ManagedEngine, message: PropertiesChanged) -> None:
+    def _take_properties(self, engine: ManagedEngine, message: m.PropertiesChanged) -> None:
         size = properties_bytes(message.packed, message.plain)
         if size > PROPERTIES_BYTES:
             log.warning("engine %d has sent properties of %d bytes: dropped", engine.id, size)

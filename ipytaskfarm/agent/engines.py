@@ -5,6 +5,7 @@ from __future__ import annotations
 import asyncio
 import logging
 import random
+import re
 import signal
 import time
 from collections.abc import Callable, Coroutine, Iterator
@@ -12,34 +13,22 @@ from enum import Enum
 from pathlib import Path
 from typing import Any
 
-from ..core.formatting import last_line, signal_text
+from ..core import messages as m
 from ..core.limits import properties_bytes
-from ..core.messages import (
-    Crash,
-    EngineDown,
-    EngineNote,
-    EngineReport,
-    EngineUp,
-    HandOut,
-    LaneExit,
-    LaneHello,
-    PropertiesChanged,
-)
 from ..core.messages.task_types import FrozenRun, Incarnation, RunKey, encode_runs
 from ..core.requirements import Allotment, Environment, Recycle
+from ..core.text import last_line, signal_text
 from ..system.concurrent_runs import COMPANY
 from ..system.files import tail
 from ..system.flight_recorder import Recorder
 from ..system.machine import boot_id
 from ..system.odd_files import remove_entry
-from ..system.process import require_files
-from ..system.stopped import StoppedWatch
+from ..system.process import StoppedWatch, require_files
 from ..transport.lane import AgentLane
 from .limits import Backoff, EndedRunWatch, Ladder
 from .node import thread_limits
 from .reaping import COOKIE, Marks, reap
 from .relay import Account, Relay
-from .user_stacks import users_stack
 from .zygote import Child, Exit, StartError, Zygote
 from .zygote_process import OUTPUT, ZygoteProcess
 
@@ -108,11 +97,11 @@ class ManagedEngine:
         self.account = account
         self.phase = EnginePhase.STARTING
         self.child: Child | None = None
-        self.hello: asyncio.Future[LaneHello] = asyncio.get_running_loop().create_future()
+        self.hello: asyncio.Future[m.LaneHello] = asyncio.get_running_loop().create_future()
         self.exit = Exit(None)
         self.started_s = time.time()
         self.facts: dict[str, Any] = {}
-        self.properties: PropertiesChanged | None = None
+        self.properties: m.PropertiesChanged | None = None
         self.connection_file = ""
         self.prepared = False
         self.environment: Environment | None = None
@@ -155,7 +144,7 @@ class ManagedEngine:
         """Send a signal, and return whether the process was still there."""
         return self.child is not None and self.child.send_signal(signum)
 
-    def is_handed(self, message: HandOut) -> None:
+    def is_handed(self, message: m.HandOut) -> None:
         """Take the parts of a hand-out that concern the engine itself."""
         self.environment = message.environment or self.environment
         self.recycling = message.recycling or self.recycling
@@ -171,9 +160,9 @@ class ManagedEngine:
         self.cause = self.cause or cause
         self.send_signal(signal.SIGKILL)
 
-    def report(self) -> EngineReport:
+    def report(self) -> m.EngineReport:
         """Return the engine's state for the controller."""
-        return EngineReport(
+        return m.EngineReport(
             self.incarnation,
             self.id,
             self.pid,
@@ -194,14 +183,14 @@ class ManagedEngine:
         )
 
     @property
-    def unreported(self) -> PropertiesChanged | None:
+    def unreported(self) -> m.PropertiesChanged | None:
         """Return the properties if they are too large for `report`. All reports of a node are one message."""
         properties = self.properties
         if properties is None or len(properties.plain) > REPORTED_VALUES:
             return properties
         return properties if properties_bytes(properties.packed, properties.plain) > REPORTED_BYTES else None
 
-    def loss(self) -> EngineDown:
+    def loss(self) -> m.EngineDown:
         """Return how the engine ended.  Its ring must have been read to the end before."""
         running = self.account.running()
         ladder = self.ladder
@@ -213,7 +202,7 @@ class ManagedEngine:
         if not self.account.damaged and (running is not None or self.account.recorder.runs_command):
             # And nothing else: the log has the output of earlier tasks too.
             output = self._last_output(COMPANY if begun else running)
-        crash = Crash(
+        crash = m.Crash(
             signal=self.exit.signal,
             exit_code=self.exit.exit_code,
             cause=ladder.cause if for_run and ladder is not None else self.cause,
@@ -225,11 +214,11 @@ class ManagedEngine:
         if recorder.boot != boot_id():
             # The disk has the recorder as of some earlier moment: the engine has come further.
             upto = recorder.begun_upto()
-            return EngineDown(self.incarnation, self.id, None, False, crash, self.expected, begun_upto=upto)
+            return m.EngineDown(self.incarnation, self.id, None, False, crash, self.expected, begun_upto=upto)
         items = recorder.items() if running is not None else None
         beside = tuple(run for run in begun if run != running)
         known = not self.account.damaged
-        return EngineDown(self.incarnation, self.id, running, known, crash, self.expected, items, beside)
+        return m.EngineDown(self.incarnation, self.id, running, known, crash, self.expected, items, beside)
 
     def _last_output(self, running: RunKey | None) -> str:
         """Return the end of what a dead engine's run, or (None) its command, has written. "": nothing."""
@@ -327,27 +316,26 @@ class EngineProcesses:
             engine.account.recorder.unread for engine in self._by_incarnation.values() if not engine.account.damaged
         )
 
-    # ----------------------------------------------------------------------------------------------
-    # a life
+    # -- a life
 
     def start(self, engine_id: int, beside: int = 0) -> None:
         """Start an engine; `EngineUp` or a failed-start `EngineNote` follows.  beside: see `StartEngine`."""
         if self.ending or self.leaving:
-            self._relay.say(EngineNote(engine_id, "the agent is ending", failed_start=True))
+            self._relay.say(m.EngineNote(engine_id, "the agent is ending", failed_start=True))
             return
         self._counter += 1
         files = Files(self._folder, self._recorders, self._counter)
         incarnation = f"{self._session}.{self._counter}"
-        files.remove()  # nothing of that name is an engine's: a task has made it
         starting = sum(engine.phase is STARTING for engine in self._by_incarnation.values())
         try:
             require_files(SPARE_FILES + FILES_EACH * (starting + 1))
+            files.remove()  # nothing of that name is an engine's: a task has made it
             recorder = Recorder.create(
                 files.recorder, incarnation, engine_id, boot=boot_id(), is_marked=self._recorders != self._folder
             )
         except OSError as error:
             self._backoff.failed()
-            self._relay.say(EngineNote(engine_id, f"no flight recorder for it: {error}", failed_start=True))
+            self._relay.say(m.EngineNote(engine_id, f"no flight recorder for it: {error}", failed_start=True))
             return
         engine = ManagedEngine(engine_id, incarnation, files, Account(incarnation, recorder))
         engine.beside = beside or len(self.living) + 1
@@ -362,7 +350,7 @@ class EngineProcesses:
             self._backoff.failed()
             await self._reap(engine)
             self._remove(engine)
-            self._relay.say(EngineNote(engine.id, str(error), engine.incarnation, failed_start=True))
+            self._relay.say(m.EngineNote(engine.id, str(error), engine.incarnation, failed_start=True))
             self._changed()
             return
         assert engine.child is not None
@@ -370,7 +358,7 @@ class EngineProcesses:
         if engine.phase is EnginePhase.STARTING:
             engine.phase = EnginePhase.UP
         log.info("engine %d is up: pid %d, %s", engine.id, engine.pid, engine.incarnation)
-        self._relay.say(EngineUp(engine.report()))
+        self._relay.say(m.EngineUp(engine.report()))
         self._changed()
         engine.exit = await engine.child.exit
         engine.phase = EnginePhase.GONE
@@ -425,7 +413,7 @@ class EngineProcesses:
     def stop(self, engine: ManagedEngine, grace_s: float) -> None:
         """Tell an engine to end, and kill it after `grace_s` seconds."""
         engine.expected = True
-        if engine.phase is EnginePhase.UP and self._lane.send(engine.incarnation, LaneExit()):
+        if engine.phase is EnginePhase.UP and self._lane.send(engine.incarnation, m.LaneExit()):
             engine.phase = EnginePhase.STOPPING
             asyncio.get_running_loop().call_later(grace_s, engine.kill, f"it did not end within {grace_s:g} s")
         elif engine.phase is not EnginePhase.STOPPING:
@@ -438,7 +426,6 @@ class EngineProcesses:
             self.stop(engine, grace_s)
 
     def kill_all(self, cause: str) -> None:
-        """Kill all engines."""
         for engine in self.living:
             engine.kill(cause)
 
@@ -447,8 +434,7 @@ class EngineProcesses:
         engine.phase = EnginePhase.GONE
         self._by_incarnation[engine.incarnation] = engine
 
-    # ----------------------------------------------------------------------------------------------
-    # an end
+    # -- an end
 
     def report_losses(self) -> None:
         """Report dead engines, each after all results in its ring."""
@@ -487,8 +473,7 @@ class EngineProcesses:
         if left:
             log.info("engine %d left %d processes behind; they were killed", engine.id, left)
 
-    # ----------------------------------------------------------------------------------------------
-    # the zygote
+    # -- the zygote
 
     def zygote(self) -> Zygote:
         """Return a zygote that forks; start one if there is none.
@@ -548,3 +533,30 @@ def last_words(path: Path) -> tuple[str, str]:
     _, current, stack = threads.partition("Current thread ")
     dump = users_stack(f"{FATAL}{error}\n\n{current}" + stack.partition("\n\n")[0])
     return before.rstrip()[-OUTPUT_TAIL:], dump[:DUMP_MAX].rstrip()
+
+
+_FRAME = re.compile(r'  File "(?P<file>.*)", line \d+ in ')
+_PACKAGE = str(Path(__file__).parents[1]) + "/"
+_RUNNERS = (f"{_PACKAGE}engine/runner.py", f"{_PACKAGE}engine/commands.py")
+"""Files that call the user's code."""
+_NUMBER = re.compile(r"<(task|cell) [0-9a-f-]+>")
+_MACHINERY = re.compile(r"/(IPython|ipykernel)/")
+
+
+def users_stack(text: str) -> str:
+    """Return a stack as faulthandler writes it, the innermost frame first, without the frames of the farm and IPython.
+
+    A stack without a frame of the user's stays whole: the engine is between two tasks, or in the farm's code."""
+    kept, is_users = [], False
+    for line in text.splitlines():
+        match = _FRAME.match(line)
+        if match is None:
+            kept.append(line)
+            continue
+        file = match["file"]
+        if file in _RUNNERS:
+            break
+        if not file.startswith(_PACKAGE) and not _MACHINERY.search(file):
+            kept.append(_NUMBER.sub(r"<\1>", line))
+            is_users = True
+    return "\n".join(kept) + "\n" if is_users else text

@@ -90,7 +90,6 @@ class KernelStream:
             self._changed.notify_all()
 
     def close(self) -> None:
-        """Close the connection."""
         if self._reading is not None:
             self._reading.cancel()
         if self._writer is not None:
@@ -156,7 +155,6 @@ class KernelStreams:
             stream.close()
 
     def close(self) -> None:
-        """Close all streams."""
         for name in list(self._streams):
             self._close(name)
         for task in list(self._tasks):

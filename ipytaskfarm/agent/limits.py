@@ -11,7 +11,7 @@ from __future__ import annotations
 from enum import Enum
 from typing import TYPE_CHECKING
 
-from ..system.stopped import StoppedWatch
+from ..system.process import StoppedWatch
 
 if TYPE_CHECKING:  # the agent starts its zygote before it imports the messages
     from ..core.messages.task_types import RunKey

@@ -19,7 +19,6 @@ class PollingSelector(selectors.EpollSelector):
         self._short_poll = ShortPoll(self._look)
 
     def select(self, timeout: float | None = None) -> Found:
-        """See `selectors.BaseSelector.select`."""
         return self._short_poll.wait(math.inf if timeout is None else timeout, 0)
 
     def _look(self, timeout_s: float) -> Found:

@@ -62,11 +62,9 @@ class ZygoteProvisioner(KernelProvisionerBase):
             self.child.send_signal(signum)
 
     async def kill(self, restart: bool = False) -> None:
-        """Send SIGKILL."""
         await self.send_signal(signal.SIGKILL)
 
     async def terminate(self, restart: bool = False) -> None:
-        """Send SIGTERM."""
         await self.send_signal(signal.SIGTERM)
 
     async def pre_launch(self, **kwargs: Any) -> dict[str, Any]:

@@ -11,13 +11,13 @@ import logging
 import time
 from collections.abc import Iterable, Set
 from enum import Enum
-from typing import TYPE_CHECKING, cast
+from typing import TYPE_CHECKING, Any, cast, get_type_hints
 
 import msgspec
 
 from ..core.errors import ResultTooLarge
 from ..core.messages import AgentMessage, AgentState, CommandDone, EngineDown, HandOut, Results, Returned
-from ..core.messages.payload import FailureBody
+from ..core.messages.payload import FailureBody, ResultBody
 from ..core.messages.running_task import ItemsLeft
 from ..core.messages.task_types import Ended, FailureSummary, Incarnation, RunKey
 from ..core.states import Reason
@@ -25,8 +25,7 @@ from ..core.text import text_of
 from ..system.flight_recorder import Record, Recorder, RecorderDamaged
 from ..transport.message_parts import COUNTED_BYTES
 from ..transport.reliable_session import MAX_MESSAGE_BYTES
-from .engine_traffic import EngineTraffic
-from .records import RecordUnreadable, checked, failed
+from ..transport.wire import READABLE
 
 if TYPE_CHECKING:
     from ..transport.peer import Link
@@ -409,3 +408,102 @@ def _too_large(record: msgspec.Raw, error: ResultTooLarge) -> Ended:
     failure = FailureSummary("ResultTooLarge", str(error))
     # Without its details: these may be what is too large, as the ends of thousands of items.
     return Ended(ended.task, ended.attempt, Reason.TOO_LARGE.value, ended.started_s, ended.run_s, failure)
+
+
+MESSAGES_MAX, BYTES_MAX = 128, 256 << 10
+"""An engine with so much on its way is not read. One message may be larger."""
+
+
+class EngineTraffic:
+    """How many messages and bytes of each engine the controller has not acknowledged.
+
+    All engines of a node share the agent's one session, in which messages keep their order, and one engine's messages
+    must not delay those of others. So each engine may have a few in it. An engine with more is not read until the
+    controller has handled some.
+    """
+
+    def __init__(self) -> None:
+        self._under_way: dict[Incarnation, tuple[int, int]] = {}
+        self._full: set[Incarnation] = set()
+
+    @property
+    def full(self) -> Set[Incarnation]:
+        """Return the engines that must wait."""
+        return self._full
+
+    def sent(self, engine: Incarnation, size: int) -> None:
+        """Note that a message of an engine was sent to the controller."""
+        self._set(engine, 1, size)
+
+    def arrived(self, engine: Incarnation, size: int) -> None:
+        """Note that the controller has handled a message."""
+        if engine in self._under_way:
+            self._set(engine, -1, -size)
+
+    def begin(self) -> None:
+        """Forget everything: in a new epoch nothing is on its way."""
+        self._under_way.clear()
+        self._full.clear()
+
+    def _set(self, engine: Incarnation, messages: int, size: int) -> None:
+        before = self._under_way.get(engine, (0, 0))
+        count, total = before[0] + messages, before[1] + size
+        if count <= 0:
+            self._under_way.pop(engine, None)
+        else:
+            self._under_way[engine] = count, total
+        if count >= MESSAGES_MAX or total >= BYTES_MAX:
+            self._full.add(engine)
+        else:
+            self._full.discard(engine)
+
+
+class RecordUnreadable(Exception):
+    """A record is none of its run. The text says why. The error does not leave the agent."""
+
+
+def _without_body() -> type[Any]:
+    """Return a type like `Ended` whose body, which may be large, is not copied when a record is read."""
+    types = get_type_hints(Ended)
+    fields: list[Any] = []
+    required = len(Ended.__struct_fields__) - len(Ended.__struct_defaults__)
+    for index, name in enumerate(Ended.__struct_fields__):
+        kind = memoryview if name == "body" else types[name]
+        fields.append((name, kind) if index < required else (name, kind, Ended.__struct_defaults__[index - required]))
+    return msgspec.defstruct("EndedRecord", fields, array_like=True, gc=False, frozen=True)
+
+
+_decode = msgspec.msgpack.Decoder(_without_body()).decode
+_encode = msgspec.msgpack.Encoder().encode
+_WHOLE = 0x90 | len(Ended.__struct_fields__)
+"""The first byte of a record that has all fields, and nothing behind them."""
+
+
+def checked(record: bytes, run: RunKey) -> bytes:
+    """Return a record in the form in which the controller can read it.
+
+    Tasks run in engines, and may write anything. The controller refuses an agent that sends what cannot be read.
+
+    Raises:
+        RecordUnreadable: it is no record of this run.
+    """
+    try:
+        ended = _decode(record)
+    except READABLE as error:
+        raise RecordUnreadable(str(error)) from None
+    if (ended.task, ended.attempt) != run:
+        raise RecordUnreadable(f"it is of attempt {ended.attempt} of task {ended.task}")
+    if record[0] == _WHOLE and ended.failure is None and ended.detail is None and ended.frozen is None:
+        return record
+    # Written anew: what stands in the record beside the known fields is skipped here, but may be too deep for others.
+    return _encode(ended)
+
+
+def failed(run: RunKey, why: str, now_s: float) -> bytes:
+    """Return the record that replaces an unreadable one: the run has failed. `now_s` is the wall clock's time."""
+    text = (
+        f"the engine's record of the end of this run cannot be read ({why:.300}), so the run counts as failed and its "
+        "engine is replaced: code that ran on it has written into the engine's own objects or files"
+    )
+    body = _encode(ResultBody(None, FailureBody("TaskError", text)))
+    return _encode(Ended(*run, Reason.ERROR.value, now_s, 0.0, FailureSummary("TaskError", text), body))

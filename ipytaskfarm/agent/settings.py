@@ -6,7 +6,7 @@ from pathlib import Path
 
 import msgspec
 
-from ..system.stopped import STOPPED_S
+from ..system.process import STOPPED_S
 from .zygote_process import OUTPUT, ZygoteProcess, spawn_zygote
 
 LOCK = "agent.lock"

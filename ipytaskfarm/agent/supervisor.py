@@ -18,26 +18,8 @@ import time
 from pathlib import Path
 from typing import Any
 
+from ..core import messages as m
 from ..core.errors import TaskFarmError
-from ..core.messages import (
-    AgentState,
-    EngineCommand,
-    EnginePrepared,
-    Granted,
-    HandOut,
-    Interrupt,
-    KernelQuery,
-    Lease,
-    Leave,
-    Leaving,
-    OutputQuery,
-    Recall,
-    Shutdown,
-    StackQuery,
-    StackText,
-    StartEngine,
-    StopEngine,
-)
 from ..core.messages.blob_chunks import BlobPiece, BlobWritten, ReadBlob, WriteBlob
 from ..core.messages.running_task import TaskReply
 from ..core.messages.task_types import Incarnation
@@ -204,8 +186,7 @@ class Agent:
         self._wake()
         return self._relay.is_up
 
-    # ----------------------------------------------------------------------------------------------
-    # the turn
+    # -- the turn
 
     def _wake(self) -> None:
         if not self._woken:
@@ -339,8 +320,7 @@ class Agent:
             self._rung = True
         self._wake()
 
-    # ----------------------------------------------------------------------------------------------
-    # the controller
+    # -- the controller
 
     def _hear_controller(self, now_s: float, readable: bool = False) -> bool:
         """Send and receive. Return whether anything except acknowledgements was received."""
@@ -377,10 +357,10 @@ class Agent:
         self._node.restate()
         self._blobs.restate()
         if self._leave_by_s is not None:
-            self._relay.say(Leaving(max(0.0, self._leave_by_s - time.monotonic())))
+            self._relay.say(m.Leaving(max(0.0, self._leave_by_s - time.monotonic())))
 
-    def _state(self) -> AgentState:
-        return AgentState(
+    def _state(self) -> m.AgentState:
+        return m.AgentState(
             self._settings.node,
             os.getpid(),
             usable_cores(),
@@ -404,23 +384,23 @@ class Agent:
 
     def _on_message(self, message: Any) -> None:
         match message:
-            case HandOut():  # the most frequent message by far
+            case m.HandOut():  # the most frequent message by far
                 self._pass_on(message)
-            case StartEngine():
+            case m.StartEngine():
                 self._engines.start(message.id, message.beside)
-            case StackQuery():
+            case m.StackQuery():
                 self._ask_for_stack(message)
             case BlobPiece() | BlobWritten():
                 self._blobs.came(message)
-            case KernelQuery():
+            case m.KernelQuery():
                 self._kernels.ask(message, self._engines.frozen_kernel(message.question.engine))
-            case Lease():
+            case m.Lease():
                 self._lease_s = min(message.lease_s, self._lease_max_s)
-            case Leave():
+            case m.Leave():
                 log.info("the farm sends us away")
                 self._leave_by_s = math.inf if message.within_s is None else time.monotonic() + message.within_s
                 self._engines.leaving = True
-            case Shutdown():
+            case m.Shutdown():
                 log.info("the farm stops")
                 self._over = True
                 self._end(EXIT_STOPPED, message.grace_s)
@@ -436,25 +416,25 @@ class Agent:
     def _on_engine_message(
         self,
         engine: ManagedEngine,
-        message: HandOut | Recall | Interrupt | EngineCommand | OutputQuery | StopEngine | EnginePrepared | Granted |
-        TaskReply,
+        message: m.HandOut | m.Recall | m.Interrupt | m.EngineCommand | m.OutputQuery | m.StopEngine
+        | m.EnginePrepared | m.Granted | TaskReply,
     ) -> None:  # fmt: skip
         match message:
-            case HandOut():
+            case m.HandOut():
                 engine.is_handed(message)
                 connected = self._lane.forward(engine.incarnation, self._relay.hand_out(engine.account, message))
-            case Recall() | EngineCommand() | OutputQuery() | TaskReply():
+            case m.Recall() | m.EngineCommand() | m.OutputQuery() | TaskReply():
                 connected = self._lane.send(engine.incarnation, message)
-            case Granted():
+            case m.Granted():
                 engine.holding = message.run, message.allotment
                 connected = self._lane.send(engine.incarnation, message)
-            case Interrupt():
+            case m.Interrupt():
                 self._watch.interrupt(engine, message)
                 return
-            case StopEngine():
+            case m.StopEngine():
                 self._engines.stop(engine, message.grace_s)
                 return
-            case EnginePrepared():
+            case m.EnginePrepared():
                 engine.prepared = True
                 return
         if not connected and engine.phase is not EnginePhase.STARTING:
@@ -470,7 +450,7 @@ class Agent:
         self._end(EXIT_REFUSED, 0.0)
         self._end_by_s = 0.0
 
-    def _ask_for_stack(self, query: StackQuery) -> None:
+    def _ask_for_stack(self, query: m.StackQuery) -> None:
         asked = self._stack_queries.get(query.engine)
         if asked is None:
             self._stack_queries[query.engine] = [query.n]
@@ -485,20 +465,18 @@ class Agent:
             engine = self._engines.get(incarnation)
             text = await self._watch.stack(engine) if engine is not None else "this engine is gone"
             for number in asked:
-                self._relay.say(StackText(number, text))
+                self._relay.say(m.StackText(number, text))
             self._wake()
         del self._stack_queries[incarnation]
 
-    # ----------------------------------------------------------------------------------------------
-    # the engines
+    # -- the engines
 
     def _spawn_zygote(self) -> ZygoteProcess:
         """Return the process of a zygote: at first the one that was started before this agent was made."""
         first, self._first_zygote = self._first_zygote, None
         return first or self._settings.spawn_zygote()
 
-    # ----------------------------------------------------------------------------------------------
-    # the end
+    # -- the end
 
     def _judge_lease(self, now_s: float) -> None:
         if now_s - self._heard_s < self._lease_s or self._engines.ending:
@@ -524,7 +502,7 @@ class Agent:
     def _leave(self) -> None:
         self._leave_by_s = time.monotonic() + self._settings.leave_s
         self._engines.leaving = True
-        self._relay.say(Leaving(self._settings.leave_s))
+        self._relay.say(m.Leaving(self._settings.leave_s))
 
     def _judge_leave(self, now_s: float) -> None:
         if self._engines.ending:

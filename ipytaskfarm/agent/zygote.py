@@ -15,7 +15,7 @@ from collections.abc import Callable
 from pathlib import Path
 from typing import Any, NamedTuple
 
-from ..core.formatting import last_line
+from ..core.text import last_line
 from ..system.files import tail
 from .zygote_process import ZygoteProcess
 
@@ -139,7 +139,6 @@ class Zygote:
 
     @property
     def pid(self) -> int:
-        """Return the pid of the zygote."""
         return self._process.pid
 
     @property

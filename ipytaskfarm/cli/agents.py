@@ -7,15 +7,15 @@ from pathlib import Path
 from textwrap import wrap
 from typing import Any, ClassVar
 
-from traitlets import Bool, Float, Int, List, Unicode
+from traitlets import Float, Int, List, Unicode
 
 from ipytaskfarm.cli import printing
-from ipytaskfarm.cli.application import JSON, OK, JsonCommand, UsageError, complete, switches, values
+from ipytaskfarm.cli.application import OK, JsonCommand, UsageError, complete, flag, switch
 from ipytaskfarm.cli.json_output import group_shape, print_json
 from ipytaskfarm.cli.start import option_pairs
-from ipytaskfarm.core.agent_names import goes_by
 from ipytaskfarm.core.arguments import check_seconds
 from ipytaskfarm.core.messages import FarmStatus, tables
+from ipytaskfarm.core.parsing import goes_by
 from ipytaskfarm.deployment import agent_groups as grouped
 from ipytaskfarm.deployment.light_client import connect
 from ipytaskfarm.display.tables import Column
@@ -49,40 +49,28 @@ dask); or ends some of them after the tasks that run there. `launchers` shows al
         ipytaskfarm agents list
         ipytaskfarm agents remove slurm-1
     """
-    engines = Int(None, allow_none=True, help="how many engines each agent starts (default: one per usable core)").tag(
-        config=True, metavar="N"
+    engines = flag(
+        "N", Int(None, allow_none=True, help="how many engines each agent starts (default: one per usable core)")
     )
-    time_limit = Unicode(None, allow_none=True, help="when the batch system ends the agents: 90m, 2h, 1:30:00").tag(
-        config=True, metavar="SPAN"
+    time_limit = flag(
+        "SPAN", Unicode(None, allow_none=True, help="when the batch system ends the agents: 90m, 2h, 1:30:00")
     )
-    leave = Float(25.0, help="how long running tasks may continue after an agent was told to end (default: 25)").tag(
-        config=True, metavar="SECONDS"
+    leave = flag(
+        "SECONDS", Float(25.0, help="how long running tasks may continue after an agent was told to end (default: 25)")
     )
-    option = List(Unicode(), help="an option of the launcher, see `ipytaskfarm agents launchers`").tag(
-        config=True, metavar="KEY=VALUE"
+    option = flag("KEY=VALUE", List(Unicode(), help="an option of the launcher, see `ipytaskfarm agents launchers`"))
+    template = flag(
+        "FILE", Unicode(None, allow_none=True, help="your own script instead of the launcher's, see --dry-run")
     )
-    template = Unicode(None, allow_none=True, help="your own script instead of the launcher's, see --dry-run").tag(
-        config=True, metavar="FILE"
+    python = flag(
+        "PATH",
+        Unicode(None, allow_none=True, help="the interpreter on the agents' machines (default: this one's path)"),
     )
-    python = Unicode(
-        None, allow_none=True, help="the interpreter on the agents' machines (default: this one's path)"
-    ).tag(config=True, metavar="PATH")
-    drain = Float(
-        None, allow_none=True, help="remove: how long running tasks may continue (default: to their end)"
-    ).tag(config=True, metavar="SECONDS")
-    dry_run = Bool(False, help="add: show what would be given to the launcher, and start nothing").tag(config=True)
-    aliases: Any = values(
-        ("engines", "RunAgents.engines"),
-        ("time-limit", "RunAgents.time_limit"),
-        ("leave", "RunAgents.leave"),
-        ("option", "RunAgents.option"),
-        ("template", "RunAgents.template"),
-        ("python", "RunAgents.python"),
-        ("drain", "RunAgents.drain"),
+    drain = flag(
+        "SECONDS",
+        Float(None, allow_none=True, help="remove: how long running tasks may continue (default: to their end)"),
     )
-    flags: Any = switches(
-        JSON, ("dry-run", "RunAgents.dry_run", True, "add: show what would be given to the launcher, and start nothing")
-    )
+    dry_run = switch("add: show what would be given to the launcher, and start nothing")
 
     of_action: ClassVar[dict[str, tuple[str, ...]]] = {
         **dict.fromkeys(("engines", "time_limit", "leave", "option", "template", "python", "dry_run"), ("add",)),

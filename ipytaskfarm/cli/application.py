@@ -6,10 +6,11 @@ import os
 import sys
 from collections.abc import Iterable, Iterator, Sequence
 from importlib import import_module
+from itertools import chain
 from textwrap import fill, wrap
-from typing import Any, ClassVar
+from typing import Any, ClassVar, TypeVar
 
-from traitlets import Bool, List, Unicode
+from traitlets import Bool, List, TraitType, Unicode
 from traitlets.config import Application, Config
 from traitlets.config.loader import LazyConfigValue
 
@@ -37,26 +38,40 @@ class HelpShown(Exception):
     """Raised when the command line only asks for help."""
 
 
-def _names(keys: str | tuple[str, ...]) -> tuple[str, ...]:
-    return (keys,) if isinstance(keys, str) else keys
+_Trait = TypeVar("_Trait", bound=TraitType[Any, Any])
 
 
-def values(*pairs: tuple[str, str], farm: bool = True) -> dict[Any, str]:
-    """Return traitlets' aliases from (names of the flag, ``Class.trait``). ``--farm`` and ``--config`` are added."""
-    table: dict[Any, str] = {tuple(names.split()): trait for names, trait in pairs}
-    if farm:
-        table[("farm",)] = "Command.farm"
-    table[("config",)] = "Command.config_files"
-    return table
+def flag(metavar: str, trait: _Trait, names: str = "") -> _Trait:
+    """Make a trait a setting, and a flag that takes a value.
+
+    Args:
+        metavar: stands for the value in usage lines.
+        trait: the type of the value, its default and its help.
+        names: the names of the flag, without dashes; "": the trait's own, with dashes.
+    """
+    return trait.tag(config=True, metavar=metavar, flag=names)
 
 
-def switches(*entries: tuple[str, str, bool, str]) -> dict[Any, Any]:
-    """Return traitlets' flags from (names of the flag, ``Class.trait``, the value that it sets, help)."""
-    table = {}
-    for names, trait, value, text in entries:
-        owner, name = trait.split(".")
-        table[tuple(names.split())] = ({owner: {name: value}}, text)
-    return table
+def switch(text: str, names: str = "", setting: Bool[bool, bool | int] | None = None) -> Bool[bool, bool | int]:
+    """Return a setting that is a flag without a value, which sets the opposite of the default.
+
+    Args:
+        text: the help of the flag.
+        names: as in `flag`.
+        setting: the setting, if its default is not False.
+    """
+    return (Bool(False, help=text) if setting is None else setting).tag(config=True, flag=names, text=text)
+
+
+def _flag_names(trait: TraitType[Any, Any]) -> tuple[str, ...]:
+    return tuple((trait.metadata["flag"] or str(trait.name).replace("_", "-")).split())
+
+
+def flags_in(owner: type) -> dict[str, Any]:
+    """Return the flags of a class: ``Class.trait`` -> trait."""
+    return {
+        f"{owner.__name__}.{n}": t for n, t in vars(owner).items() if isinstance(t, TraitType) and "flag" in t.metadata
+    }
 
 
 class Command(Application):
@@ -71,13 +86,39 @@ class Command(Application):
     """For a command of several actions: setting -> the actions that it belongs to. Others have no use for it."""
     raise_config_file_errors = True
 
-    farm = Unicode("default", help="the farm's name").tag(config=True, metavar="NAME")
-    config_files = List(Unicode(), help="a config file instead of Jupyter's ipytaskfarm_config.py").tag(
-        config=True, metavar="FILE"
+    farm = flag("NAME", Unicode("default", help="the farm's name"))
+    config_files = flag(
+        "FILE", List(Unicode(), help="a config file instead of Jupyter's ipytaskfarm_config.py"), "config"
     )
+    concerns_a_farm: ClassVar[bool] = True
+    """Whether the command has the flag ``--farm``."""
 
-    aliases: Any = values()
-    flags: Any = switches()
+    aliases: dict[Any, str]
+    """Names of a flag -> the ``Class.trait`` that it sets."""
+    flags: dict[Any, Any]
+    """Names of a flag without a value -> the settings that it makes, and its help."""
+
+    def __init__(self, **settings: Any) -> None:
+        super().__init__(**settings)
+        groups = self.flag_groups()
+        of_all = flags_in(Command)
+        if not self.concerns_a_farm:
+            del of_all["Command.farm"]
+        self.aliases, self.flags = {}, {}
+        for target, trait in chain.from_iterable(map(dict.items, [*groups, of_all])):
+            if "metavar" in trait.metadata:
+                self.aliases.setdefault(_flag_names(trait), target)
+        for target, trait in chain.from_iterable(map(dict.items, reversed(groups))):
+            if "metavar" not in trait.metadata:
+                owner, name = target.split(".")
+                sets = {owner: {name: not trait.default_value}}
+                self.flags.setdefault(_flag_names(trait), (sets, trait.metadata["text"]))
+
+    def flag_groups(self) -> list[dict[str, Any]]:
+        """Return the flags of each class of this command, the most general first."""
+        return [
+            flags_in(cls) for cls in reversed(type(self).__mro__) if issubclass(cls, Command) and cls is not Command
+        ]
 
     def read(self, argv: list[str]) -> None:
         """Parse a command line; its settings override config files, and these override defaults.
@@ -110,9 +151,9 @@ class Command(Application):
         }
         for keys, target in self.aliases.items():
             owner, name = target.split(".")
-            known |= dict.fromkeys(_names(keys), Flag(owner, name, traits[owner][name]))
+            known |= dict.fromkeys(keys, Flag(owner, name, traits[owner][name]))
         for keys, (sets, _) in self.flags.items():
-            known |= dict.fromkeys(_names(keys), Switch(sets))
+            known |= dict.fromkeys(keys, Switch(sets))
         return known
 
     def _settings(self) -> dict[str, dict[str, Any]]:
@@ -168,15 +209,8 @@ class Command(Application):
             actions = self.of_action.get(setting, (action,))
             if action not in actions:
                 *belongs, this = (f"`{self.name} {each}".rstrip() + "`" for each in (*actions, action))
-                raise UsageError(f"--{self._flag_of(setting)} belongs to {complete(belongs)}, not to {this}")
-
-    def _flag_of(self, setting: str) -> str:
-        """Return the name of the flag, without dashes, for a setting of this very class."""
-        owner = type(self).__name__
-        for keys, target in self.aliases.items():
-            if target == f"{owner}.{setting}":
-                return _names(keys)[-1]
-        return next(_names(keys)[-1] for keys, (sets, _) in self.flags.items() if setting in sets.get(owner, ()))
+                flag_name = _flag_names(self.traits()[setting])[-1]
+                raise UsageError(f"--{flag_name} belongs to {complete(belongs)}, not to {this}")
 
     def home(self) -> Home:
         """Return the files of the farm that ``--farm`` names."""
@@ -233,48 +267,37 @@ class Command(Application):
         yield from _flag_help(("h", "help"), "", "show this text")
 
 
-JSON = ("json", "JsonCommand.json", True, "print JSON, for programs")
-"""The flag ``--json`` for `switches`."""
-
-
 class JsonCommand(Command):
     """A command that can print its answer for programs."""
 
-    json = Bool(False, help="print JSON, for programs").tag(config=True)
-    flags: Any = switches(JSON)
+    json = switch("print JSON, for programs")
 
 
-def _flag_help(keys: str | tuple[str, ...], metavar: str, text: str) -> Iterator[str]:
-    shown = ", ".join(("-" if len(name) == 1 else "--") + name for name in sorted(_names(keys), key=len)) + metavar
+def _flag_help(keys: tuple[str, ...], metavar: str, text: str) -> Iterator[str]:
+    shown = ", ".join(("-" if len(name) == 1 else "--") + name for name in sorted(keys, key=len)) + metavar
     first, *more = wrap(text, width() - 33, break_on_hyphens=False, break_long_words=False)
     yield f"    {shown:<28} {first}" if len(shown) <= 28 else f"    {shown}\n{'':33}{first}"
     yield from (f"{'':33}{line}" for line in more)
 
 
-class TaskFarm(Application):
-    """The application behind ``ipytaskfarm --help``."""
-
-    name = "ipytaskfarm"
-    version = __version__
-    description: Any = "A durable task farm of IPython kernels."
-
-    def emit_help(self, classes: bool = False) -> Iterator[str]:  # type: ignore[override]
-        yield "A durable task farm of IPython kernels."
-        yield ""
-        yield "    ipytaskfarm -n 4             start a farm of four engines here; Ctrl-C stops it"
-        yield "    ipytaskfarm COMMAND --help   what a command does, and its flags"
-        yield ""
-        yield "Commands"
-        for name, (_, text) in COMMANDS.items():
-            first, *more = wrap(text, width() - 17)
-            yield f"    {name:<12} {first}"
-            yield from (f"{'':17}{line}" for line in more)
-        yield ""
-        yield fill(
-            "Every command about a farm takes --farm NAME (default: the farm called default). Exit codes: 0 fine,"
-            " 1 failed, 2 wrong command line, 3 the store cannot be used, 4 refused or no farm.",
-            width(),
-        )
+def _overview() -> Iterator[str]:
+    """Yield the help of the command itself."""
+    yield "A durable task farm of IPython kernels."
+    yield ""
+    yield "    ipytaskfarm -n 4             start a farm of four engines here; Ctrl-C stops it"
+    yield "    ipytaskfarm COMMAND --help   what a command does, and its flags"
+    yield ""
+    yield "Commands"
+    for name, (_, text) in COMMANDS.items():
+        first, *more = wrap(text, width() - 17)
+        yield f"    {name:<12} {first}"
+        yield from (f"{'':17}{line}" for line in more)
+    yield ""
+    yield fill(
+        "Every command about a farm takes --farm NAME (default: the farm called default). Exit codes: 0 fine,"
+        " 1 failed, 2 wrong command line, 3 the store cannot be used, 4 refused or no farm.",
+        width(),
+    )
 
 
 def run(arguments: list[str]) -> int:
@@ -285,7 +308,7 @@ def run(arguments: list[str]) -> int:
     name = arguments[0] if arguments else "help"
     try:
         if not arguments or name in ("-h", "--help", "--help-all"):
-            print("\n".join(TaskFarm().emit_help()), flush=True)
+            print("\n".join(_overview()), flush=True)
             return OK
         if name in ("-V", "--version"):
             print(__version__, flush=True)
@@ -333,9 +356,20 @@ def _text_of(error: BaseException) -> str:
     return str(error)
 
 
+_MEANT = {
+    **dict.fromkeys(("clear", "delete", "rm"), "remove"), **dict.fromkeys(("cancel", "kill"), "abort"),
+    **dict.fromkeys(("scale", "workers"), "engines"), **dict.fromkeys(("view", "dashboard", "live"), "web"),
+    **dict.fromkeys(("errors", "traceback"), "failures"), **dict.fromkeys(("info", "ps", "snapshot"), "status"),
+    "why": "explain", "nodes": "agents", "output": "result", "ls": "list",
+}  # fmt: skip
+"""A word that is no command -> the command that does it."""
+
+
 def _command(name: str) -> Command:
     if name not in COMMANDS:
-        raise UsageError(f"there is no command {name!r}{did_you_mean(name, COMMANDS, '')}")
+        meant = _MEANT.get(name)
+        near = f", did you mean {meant}?" if meant else did_you_mean(name, COMMANDS, "")
+        raise UsageError(f"there is no command {name!r}{near}")
     module, _, attribute = COMMANDS[name][0].rpartition(".")
     command = getattr(import_module(module), attribute)()
     assert isinstance(command, Command)

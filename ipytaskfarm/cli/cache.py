@@ -2,12 +2,12 @@
 
 from __future__ import annotations
 
-from typing import Any, ClassVar
+from typing import ClassVar
 
-from traitlets import Bool, Int, Unicode
+from traitlets import Int, Unicode
 
 from ipytaskfarm.cli import printing
-from ipytaskfarm.cli.application import JSON, OK, JsonCommand, UsageError, switches, values
+from ipytaskfarm.cli.application import OK, JsonCommand, UsageError, flag, switch
 from ipytaskfarm.cli.jobs import LONG_S, refuse_unknown, task_rows_of
 from ipytaskfarm.cli.json_output import cache_shape, print_json
 from ipytaskfarm.core import messages
@@ -32,15 +32,11 @@ result from the cache, or what differs from the nearest entry.
         ipytaskfarm cache forget --function fit --older 7d
         ipytaskfarm cache forget --all
     """
-    function = Unicode("", help="only entries of functions of this name").tag(config=True, metavar="NAME")
-    key = Unicode("", help="only the entry whose key begins so").tag(config=True, metavar="KEY")
-    older = Unicode("", help="only entries unused for this time: 90s, 2h, 7d").tag(config=True, metavar="TIME")
-    last = Int(100, min=0, max=100_000, help="how many entries to list (default: 100)").tag(config=True, metavar="N")
-    every = Bool(False, help="forget all entries").tag(config=True)
-    aliases: Any = values(
-        ("function", "Cache.function"), ("key", "Cache.key"), ("older", "Cache.older"), ("last", "Cache.last")
-    )
-    flags: Any = switches(("all", "Cache.every", True, "forget all entries"), JSON)
+    function = flag("NAME", Unicode("", help="only entries of functions of this name"))
+    key = flag("KEY", Unicode("", help="only the entry whose key begins so"))
+    older = flag("TIME", Unicode("", help="only entries unused for this time: 90s, 2h, 7d"))
+    last = flag("N", Int(100, min=0, max=100_000, help="how many entries to list (default: 100)"))
+    every = switch("forget all entries", "all")
 
     of_action: ClassVar[dict[str, tuple[str, ...]]] = {
         "function": ("", "forget"),

@@ -7,11 +7,11 @@ from __future__ import annotations
 
 from collections.abc import Iterator
 from importlib import import_module
-from typing import Any, NamedTuple
+from typing import NamedTuple
 
 from traitlets import Enum
 
-from ipytaskfarm.cli.application import OK, Command, UsageError, values
+from ipytaskfarm.cli.application import OK, Command, UsageError
 from ipytaskfarm.cli.catalog import COMMANDS
 from ipytaskfarm.cli.command_line import Flag
 from ipytaskfarm.core.text import did_you_mean
@@ -57,7 +57,7 @@ line of the first example to ~/.bashrc; the other examples write the script wher
         ipytaskfarm completion zsh > ~/.zfunc/_ipytaskfarm      # a folder of fpath
         ipytaskfarm completion fish > ~/.config/fish/completions/ipytaskfarm.fish
     """
-    aliases: Any = values(farm=False)
+    concerns_a_farm = False
 
     def carry_out(self) -> int:
         if len(self.extra_args) != 1:
@@ -77,7 +77,6 @@ line of the first example to ~/.bashrc; the other examples write the script wher
 
 
 def entries() -> Iterator[CommandEntry]:
-    """Yield each command with its flags."""
     for name, (place, help_text) in COMMANDS.items():
         module, _, attribute = place.rpartition(".")
         command: Command = getattr(import_module(module), attribute)()
@@ -101,8 +100,7 @@ def _flags(command: Command) -> Iterator[FlagEntry]:
     yield FlagEntry(("-h", "--help"), "show help", "")
 
 
-def _dashed(keys: Any) -> tuple[str, ...]:
-    names = (keys,) if isinstance(keys, str) else keys
+def _dashed(names: tuple[str, ...]) -> tuple[str, ...]:
     return tuple(("-" if len(name) == 1 else "--") + name for name in sorted(names, key=len))
 
 

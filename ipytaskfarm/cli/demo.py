@@ -10,7 +10,7 @@ from typing import Any
 from traitlets import Int, Unicode
 
 from ipytaskfarm.cli import printing
-from ipytaskfarm.cli.application import OK, Command, UsageError, values
+from ipytaskfarm.cli.application import OK, Command, UsageError, flag
 from ipytaskfarm.core.arguments import check_count
 from ipytaskfarm.deployment.light_client import connect
 from ipytaskfarm.settings.checks import check_engines
@@ -34,13 +34,9 @@ and removes the results of the demonstration from it.
         ipytaskfarm demo -n 4
         ipytaskfarm demo --farm nightly
     """
-    farm = Unicode("", help="use this running farm").tag(config=True, metavar="NAME")
-
-    n = Int(None, allow_none=True, help="the number of engines (default: the usable cores)").tag(
-        config=True, metavar="N"
-    )
-    tasks = Int(5000, help="how many tasks to time after the QuickStart (default: 5000)").tag(config=True, metavar="N")
-    aliases: Any = values(("n engines", "Demo.n"), ("tasks", "Demo.tasks"), ("farm", "Demo.farm"), farm=False)
+    n = flag("N", Int(None, allow_none=True, help="the number of engines (default: the usable cores)"), "n engines")
+    tasks = flag("N", Int(5000, help="how many tasks to time after the QuickStart (default: 5000)"))
+    farm = flag("NAME", Unicode("", help="use this running farm"))
 
     def carry_out(self) -> int:
         try:

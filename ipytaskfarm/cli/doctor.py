@@ -5,12 +5,11 @@ from __future__ import annotations
 from collections.abc import Iterator
 from dataclasses import asdict
 from pathlib import Path
-from typing import Any
 
-from traitlets import Bool, Int, Unicode
+from traitlets import Int, Unicode
 
 from ipytaskfarm.cli import printing
-from ipytaskfarm.cli.application import FAILED, JSON, OK, JsonCommand, UsageError, switches, values
+from ipytaskfarm.cli.application import FAILED, OK, JsonCommand, UsageError, flag, switch
 from ipytaskfarm.cli.json_output import print_json
 from ipytaskfarm.core.arguments import check_count
 from ipytaskfarm.doctor import Finding, Level, rounds
@@ -32,17 +31,13 @@ connect to the farm.
         ipytaskfarm doctor --try
         ipytaskfarm doctor --agent-file node7.json
     """
-    n = Int(None, allow_none=True, help="the number of engines to check for (default: one per core)").tag(
-        config=True, metavar="N"
+    n = flag(
+        "N", Int(None, allow_none=True, help="the number of engines to check for (default: one per core)"), "n engines"
     )
-    agent_file = Unicode(None, allow_none=True, help="check this machine for the agent of that connection file").tag(
-        config=True, metavar="FILE"
+    agent_file = flag(
+        "FILE", Unicode(None, allow_none=True, help="check this machine for the agent of that connection file")
     )
-    tries = Bool(False, help="also start a farm of one engine, run a task on it, and stop it").tag(config=True)
-    aliases: Any = values(("n engines", "Doctor.n"), ("agent-file", "Doctor.agent_file"))
-    flags: Any = switches(
-        ("try", "Doctor.tries", True, "also start a farm of one engine, run a task on it, and stop it"), JSON
-    )
+    tries = switch("also start a farm of one engine, run a task on it, and stop it", "try")
 
     def carry_out(self) -> int:
         try:
@@ -64,9 +59,7 @@ connect to the farm.
         else:
             yield from rounds.of_farm(self.home(), wanted)
         if self.tries:
-            from ipytaskfarm.doctor.trial import trial
-
-            yield trial()
+            yield rounds.trial()
 
 
 def _tell(finding: Finding) -> None:

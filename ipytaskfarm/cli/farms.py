@@ -5,10 +5,10 @@ from __future__ import annotations
 from pathlib import Path
 from typing import Any
 
-from traitlets import Bool, Unicode
+from traitlets import Unicode
 
 from ipytaskfarm.cli import printing
-from ipytaskfarm.cli.application import FAILED, OK, Command, JsonCommand, no_such_farm, switches, values
+from ipytaskfarm.cli.application import FAILED, OK, Command, JsonCommand, flag, no_such_farm, switch
 from ipytaskfarm.cli.json_output import print_json
 from ipytaskfarm.cli.status import farm_state
 from ipytaskfarm.core import errors
@@ -35,8 +35,7 @@ class List(JsonCommand):
 
     name = "list"
     description = "Lists the farms of this user, running and stopped; with --farm only that one."
-    farm = Unicode("", help="only the farm of this name").tag(config=True, metavar="NAME")
-    aliases: Any = values(("farm", "List.farm"), farm=False)
+    farm = flag("NAME", Unicode("", help="only the farm of this name"))
 
     def carry_out(self) -> int:
         farms = [_describe(home) for home in Home.all() if self.farm in ("", home.name)]
@@ -96,12 +95,8 @@ a crash left behind; with --all it removes the whole farm with its store and its
         ipytaskfarm clean
         ipytaskfarm clean --farm old --all --yes
     """
-    yes = Bool(False, help="do not ask").tag(config=True)
-    everything = Bool(False, help="remove a stopped farm completely").tag(config=True)
-    flags: Any = switches(
-        ("y yes", "Clean.yes", True, "do not ask"),
-        ("all", "Clean.everything", True, "remove a stopped farm completely: waiting tasks, results, keys"),
-    )
+    yes = switch("do not ask", "y yes")
+    everything = switch("remove a stopped farm completely: waiting tasks, results, keys", "all")
 
     def carry_out(self) -> int:
         home = self.home()

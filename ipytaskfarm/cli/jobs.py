@@ -3,15 +3,14 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
-from typing import Any
 
 from traitlets import Unicode
 
 from ipytaskfarm.cli import printing
-from ipytaskfarm.cli.application import OK, Command, JsonCommand, UsageError, values
+from ipytaskfarm.cli.application import OK, Command, JsonCommand, UsageError, flag
 from ipytaskfarm.cli.json_output import job_shape, print_json, task_shape
 from ipytaskfarm.core import messages
-from ipytaskfarm.core.messages import tables
+from ipytaskfarm.core.messages import tables, view
 from ipytaskfarm.deployment.light_client import Questioner, connect
 from ipytaskfarm.display.farm_tables import PAGE, job_table, task_table
 
@@ -24,6 +23,11 @@ LONG_S = 60.0
 def jobs_of(questioner: Questioner, wanted: str | None, *, tasks: bool = False) -> list[tables.JobRow]:
     """Return the jobs of this name or id (None: all), the latest last."""
     return questioner.answer_for(messages.FindJobs(wanted, tasks), tables.JobTable, timeout_s=LONG_S).rows
+
+
+def failed_in(questioner: Questioner, rows: Sequence[tables.JobRow]) -> dict[str, int]:
+    """Return how many tasks of jobs have failed and were not submitted again, as far as the farm has counted them."""
+    return questioner.answer_for(view.ReadCauses.of_jobs(rows), view.CauseTable, timeout_s=LONG_S).failed(rows)
 
 
 def find_job(questioner: Questioner, wanted: str) -> tables.JobRow:
@@ -78,10 +82,7 @@ class OnTasks(JsonCommand):
     """A command about tasks: ids, or those of a job."""
 
     arguments = "ID… | --job NAME"
-    job = Unicode("", help="the tasks of this job: its name (the latest of that name), or its id").tag(
-        config=True, metavar="NAME"
-    )
-    aliases: Any = values(("job", "OnTasks.job"))
+    job = flag("NAME", Unicode("", help="the tasks of this job: its name (the latest of that name), or its id"))
 
     def read(self, argv: list[str]) -> None:
         """Read the command line, and check that it names the tasks, before any question is asked."""
@@ -120,21 +121,22 @@ disappears when all its tasks have been removed.
         with connect(self.farm) as questioner:
             if self.extra_args:
                 job = find_job(questioner, self.extra_args[0])
-                return self._show_one(job, task_rows(questioner, job.task_ids()))
+                return self._show_one(job, failed_in(questioner, [job]), task_rows(questioner, job.task_ids()))
             rows = jobs_of(questioner, None)
+            failed = failed_in(questioner, rows)
         if self.json:
-            print_json([job_shape(row) for row in rows])
+            print_json([job_shape(row, failed) for row in rows])
         elif rows:
-            printing.print_table(job_table(rows))
+            printing.print_table(job_table(rows, failed))
         else:
             print("no jobs")
         return OK
 
-    def _show_one(self, job: tables.JobRow, tasks: list[tables.TaskRow]) -> int:
+    def _show_one(self, job: tables.JobRow, failed: dict[str, int], tasks: list[tables.TaskRow]) -> int:
         if self.json:
-            print_json({**job_shape(job), "members": [task_shape(row) for row in tasks]})
+            print_json({**job_shape(job, failed), "members": [task_shape(row) for row in tasks]})
         else:
-            printing.print_table(job_table([job]))
+            printing.print_table(job_table([job], failed))
             print()
             more = f"`ipytaskfarm tasks --job {job.id} --last 0` shows all"
             printing.print_table(task_table(tasks, page=PAGE, more=more))

@@ -7,16 +7,16 @@ zone, durations are seconds, sizes are bytes, and unknown values are null.
 from __future__ import annotations
 
 import json
+from collections.abc import Mapping
 from typing import TYPE_CHECKING, Any
 
 import msgspec
 
-from ipytaskfarm.core.formatting import job_state
 from ipytaskfarm.core.messages import CacheTable
-from ipytaskfarm.core.messages.tables import EngineRow, FarmState, JobRow, TaskRow
+from ipytaskfarm.core.messages.tables import EngineRow, EventRow, FarmState, JobRow, TaskRow
 from ipytaskfarm.core.states import state_counts, state_word
 from ipytaskfarm.core.text import error_line
-from ipytaskfarm.display.farm_tables import EventRow
+from ipytaskfarm.display.farm_tables import job_state
 from ipytaskfarm.display.text import local_time
 
 if TYPE_CHECKING:  # few commands look at groups
@@ -80,7 +80,7 @@ def farm_shape(state: FarmState) -> dict[str, Any]:
     return shape
 
 
-def job_shape(row: JobRow) -> dict[str, Any]:
+def job_shape(row: JobRow, failed: Mapping[str, int]) -> dict[str, Any]:
     """Return a line of ``ipytaskfarm jobs``."""
     return {
         "name": row.name,
@@ -90,6 +90,7 @@ def job_shape(row: JobRow) -> dict[str, Any]:
         "state": job_state(row),
         "opened": moment(row.opened_s or None),
         "priority": row.priority,
+        "failed": failed.get(row.id),
     }
 
 

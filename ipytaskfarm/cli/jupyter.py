@@ -2,9 +2,9 @@
 
 from __future__ import annotations
 
-from typing import Any, ClassVar
+from typing import ClassVar
 
-from ipytaskfarm.cli.application import FAILED, OK, Command, UsageError, values
+from ipytaskfarm.cli.application import FAILED, OK, Command, UsageError
 from ipytaskfarm.system.jupyter_extension import ExtensionState, JupyterFiles, this_environment
 from ipytaskfarm.version import __version__
 
@@ -25,8 +25,8 @@ present state, with exit code 1 if something is missing.
         ipytaskfarm jupyter enable
         ipytaskfarm jupyter status
     """
+    concerns_a_farm = False
     arguments: ClassVar[str] = "[enable|disable|status]"
-    aliases: Any = values(farm=False)
 
     def carry_out(self) -> int:
         words = self.extra_args or ["status"]

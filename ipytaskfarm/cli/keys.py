@@ -6,10 +6,10 @@ import os
 from pathlib import Path
 from typing import Any, ClassVar
 
-from traitlets import Bool, Unicode
+from traitlets import Unicode
 
 from ipytaskfarm.cli import printing
-from ipytaskfarm.cli.application import JSON, OK, JsonCommand, UsageError, complete, no_such_farm, switches, values
+from ipytaskfarm.cli.application import OK, JsonCommand, UsageError, complete, flag, no_such_farm, switch
 from ipytaskfarm.cli.json_output import moment, print_json
 from ipytaskfarm.core.messages import ListConnections
 from ipytaskfarm.core.messages.tables import ConnectionTable
@@ -39,19 +39,10 @@ the change at once.
         ipytaskfarm keys rotate client reader
         ipytaskfarm keys revoke node7
     """
-    output = Unicode(None, allow_none=True, help="with add: write the connection file there").tag(
-        config=True, metavar="FILE"
-    )
-    reader = Bool(False, help="with add: a file for read-only clients").tag(config=True)
-    client = Bool(False, help="with add: a file for clients with all rights").tag(config=True)
-    everything = Bool(False, help="with rotate: every key").tag(config=True)
-    aliases: Any = values(("output", "Keys.output"))
-    flags: Any = switches(
-        ("reader", "Keys.reader", True, "with add: a file for read-only clients"),
-        ("client", "Keys.client", True, "with add: a file for clients with all rights"),
-        ("all", "Keys.everything", True, "with rotate: every key"),
-        JSON,
-    )
+    output = flag("FILE", Unicode(None, allow_none=True, help="with add: write the connection file there"))
+    reader = switch("with add: a file for read-only clients")
+    client = switch("with add: a file for clients with all rights")
+    everything = switch("with rotate: every key", "all")
 
     of_action: ClassVar[dict[str, tuple[str, ...]]] = {
         "output": ("add",),

@@ -1,4 +1,4 @@
-"""``ipytaskfarm logs``: shows logs of a farm, or the log lines about one task."""
+"""``ipytaskfarm logs`` shows logs of a farm, or the log lines about one task; ``ipytaskfarm history`` its events."""
 
 from __future__ import annotations
 
@@ -10,22 +10,23 @@ import sys
 import time
 from collections.abc import Iterator
 from pathlib import Path
-from typing import Any, NamedTuple
+from typing import NamedTuple
 
 import msgspec
-from traitlets import Bool, Int
+from traitlets import Int, Unicode
 
 from ipytaskfarm.cli import printing
-from ipytaskfarm.cli.application import JSON, OK, JsonCommand, UsageError, no_such_farm, switches, values
-from ipytaskfarm.cli.history import events
+from ipytaskfarm.cli.application import OK, JsonCommand, UsageError, flag, no_such_farm, switch
+from ipytaskfarm.cli.jobs import LONG_S, ids_given, refuse_unknown, task_rows_of
 from ipytaskfarm.cli.json_output import event_shape, print_json
 from ipytaskfarm.core import messages
-from ipytaskfarm.core.agent_names import SHARED, agent_name, owner
+from ipytaskfarm.core.arguments import INT_MAX
 from ipytaskfarm.core.messages import tables
 from ipytaskfarm.core.messages.payload import ResultBody
+from ipytaskfarm.core.parsing import SHARED, agent_name, owner, parse_since
 from ipytaskfarm.deployment.home import Home
-from ipytaskfarm.deployment.light_client import connect
-from ipytaskfarm.display.farm_tables import EventRow, event_table
+from ipytaskfarm.deployment.light_client import Questioner, connect
+from ipytaskfarm.display.farm_tables import event_table
 
 FOLLOW_S = 0.2
 BLOCK_BYTES = 1 << 16
@@ -49,13 +50,9 @@ that task in all logs of the farm, what happened to the task, and what it printe
         ipytaskfarm logs engine 3 --lines 500
         ipytaskfarm logs --task 12
     """
-    follow = Bool(False, help="also show new lines").tag(config=True)
-    lines = Int(100, min=0, help="show the last N lines (default: 100)").tag(config=True, metavar="N")
-    task = Int(None, allow_none=True, help="show all lines about this task, and what it printed").tag(
-        config=True, metavar="ID"
-    )
-    aliases: Any = values(("lines", "Logs.lines"), ("task", "Logs.task"))
-    flags: Any = switches(("f follow", "Logs.follow", True, "also show new lines, until Ctrl-C"), JSON)
+    follow = switch("also show new lines, until Ctrl-C", "f follow")
+    lines = flag("N", Int(100, min=0, help="show the last N lines (default: 100)"))
+    task = flag("ID", Int(None, allow_none=True, help="show all lines about this task, and what it printed"))
 
     def carry_out(self) -> int:
         home = self.home()
@@ -151,7 +148,7 @@ that task in all logs of the farm, what happened to the task, and what it printe
             print(f"it has not ended: `tc.barrier({task}, stream=True)` shows what it prints meanwhile")
         return OK
 
-    def _known(self, home: Home, task: int) -> tuple[list[EventRow], bool, ResultBody] | None:
+    def _known(self, home: Home, task: int) -> tuple[list[tables.EventRow], bool, ResultBody] | None:
         """Return a task's history, whether it has ended, and its result; None if the farm does not know it or does not
         run.
         """
@@ -245,3 +242,49 @@ def _print_lines(lines: list[str]) -> None:
 
 def _visible(line: str) -> str:
     return "".join(char if char.isprintable() or char == "\t" else "·" for char in line)
+
+
+class History(JsonCommand):
+    """``ipytaskfarm history``"""
+
+    name = "history"
+    description = """
+Shows what happened to tasks, ordered by time: accepted, started, succeeded, failed with the reason, deferred. It shows
+the last 100 events, or more with --last. Removed tasks have no history.
+"""
+    arguments = "[ID…]"
+    examples = """
+        ipytaskfarm history 12
+        ipytaskfarm history --what failed --since 2h
+        ipytaskfarm history --name fit --since 2026-11-21T10:00 --json
+    """
+    named = flag("NAME", Unicode("", help="only tasks of this name"), "name")
+    what = flag("TEXT", Unicode("", help="only events that contain this text: started, failed, engine lost"))
+    since = flag("WHEN", Unicode("", help="only events after this time: 90s, 10m, 2h or 1d ago, or 2026-11-21T10:00"))
+    last = flag("N", Int(100, min=0, max=INT_MAX, help="the last N events; 0: all (default: 100)"))
+
+    def carry_out(self) -> int:
+        ids = ids_given(self)
+        try:
+            since_s = parse_since(self.since, time.time()) if self.since else 0.0
+        except ValueError as error:
+            raise UsageError(f"--since: {error}") from None
+        question = messages.ReadHistory(ids, self.named or None, self.what or None, since_s, self.last or INT_MAX)
+        with connect(self.farm) as questioner:
+            rows = events(questioner, question)
+            unknown = [] if rows or ids is None else task_rows_of(questioner, ids).unknown
+        if self.json:
+            print_json([event_shape(row) for row in rows])
+        elif rows:
+            more = "; --last N shows more" if len(rows) == question.last else ""
+            above = [f"{printing.number(len(rows), 'event')}, the newest last{more}"] if len(rows) > 1 else []
+            printing.print_table(event_table(rows, above=above))
+        else:
+            print("nothing happened", file=sys.stderr if unknown else sys.stdout)
+        refuse_unknown(unknown)
+        return OK
+
+
+def events(questioner: Questioner, question: messages.ReadHistory) -> list[tables.EventRow]:
+    """Return the events in order of time."""
+    return questioner.answer_for(question, tables.EventTable, timeout_s=LONG_S).rows

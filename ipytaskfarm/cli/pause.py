@@ -3,12 +3,11 @@
 from __future__ import annotations
 
 import sys
-from typing import Any
 
-from traitlets import Bool, Unicode
+from traitlets import Unicode
 
 from ipytaskfarm.cli import printing
-from ipytaskfarm.cli.application import FAILED, JSON, OK, JsonCommand, UsageError, switches, values
+from ipytaskfarm.cli.application import FAILED, OK, JsonCommand, UsageError, flag, switch
 from ipytaskfarm.cli.jobs import find_job
 from ipytaskfarm.cli.json_output import print_json
 from ipytaskfarm.core import messages
@@ -19,10 +18,7 @@ from ipytaskfarm.deployment.light_client import Questioner, connect
 class PauseCommand(JsonCommand):
     """The common part of pause and resume, for a job or for the whole farm."""
 
-    job = Unicode("", help="only this job: its name (the latest of that name), or its id").tag(
-        config=True, metavar="NAME"
-    )
-    aliases: Any = values(("job", "PauseCommand.job"))
+    job = flag("NAME", Unicode("", help="only this job: its name (the latest of that name), or its id"))
     on = True
 
     def carry_out(self) -> int:
@@ -92,8 +88,7 @@ shut down. This survives restarts of controller and agents, until --off.
         ipytaskfarm drain node7
         ipytaskfarm drain node7 --off
     """
-    off = Bool(False, help="start tasks on these nodes again").tag(config=True)
-    flags: Any = switches(("off", "Drain.off", True, "start tasks on these nodes again"), JSON)
+    off = switch("start tasks on these nodes again")
 
     def carry_out(self) -> int:
         nodes = list(dict.fromkeys(self.extra_args))

@@ -4,9 +4,8 @@ from __future__ import annotations
 
 import platform
 from importlib.metadata import PackageNotFoundError, version
-from typing import Any
 
-from ipytaskfarm.cli.application import OK, Command, UsageError, values
+from ipytaskfarm.cli.application import OK, Command, UsageError
 from ipytaskfarm.core.messages import PROTOCOL
 from ipytaskfarm.version import __version__
 
@@ -47,7 +46,7 @@ class Version(Command):
 
     name = "version"
     description = "Shows the versions that a bug report needs."
-    aliases: Any = values(farm=False)
+    concerns_a_farm = False
 
     def carry_out(self) -> int:
         print(f"ipytaskfarm {__version__} (protocol {PROTOCOL})")

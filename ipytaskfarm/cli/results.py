@@ -7,10 +7,10 @@ import traceback
 from math import isfinite
 from typing import TYPE_CHECKING, Any
 
-from traitlets import Bool, Unicode
+from traitlets import Unicode
 
 from ipytaskfarm.cli import printing
-from ipytaskfarm.cli.application import FAILED, JSON, OK, Command, JsonCommand, UsageError, switches, values
+from ipytaskfarm.cli.application import FAILED, OK, Command, JsonCommand, UsageError, flag, switch
 from ipytaskfarm.cli.jobs import find_job, ids_given, refuse_unknown, task_rows_of
 from ipytaskfarm.cli.json_output import moment, print_json
 from ipytaskfarm.core import errors
@@ -41,13 +41,8 @@ traceback on standard error. Exit code 1 means that the task has failed, or has 
         ipytaskfarm result 73 --wait --output
         ipytaskfarm result 73 --json
     """
-    wait = Bool(False, help="wait for the end of the task").tag(config=True)
-    output = Bool(False, help="also show what the task printed").tag(config=True)
-    flags: Any = switches(
-        ("wait", "Result.wait", True, "wait for the end of the task"),
-        ("output", "Result.output", True, "also show what the task printed"),
-        JSON,
-    )
+    wait = switch("wait for the end of the task")
+    output = switch("also show what the task printed")
 
     def carry_out(self) -> int:
         task = self.single_task()
@@ -148,14 +143,8 @@ group. The exit code is 0 whether or not tasks have failed.
         ipytaskfarm failures
         ipytaskfarm failures --job primes --traceback
     """
-    job = Unicode("", help="only tasks of this job: its name (the latest of that name), or its id").tag(
-        config=True, metavar="NAME"
-    )
-    traceback = Bool(False, help="show the traceback of one task of each group").tag(config=True)
-    aliases: Any = values(("job", "Failures.job"))
-    flags: Any = switches(
-        ("t traceback", "Failures.traceback", True, "show the traceback of one task of each group"), JSON
-    )
+    job = flag("NAME", Unicode("", help="only tasks of this job: its name (the latest of that name), or its id"))
+    traceback = switch("show the traceback of one task of each group", "t traceback")
 
     def carry_out(self) -> int:
         given = ids_given(self, self.job)
@@ -215,12 +204,8 @@ Python finds them here, so start the command where your code can be imported.
         ipytaskfarm debug 73 --here
         ipytaskfarm debug 73 --frames
     """
-    here = Bool(False, help="run the task here, although an engine is frozen for it").tag(config=True)
-    frames = Bool(False, help="do not run the task; open the frames that came with its failure").tag(config=True)
-    flags: Any = switches(
-        ("here", "Debug.here", True, "run the task here, although an engine is frozen for it"),
-        ("frames", "Debug.frames", True, "do not run the task; open the frames that came with its failure"),
-    )
+    here = switch("run the task here, although an engine is frozen for it")
+    frames = switch("do not run the task; open the frames that came with its failure")
 
     def carry_out(self) -> int:
         task = self.single_task()

@@ -6,7 +6,7 @@ from typing import Any
 
 from traitlets import Unicode
 
-from ipytaskfarm.cli.application import OK, Command, UsageError, values
+from ipytaskfarm.cli.application import OK, Command, UsageError, flag
 from ipytaskfarm.cli.printing import safe
 from ipytaskfarm.core.parsing import parse_ids
 
@@ -26,8 +26,7 @@ out, and listed with the reason. In FILE, {id} stands for the engine's id.
         ipytaskfarm session load ~/work-0.session --engines 1
         ipytaskfarm session checkpoint
     """
-    engines = Unicode("", help="the engines, such as 0 or 0-2,5 (default: all)").tag(config=True, metavar="IDS")
-    aliases: Any = values(("engines", "SessionFiles.engines"))
+    engines = flag("IDS", Unicode("", help="the engines, such as 0 or 0-2,5 (default: all)"))
 
     def carry_out(self) -> int:
         from ipytaskfarm.client import MultiEngineClient

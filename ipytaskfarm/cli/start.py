@@ -10,18 +10,18 @@ from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
 from typing import IO, Any
 
-from traitlets import Bool, Float, Int, List as ListTrait, Unicode
+from traitlets import Float, Int, List as ListTrait, Unicode
 from traitlets.config import Configurable
 
 from ipytaskfarm.cli import printing
-from ipytaskfarm.cli.application import OK, Command, UsageError, exit_code, switches, values
+from ipytaskfarm.cli.application import OK, Command, UsageError, exit_code, flag, flags_in, switch
 from ipytaskfarm.core import errors
-from ipytaskfarm.core.formatting import ready_engines
 from ipytaskfarm.core.messages.tables import FarmState
-from ipytaskfarm.deployment.daemon import fork_detached, start_detached
+from ipytaskfarm.deployment.daemon import fork_detached, start_detached, stop_farm
 from ipytaskfarm.deployment.home import Home
 from ipytaskfarm.deployment.settings import FarmSettings, farm_settings
 from ipytaskfarm.deployment.supervisor import Audience, Supervisor
+from ipytaskfarm.display.farm_tables import ready_engines
 from ipytaskfarm.display.tables import redraws
 from ipytaskfarm.launchers.local import may_fork
 from ipytaskfarm.settings.checks import Agents, check_agents
@@ -38,7 +38,7 @@ TRAITS: dict[str, Callable[..., Any]] = {"SECONDS": Float, "SHARE": Float, "N": 
 
 def traits_of(section: str) -> dict[str, Any]:
     """Return the traits of a class of the configuration, one for each of its settings."""
-    return {config_key(name): _trait(each) for name, each in START_SETTINGS.items() if each.section == section}
+    return {config_key(name): _trait(name, each) for name, each in START_SETTINGS.items() if each.section == section}
 
 
 def config_key(name: str) -> str:
@@ -46,39 +46,22 @@ def config_key(name: str) -> str:
     return SETTINGS[name].key or name
 
 
-def _trait(setting: Setting) -> Any:
+def _trait(name: str, setting: Setting) -> Any:
     default = f" (default: {setting.default_text})" if setting.default_text else ""
     text = setting.help + default
+    names = setting.flag or name.replace("_", "-")
     if not setting.unit:
-        return Bool(bool(setting.default), help=text).tag(config=True)
+        return switch(text, names)
     if setting.several:
-        return ListTrait(Unicode(), help=text).tag(config=True, metavar=setting.unit)
+        return flag(setting.unit, ListTrait(Unicode(), help=text), names)
     kind = TRAITS.get(setting.unit, Unicode)
-    return kind(setting.default, allow_none=True, help=text).tag(config=True, metavar=setting.unit)
+    return flag(setting.unit, kind(setting.default, allow_none=True, help=text), names)
 
 
 def flag_of(name: str) -> str:
     """Return the flag of a setting in the form in which people write it."""
     longest = max((SETTINGS[name].flag or name.replace("_", "-")).split(), key=len)
     return f"--{longest}"
-
-
-def _setting_flags() -> list[tuple[str, str]]:
-    """Return the flags with a value, for `values`."""
-    return [
-        (each.flag or name.replace("_", "-"), f"{each.section}.{config_key(name)}")
-        for name, each in START_SETTINGS.items()
-        if each.unit
-    ]
-
-
-def _setting_switches() -> list[tuple[str, str, bool, str]]:
-    """Return the flags without a value, for `switches`."""
-    return [
-        (name.replace("_", "-"), f"Start.{config_key(name)}", True, each.help)
-        for name, each in START_SETTINGS.items()
-        if not each.unit
-    ]
 
 
 class Controller(Configurable):
@@ -106,29 +89,20 @@ With --daemonize it returns when the engines are ready, and `ipytaskfarm stop` s
     """
     classes: Any = ListTrait([Controller])
 
-    locals().update(traits_of("Start"))
-    agent_engines = Int(None, allow_none=True, help="how many engines each agent starts (default: one per core)").tag(
-        config=True, metavar="N"
+    agent_engines = flag(
+        "N", Int(None, allow_none=True, help="how many engines each agent starts (default: one per core)")
     )
-    agent_time = Unicode(None, allow_none=True, help="when the batch system ends the agents: 90m, 2h").tag(
-        config=True, metavar="SPAN"
-    )
-    agent_option = ListTrait(Unicode(), help="an option of the launcher: partition=short").tag(
-        config=True, metavar="KEY=VALUE"
-    )
-    daemonize = Bool(False, help="return when the engines are ready; the farm continues").tag(config=True)
+    agent_time = flag("SPAN", Unicode(None, allow_none=True, help="when the batch system ends the agents: 90m, 2h"))
+    agent_option = flag("KEY=VALUE", ListTrait(Unicode(), help="an option of the launcher: partition=short"))
+    daemonize = switch("return when the engines are ready; the farm continues")
     progress_fd = Int(-1).tag(config=True)
+    locals().update(traits_of("Start"))
 
-    aliases: Any = values(
-        *_setting_flags(),
-        ("agent-engines", "Start.agent_engines"),
-        ("agent-time", "Start.agent_time"),
-        ("agent-option", "Start.agent_option"),
-    )
-    flags: Any = switches(
-        ("daemonize", "Start.daemonize", True, "return when the engines are ready; the farm continues"),
-        *_setting_switches(),
-    )
+    def flag_groups(self) -> list[dict[str, Any]]:
+        """Return the settings of a farm first, in their own order, whatever class of the configuration has them."""
+        of_farm = flags_in(Controller) | flags_in(Start)
+        ordered = (f"{each.section}.{config_key(name)}" for name, each in START_SETTINGS.items())
+        return [{target: of_farm[target] for target in ordered}, *super().flag_groups()]
 
     def carry_out(self) -> int:
         try:
@@ -326,3 +300,34 @@ def _detach(home: Home, argv: list[str], settings: FarmSettings) -> int:
     else:
         terminal.say(started.text)
     return started.code
+
+
+class Stop(Command):
+    """``ipytaskfarm stop``"""
+
+    name = "stop"
+    description = """
+Stops a farm. No further task is started. Running tasks may continue for ten seconds (--wait SECONDS, or --drain for
+any time), and are then interrupted: tasks that may repeat go back to their queue, the others fail. Waiting tasks and
+all results stay on disk for the next start. The command returns when all processes of the farm have ended.
+"""
+    examples = """
+        ipytaskfarm stop
+        ipytaskfarm stop --farm nightly --drain
+    """
+    wait = flag("SECONDS", Float(10.0, help="how long running tasks may continue (default: 10)"))
+    drain = switch("wait until all running tasks have ended")
+
+    def carry_out(self) -> int:
+        if not self.wait >= 0:
+            raise UsageError(f"--wait must be 0 seconds or more, not {self.wait:g}")
+        home = self.home()
+        terminal = Terminal(home.name)
+        try:
+            stop_farm(home, None if self.drain else self.wait, terminal)
+        except KeyboardInterrupt:
+            at_once = f"`ipytaskfarm stop{farm_flag(home.name)} --wait 0`"
+            terminal.say(f"farm {home.name!r} goes on stopping; {at_once} does not wait for running tasks")
+            raise
+        terminal.say(f"farm {home.name!r} has stopped")
+        return OK

@@ -2,12 +2,10 @@
 
 from __future__ import annotations
 
-from typing import Any
-
 from traitlets import Enum, Int, Unicode
 
 from ipytaskfarm.cli import printing
-from ipytaskfarm.cli.application import OK, JsonCommand, values
+from ipytaskfarm.cli.application import OK, JsonCommand, flag
 from ipytaskfarm.cli.jobs import LONG_S, ids_given, ids_of_job, refuse_unknown, task_rows
 from ipytaskfarm.cli.json_output import farm_shape, print_json, task_shape
 from ipytaskfarm.core import messages
@@ -25,12 +23,13 @@ def farm_state(questioner: Questioner) -> tables.FarmState:
 
 
 def head_lines(state: tables.FarmState) -> list[str]:
-    """Return what a farm does, and how many tasks are in which state, in two lines."""
+    """Return what a farm does, how many tasks are in which state, and why it accepts no task, in two or three lines."""
     word = "stopping" if state.stopping else "paused: no task is started" if state.held else "running"
     counts = ", ".join(f"{count:,} {name}" for name, count in state_counts(state.counts).items())
     return [
         f"farm {state.name!r}: {word}, up {printing.ago(state.started_s)}, controller pid {state.pid}",
         f"tasks: {counts}",
+        *([] if state.stopping or not state.refusing else [f"no task is accepted: {printing.safe(state.refusing)}"]),
     ]
 
 
@@ -79,16 +78,10 @@ class Tasks(JsonCommand):
 
     state = Enum(
         [None, *ACCEPTED_STATES], default_value=None, allow_none=True, help=f"one of {', '.join(ASKED_STATES)}"
-    ).tag(config=True, metavar="STATE")
-    named = Unicode("", help="only tasks of this name").tag(config=True, metavar="NAME")
-    job = Unicode("", help="only tasks of this job: its name (the latest of that name), or its id").tag(
-        config=True, metavar="NAME"
-    )
-    last = Int(100, min=0, max=2**63 - 1, help="the last N tasks; 0: all (default: 100)").tag(config=True, metavar="N")
-
-    aliases: Any = values(
-        ("state", "Tasks.state"), ("name", "Tasks.named"), ("job", "Tasks.job"), ("last", "Tasks.last")
-    )
+    ).tag(config=True, metavar="STATE", flag="")
+    named = flag("NAME", Unicode("", help="only tasks of this name"), "name")
+    job = flag("NAME", Unicode("", help="only tasks of this job: its name (the latest of that name), or its id"))
+    last = flag("N", Int(100, min=0, max=2**63 - 1, help="the last N tasks; 0: all (default: 100)"))
 
     def carry_out(self) -> int:
         given = ids_given(self, self.job)

@@ -6,12 +6,11 @@ import time
 from collections import Counter
 from collections.abc import Sequence
 from pathlib import Path
-from typing import Any
 
 from traitlets import Int
 
 from ipytaskfarm.cli import printing
-from ipytaskfarm.cli.application import FAILED, OK, Command, UsageError, no_such_farm, values
+from ipytaskfarm.cli.application import FAILED, OK, Command, UsageError, flag, no_such_farm
 from ipytaskfarm.core import errors, messages, saves
 from ipytaskfarm.core.states import state_counts
 from ipytaskfarm.deployment.home import Home
@@ -109,10 +108,8 @@ checks enabled. Exit code 1 means that a decision differs, or that a check fails
         ipytaskfarm replay events.log
         ipytaskfarm replay events.log --task 12
     """
-    task = Int(None, allow_none=True, help="show each turn that saved a change of this task").tag(
-        config=True, metavar="ID"
-    )
-    aliases: Any = values(("task", "Replay.task"), farm=False)
+    concerns_a_farm = False
+    task = flag("ID", Int(None, allow_none=True, help="show each turn that saved a change of this task"))
 
     def carry_out(self) -> int:
         from ipytaskfarm.controller.replay import Played, play

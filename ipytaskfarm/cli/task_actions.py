@@ -6,13 +6,14 @@ import json
 import sys
 from typing import Any
 
-from traitlets import Bool, Unicode
+from traitlets import Bool, Int, Unicode
 
 from ipytaskfarm.cli import printing
-from ipytaskfarm.cli.application import FAILED, JSON, OK, JsonCommand, UsageError, switches, values
-from ipytaskfarm.cli.jobs import LONG_S, OnTasks
+from ipytaskfarm.cli.application import FAILED, OK, JsonCommand, UsageError, flag, switch
+from ipytaskfarm.cli.jobs import LONG_S, OnTasks, find_job
 from ipytaskfarm.cli.json_output import print_json
 from ipytaskfarm.core import errors, messages
+from ipytaskfarm.core.arguments import INT_MAX, INT_MIN
 from ipytaskfarm.core.messages import tables
 from ipytaskfarm.deployment.light_client import connect
 
@@ -31,12 +32,10 @@ the interrupt is replaced. Ended tasks are skipped. Exit code 1 means that an id
         ipytaskfarm abort 12 15-19 --reason "wrong input"
         ipytaskfarm abort --job primes --no-interrupt
     """
-    interrupt = Bool(True, help="interrupt running tasks").tag(config=True)
-    reason = Unicode("", help="the reason, which the tasks' error contains").tag(config=True, metavar="TEXT")
-    aliases: Any = values(("job", "OnTasks.job"), ("reason", "Abort.reason"))
-    flags: Any = switches(
-        ("no-interrupt", "Abort.interrupt", False, "let running tasks end, and drop their results"), JSON
+    interrupt = switch(
+        "let running tasks end, and drop their results", "no-interrupt", Bool(True, help="interrupt running tasks")
     )
+    reason = flag("TEXT", Unicode("", help="the reason, which the tasks' error contains"))
 
     def carry_out(self) -> int:
         with connect(self.farm) as questioner:
@@ -123,8 +122,7 @@ with exit code 1.
         ipytaskfarm remove 3-9
         ipytaskfarm remove --all
     """
-    everything = Bool(False, help="all tasks that have ended").tag(config=True)
-    flags: Any = switches(("all", "Remove.everything", True, "all tasks that have ended"), JSON)
+    everything = switch("all tasks that have ended", "all")
 
     def named_otherwise(self) -> bool:
         if self.job and self.everything:
@@ -179,10 +177,9 @@ tasks that wait for them continue.
         ipytaskfarm mark-done 12
         ipytaskfarm mark-done 12 --result '{"total": 42}'
     """
-    result = Verbatim("null", help="the result as JSON; for a task of code, an object with the pulled names").tag(
-        config=True, metavar="JSON"
+    result = flag(
+        "JSON", Verbatim("null", help="the result as JSON; for a task of code, an object with the pulled names")
     )
-    aliases: Any = values(("result", "MarkDone.result"))
 
     def carry_out(self) -> int:
         ids = self.number_arguments("task")
@@ -212,8 +209,7 @@ left. A waiting task fails. A task that has succeeded is reopened: it runs again
 """
     arguments = "ID…"
     examples = 'ipytaskfarm mark-failed 12 --reason "the input was incomplete"'
-    reason = Unicode("", help="the reason, which the error contains").tag(config=True, metavar="TEXT")
-    aliases: Any = values(("reason", "MarkFailed.reason"))
+    reason = flag("TEXT", Unicode("", help="the reason, which the error contains"))
 
     def carry_out(self) -> int:
         ids = self.number_arguments("task")
@@ -251,3 +247,43 @@ def tell_refused(tasks: list[tuple[int, str]]) -> int:
     for task, why in tasks:
         print(f"task {task}: {why}", file=sys.stderr)
     return FAILED if tasks else OK
+
+
+class ChangePriority(OnTasks):
+    """``ipytaskfarm priority``"""
+
+    name = "priority"
+    description = """
+Changes the priority of tasks: tasks with a higher priority start first, and the usual priority is 0. Waiting tasks get
+their new place at once. Running tasks continue, and their retries have the new priority. With --job, tasks that
+are submitted to the job later get it too. Ended tasks are skipped. Exit code 1 means that an id does not exist.
+"""
+    examples = """
+        ipytaskfarm priority 12 15-19 --to 5
+        ipytaskfarm priority --job primes --to -1
+    """
+    to = flag("N", Int(None, allow_none=True, min=INT_MIN, max=INT_MAX, help="the new priority"))
+
+    def read(self, argv: list[str]) -> None:
+        """Read the command line, and check that it has a priority."""
+        super().read(argv)
+        if self.to is None:
+            raise UsageError("which priority? Give it as --to N; tasks with a higher one start first, 0 is usual")
+
+    def carry_out(self) -> int:
+        assert self.to is not None
+        with connect(self.farm) as questioner:
+            question: messages.SetJobPriority | messages.SetPriority
+            if self.job:
+                question = messages.SetJobPriority(find_job(questioner, self.job).id, self.to)
+            else:
+                question = messages.SetPriority(self.number_arguments("task"), self.to)
+            reply = questioner.answer_for(question, messages.PrioritySet, timeout_s=LONG_S)
+        if self.json:
+            print_json({"priority": self.to, "tasks": reply.count, "ended": reply.ended, "missing": reply.unknown})
+        else:
+            what = f"job {printing.safe(self.job)!r}: " if self.job else ""
+            print(f"{what}{printing.number(reply.count, 'task')} of priority {self.to}")
+            for task in reply.ended:
+                print(f"task {task}: has ended")
+        return tell_refused([(task, NO_TASK) for task in reply.unknown]) if reply.unknown else OK

@@ -12,12 +12,11 @@ import tty
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass, field
-from typing import Any
 
-from traitlets import Bool, Float
+from traitlets import Float
 
 from ipytaskfarm.cli import printing
-from ipytaskfarm.cli.application import OK, Command, switches, values
+from ipytaskfarm.cli.application import OK, Command, flag, switch
 from ipytaskfarm.cli.jobs import jobs_of
 from ipytaskfarm.cli.status import farm_state, head_lines
 from ipytaskfarm.core import errors, messages
@@ -52,7 +51,7 @@ class Look:
 
     @property
     def tasks(self) -> list[tables.TaskRow]:
-        """Return the tasks that can be selected: running, then waiting ones by their priority, then failed ones."""
+        """Return the tasks that can be selected: running, waiting by priority, and failed, the latest first."""
         running = [row for row in self.unfinished if row.state == State.PENDING]
         waiting = [row for row in self.unfinished if row.state != State.PENDING]
         return [*running, *sorted(waiting, key=lambda row: -(row.priority or 0)), *self.failed]
@@ -65,7 +64,7 @@ def look(questioner: Questioner, selected: int | None = None) -> Look:
         state,
         [row for row in jobs_of(questioner, None) if row.unfinished],
         _unfinished(questioner, [engine.task for engine in state.engines if engine.task is not None]),
-        _tasks(questioner, "failed"),
+        _tasks(questioner, "failed")[::-1],
     )
     if selected is None:
         selected = next((row.id for row in found.tasks if _waits(row)), None)
@@ -90,11 +89,12 @@ def _unfinished(questioner: Questioner, running: list[int]) -> list[tables.TaskR
 
 
 def _tasks(questioner: Questioner, state: str, ids: list[int] | None = None) -> list[tables.TaskRow]:
-    return questioner.answer_for(messages.ListTasks(ids, None, state, TASKS_ASKED), tables.TaskRows).rows
+    return questioner.answer_for(
+        messages.ListTasks(ids, None, state, TASKS_ASKED, unretried=True), tables.TaskRows
+    ).rows
 
 
-# ------------------------------------------------------------------------------------------------------------
-# What is shown
+# -- What is shown
 
 
 def screen(
@@ -120,7 +120,7 @@ def screen(
         "engines", engine_table(seen.state.engines, seen.at_s if trouble else None), width, _share(room, 0.25)
     )
     if seen.jobs:
-        lines += _part("jobs", job_table(seen.jobs), width, _share(room, 0.2))
+        lines += _part("jobs", job_table(seen.jobs, {}), width, _share(room, 0.2))
     why = [safe(line, width) for line in seen.why[: _share(room, 0.25)]]
     left = None if height is None else max(3, height - len(lines) - len(why) - 4)
     lines += ["", *_task_lines(seen.tasks, width, left, selected)]
@@ -155,8 +155,7 @@ def _task_lines(rows: list[tables.TaskRow], width: int, most: int | None, select
     return [f"  {heading}", *marked]
 
 
-# ------------------------------------------------------------------------------------------------------------
-# The command
+# -- The command
 
 
 class Top(Command):
@@ -173,10 +172,8 @@ failed one, q quits. Without a terminal, with TERM=dumb, or with --once, the com
         ipytaskfarm top --farm nightly --every 5
         ipytaskfarm top --once
     """
-    every = Float(1.0, min=LEAST_S, help="time between two updates (default: 1)").tag(config=True, metavar="SECONDS")
-    once = Bool(False, help="print one screen and end").tag(config=True)
-    aliases: Any = values(("every", "Top.every"))
-    flags: Any = switches(("once", "Top.once", True, "print one screen and end"))
+    every = flag("SECONDS", Float(1.0, min=LEAST_S, help="time between two updates (default: 1)"))
+    once = switch("print one screen and end")
 
     def carry_out(self) -> int:
         with connect(self.farm) as questioner:

@@ -1,4 +1,4 @@
-"""``ipytaskfarm web``: the live view of a farm in a browser."""
+"""The live view of a farm: ``ipytaskfarm web`` in a browser, ``ipytaskfarm report`` as a file."""
 
 from __future__ import annotations
 
@@ -9,12 +9,14 @@ import signal
 import sys
 from collections.abc import Iterator
 from pathlib import Path
-from typing import Any
 
-from traitlets import Bool, Int, List, Unicode
+from traitlets import Int, List, Unicode
 
-from ipytaskfarm.cli.application import OK, Command, UsageError, switches, values
+from ipytaskfarm.cli.application import OK, Command, UsageError, flag, switch
+from ipytaskfarm.cli.jobs import find_job
 from ipytaskfarm.core import errors
+from ipytaskfarm.deployment.light_client import connect
+from ipytaskfarm.display.text import size
 from ipytaskfarm.system import farm_paths
 from ipytaskfarm.system.host import runtime_folder
 
@@ -34,16 +36,12 @@ scale. Ctrl-C ends the server; the farm continues.
         ipytaskfarm web --farm nightly --port 8790 --control
         ipytaskfarm web --socket /run/user/1000/farm.sock
     """
-    port = Int(0, help="the port (default: 0, a free one)").tag(config=True, metavar="PORT")
-    socket = Unicode("", help="listen on a unix socket at this path, not on a port").tag(config=True, metavar="PATH")
-    hosts = List(Unicode(), help="another name, with its port, under which a proxy calls this server").tag(
-        config=True, metavar="NAME"
+    port = flag("PORT", Int(0, help="the port (default: 0, a free one)"))
+    socket = flag("PATH", Unicode("", help="listen on a unix socket at this path, not on a port"))
+    hosts = flag(
+        "NAME", List(Unicode(), help="another name, with its port, under which a proxy calls this server"), "host-name"
     )
-    control = Bool(False, help="let pages change the farm").tag(config=True)
-    aliases: Any = values(("port", "Web.port"), ("socket", "Web.socket"), ("host-name", "Web.hosts"))
-    flags: Any = switches(
-        ("control", "Web.control", True, "let pages change the farm: abort, retry, pause, scale"),
-    )
+    control = switch("let pages change the farm: abort, retry, pause, scale")
 
     def carry_out(self) -> int:
         if not 0 <= self.port <= 65535:
@@ -107,3 +105,44 @@ def _url_file(farm: str, url: str) -> Iterator[Path]:
         yield path
     finally:
         path.unlink(missing_ok=True)
+
+
+class Report(Command):
+    """``ipytaskfarm report``"""
+
+    name = "report"
+    description = """
+Writes the page of `ipytaskfarm web` with its data into one file: failures with tracebacks, jobs, engines, the task
+stream, and up to 5,000 tasks, failed ones first. The file can be opened without the farm and without a network, for
+example from a mail. It contains the output and the errors of tasks, but not their values.
+"""
+    examples = """
+        ipytaskfarm report --output run.html
+        ipytaskfarm report --farm nightly --job sweep --output sweep.html
+    """
+    output = flag("FILE", Unicode("", help="the file to write"), "o output")
+    job = flag("NAME", Unicode("", help="only this job: its name (the latest of that name), or its id"))
+
+    def carry_out(self) -> int:
+        if not self.output:
+            raise UsageError("which file? `ipytaskfarm report --output run.html`")
+        job = None
+        with connect(self.farm) as questioner:
+            if self.job:
+                job = find_job(questioner, self.job).id
+        text = asyncio.run(self._report(job))
+        path = Path(self.output).expanduser()
+        path.write_text(text, encoding="utf-8")
+        print(f"{path}: {size(len(text.encode()))}")
+        return OK
+
+    async def _report(self, job: str | None) -> str:
+        from ipytaskfarm.web.feed import FarmFeed, page_connection
+        from ipytaskfarm.web.report import report
+
+        connection = page_connection(self.farm, False)
+        feed = FarmFeed(connection().farm, connection, False)
+        try:
+            return await report(feed, job)
+        finally:
+            await feed.stop()

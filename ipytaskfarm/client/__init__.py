@@ -5,11 +5,11 @@ IPython.kernel import client`` old scripts run.
 
     taskclient, multiengine       the two clients
     tasks, results, commands      task descriptions, results of tasks, results of commands
-    task_arguments, local_code    what users write in a task, checked; its code, run here
-    command_sender, engine_state  how commands are sent, and those that change names and properties
+    task_arguments                what users write in a task, checked; its code, run here
+    command_sender                how commands are sent
     rules, environments, jobs     rules of tasks, environments, groups of tasks that share rules
-    maps, tables, nodes, display  maps over tasks, and the objects that show themselves
-    profiling, profiles           profilers on engines and their results; profile_tables shows them
+    maps, tables                  maps over tasks, and the objects that show themselves
+    profiling, profiles           profilers on engines, and their results as tables
     sessions, io                  one connection per process and farm, on one IO thread
     outbox, arrivals              the state that this thread and its callers share
 """

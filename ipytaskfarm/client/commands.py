@@ -23,12 +23,11 @@ from ..core.messages.tables import EngineTable
 from ..display.ipython import show_figures, show_users_frames
 from ..serialization.pack import unpack
 from ..system.deadlines import end_of, left_s
-from .display import output_html, text_html
 from .engine_answers import EngineAnswer, command_hints, error_of_answer, output_of_answer
 from .futures import Settler
 from .ids import Timeout, seconds
 from .old_names import OldNames
-from .output_printer import OutputPrinter, SeenOutput, StepsAside
+from .output_printer import OutputPrinter, SeenOutput, StepsAside, output_html, text_html
 from .python2 import remedy
 from .questions import PendingQuestion, refused_by_controller
 from .session import TICK_S, Session
@@ -151,8 +150,6 @@ class PendingResult(OldNames):
         """Send the command.
 
         Args:
-            session: the connection.
-            verb: what the engines do.
             parts: what is sent to which engines.
             read: decodes the answer of an engine.
             text: what `queue_status` shows of the command ("": the verb).

@@ -32,13 +32,10 @@ _PACKAGE = str(Path(__file__).parents[1])
 def run_and_debug(task: Task, name: str) -> None:
     """Run a task here; open the debugger if it fails, and print its value if it does not.
 
-    Args:
-        task: the task, with values in place of references.
-        name: the task's name in messages, such as "task 73".
+    task: with values in place of references. name: the task's name in messages, such as "task 73".
 
-    Raises:
-        EnvironmentSetupError: its environment cannot be set up in this process.
-        BaseException: the task's own error, if there is no terminal for a debugger.
+    Raises EnvironmentSetupError if its environment cannot be set up in this process, and the task's own error if there
+    is no terminal for a debugger.
     """
     names = _names_of_session()
     with _environment(task.environment, names, name):

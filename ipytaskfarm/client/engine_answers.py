@@ -35,13 +35,9 @@ class EngineAnswer:
         read: Callable[[bytes], Any],
         refusal: BaseException | None = None,
     ) -> None:
-        """Create it.
+        """Take an engine's message; None: it will never answer.
 
-        Args:
-            engine: the engine's id.
-            answer: the engine's message; None: it will never answer.
-            read: decodes the value.
-            refusal: why the command ran on no engine, or why the engine will never answer.
+        read: decodes the value. refusal: why the command ran on no engine, or why the engine will never answer.
         """
         self.engine = engine
         self._answer = answer

@@ -9,13 +9,15 @@ from __future__ import annotations
 import asyncio
 import concurrent.futures
 import contextlib
+import gc
 import queue
 import sys
 import threading
 import traceback
-from collections.abc import Callable, Generator
+from collections.abc import Callable, Generator, Iterable
 from functools import partial
-from typing import TYPE_CHECKING, Any, Protocol, TypeGuard, TypeVar
+from types import CoroutineType, FunctionType, GeneratorType
+from typing import TYPE_CHECKING, Any, NoReturn, Protocol, TypeGuard, TypeVar, runtime_checkable
 from weakref import WeakKeyDictionary
 
 from ..core.messages.payload import ResultBody
@@ -24,15 +26,14 @@ from ..core.states import ABORTS, RUNNING
 from ..display.ipython import show_users_frames
 from ..serialization.references import reference
 from ..system.deadlines import end_of, left_s
-from .dropped_waits import expect_wait
-from .forked_futures import end_inherited
 from .ids import Timeout, seconds
+from .old_names import no_attribute
 from .results import TaskResult, error_of
 from .wait_notices import raise_users, say_interrupted
 
 if TYPE_CHECKING:
     from .session import Session
-    from .task_calls import TaskCalls
+    from .tables import TaskCalls
 
 
 T = TypeVar("T")
@@ -62,6 +63,15 @@ class TaskFuture(concurrent.futures.Future[T]):
 
     def __index__(self) -> int:
         return self.id
+
+    def __float__(self) -> NoReturn:
+        # Without it, float(future) and math.sqrt(future) would compute with the id.
+        raise TypeError(f"the future of task {self.id} is no number: its result() is the task's value")
+
+    if not TYPE_CHECKING:  # with this method type checkers would allow any attribute
+
+        def __getattr__(self, name: str) -> Any:
+            raise no_attribute(self, "TaskFuture", name)
 
     def __reduce__(self) -> tuple[Any, ...]:
         return reference(self)
@@ -145,10 +155,10 @@ class TaskFuture(concurrent.futures.Future[T]):
     @property
     def _asyncio_future_blocking(self) -> None:
         """Return None: this is no future of asyncio's own.  It asks before it begins, or drops, a wait."""
-        expect_wait(self)
+        _expect_wait(self)
 
     def on_dropped_wait(self, loop: asyncio.AbstractEventLoop) -> None:
-        """Abort the task: a wait was cancelled before it began; see `dropped_waits`."""
+        """Abort the task: a wait was cancelled before it began; see `_expect_wait`."""
         loop.run_in_executor(None, self._abort)
 
     def __await__(self) -> Generator[Any, None, T]:
@@ -207,21 +217,17 @@ _NO_BODY = ResultBody()
 
 
 class Settled(Protocol):
-    """The methods of a future that `Settler` calls."""
+    """The methods of a future that `Settler` calls, see `TaskFuture`."""
 
     @property
-    def id(self) -> int:
-        """Return the task's id."""
-
-    def settle(self, final: Final) -> None:
-        """Resolve the future with the final state of its task."""
+    def id(self) -> int: ...
+    def settle(self, final: Final) -> None: ...
 
 
 class SettledChunk(Settled, Protocol):
     """The future of a chunk, whose items may end before it does."""
 
-    def settle_item(self, final: Final) -> None:
-        """Note the final state of an item, while another one runs."""
+    def settle_item(self, final: Final) -> None: ...
 
 
 class Settler:
@@ -324,3 +330,78 @@ def future_of(client: TaskCalls, task_id: int) -> TaskFuture[Any]:
     future: TaskFuture[Any] = TaskFuture(client, task_id)
     Settler.of(client.session).add(future)
     return future
+
+
+_ASKERS = ("ensure_future", "_ensure_future")
+_WRAPPER = "_wrap_awaitable"
+"""asyncio's coroutine that awaits an object."""
+
+
+def _expect_wait(awaited: TaskFuture[Any]) -> None:
+    """Expect a wait to begin, if asyncio's `ensure_future` asks the getter that calls this.
+
+    asyncio drops waits before they have begun: ``asyncio.wait_for(future, 0)``, or one that is cancelled at once. For a
+    future of ours it makes a coroutine that awaits it. If that is cancelled before its first step, nothing of the
+    future is ever called. But `asyncio.ensure_future` asks beforehand whether the object is a future of asyncio's own,
+    and this question is noticed. Then a look is taken at the time when the coroutine must have begun.
+    """
+    asker = sys._getframe(3)  # the getter was called by `isfuture`, and that by the asker
+    if asker.f_code.co_name not in _ASKERS or asker.f_globals.get("__name__") != asyncio.ensure_future.__module__:
+        return
+    try:
+        loop = asyncio.get_running_loop()
+    except RuntimeError:
+        return  # the loop that begins now begins the wait first
+    # The coroutine's first step is put behind the first call, and before the second.
+    loop.call_soon(loop.call_soon, _look, awaited, awaited.waits_begun, loop)
+
+
+def _look(awaited: TaskFuture[Any], begun: int, loop: asyncio.AbstractEventLoop) -> None:
+    if awaited.waits_begun != begun or awaited.done():
+        return
+    waiting = (each for each in gc.get_referrers(awaited) if isinstance(each, CoroutineType | GeneratorType))
+    if not any(each.__name__ == _WRAPPER for each in waiting):  # else a task factory lets it begin later
+        awaited.on_dropped_wait(loop)
+
+
+_PACKAGE = __name__.partition(".")[0]
+
+
+@runtime_checkable
+class Inherits(Protocol):
+    """What waits for futures without being one."""
+
+    def end_inherited(self, error: BaseException) -> None:
+        """Let all that wait for it, in this child, raise the error."""
+
+
+def end_inherited(futures: Iterable[concurrent.futures.Future[Any]], error: BaseException) -> None:
+    """Let all that wait for these futures raise an error, unless they have ended; also for what depends on them.
+
+    A forked child calls it: only threads of the parent resolve the futures that it has inherited. Callbacks of users
+    are not called: they are the parent's, which calls them when the tasks end.
+    """
+    for future in futures:
+        callbacks: list[Any] = future._done_callbacks  # type: ignore[attr-defined]
+        future._done_callbacks = []  # type: ignore[attr-defined]
+        # A thread of the parent may have held the lock.
+        future._condition = threading.Condition()
+        future._waiters = []
+        if future.done():
+            continue
+        concurrent.futures.Future.set_exception(future, error)
+        for callback in callbacks:
+            _pass_on(callback, future, error)
+
+
+def _pass_on(callback: Any, future: concurrent.futures.Future[Any], error: BaseException) -> None:
+    owner = getattr(callback, "__self__", None)
+    if isinstance(owner, concurrent.futures.Future):
+        end_inherited([owner], error)
+    elif isinstance(owner, Inherits):
+        owner.end_inherited(error)
+    elif isinstance(owner, queue.SimpleQueue):
+        callback(future)
+    elif isinstance(callback, FunctionType) and callback.__module__.partition(".")[0] == _PACKAGE:
+        held = [cell.cell_contents for cell in callback.__closure__ or ()]
+        end_inherited([each for each in held if isinstance(each, concurrent.futures.Future)], error)

@@ -344,7 +344,11 @@ class IoThread:
         try:
             self._link.send(message)
         except Exception as error:
-            if isinstance(message, Submit):
+            if isinstance(message, Submit) and isinstance(error, errors.ResultTooLarge) and len(message.tasks) > 1:
+                half = len(message.tasks) // 2  # small tasks may have large rules, or many edges
+                self._send(Submit(message.tasks[:half], message.functions, message.jobs))
+                self._send(Submit(message.tasks[half:]))
+            elif isinstance(message, Submit):
                 # The controller expects the ids of a block without a gap: a task that raises the reason takes the
                 # place.
                 with self.lock:

@@ -16,9 +16,8 @@ from ..core.messages.task_types import Packed
 from ..core.states import RUNNING, State, state_counts
 from .map_jobs import ROWS_MAX, MapMembers, counts
 from .old_names import OldNames
-from .tables import StateCounts
-from .task_calls import TaskCalls
-from .task_messages import progress_of
+from .operate import progress_of
+from .tables import StateCounts, TaskCalls
 from .tasks import Task
 
 LOOK_EVERY_S = 0.15
@@ -147,6 +146,11 @@ class JobRecord:
     def rows(self) -> list[tables.TaskRow]:
         """Return the controller's rows of the tasks."""
         return self.client.session.ask_for(ListTasks(self.ids), tables.TaskRows).rows if self.ids else []
+
+    def last_end_s(self) -> float | None:
+        """Return when (wall clock) the last task has ended, as the last 5,000 of them tell; None: not known."""
+        rows = self.client.session.ask_for(ListTasks(self.ids[-ROWS_MAX:]), tables.TaskRows).rows
+        return max((row.completed_s for row in rows if row.completed_s), default=None)
 
     def counts(self) -> StateCounts:
         """Return the number of tasks by state."""

@@ -15,26 +15,26 @@ from ..core.messages.task_types import Function, JobSpec
 from ..core.states import Reason
 from ..core.text import did_you_mean
 from ..display.ipython import users_frames
-from ..display.text import counts_text
+from ..display.text import counts_text, number
 from ..environment import TaskEnvironment
 from ..system.deadlines import end_of, left_s
 from ..system.live_pages import page_path
 from .adapters import live_view
-from .edited_functions import note_functions, tell_of_edited
+from .copied_tasks import note_functions, tell_of_edited
 from .environments import pack_environment_of
 from .ids import seconds
 from .job_tasks import JobEvents, JobRecord, Member
 from .map_items import Printed
 from .map_jobs import Gathered, MapMembers, collect
-from .old_names import remedy
+from .old_names import no_attribute, remedy
 from .operate import abort_tasks, hold, retry_tasks, set_job_priority
 from .packing import Shared, pack_task
 from .progress import LiveProgress
 from .result_cache import kept_results
 from .results import TaskResult, decode_body, error_of
 from .rules import CHECKS, DEFAULTS, JobRules, flag, pack_rules
+from .tables import TaskCalls
 from .task_arguments import misplaced_arguments
-from .task_calls import TaskCalls
 from .task_work import MapWork, TaskWork
 from .tasks import Task, as_task
 from .waits import wait_for_map, wait_for_tasks
@@ -122,7 +122,7 @@ class Job:
         def __getattr__(self, attribute: str) -> Any:
             attribute = _RENAMED.get(attribute, attribute)
             if attribute not in _SHARED:
-                raise AttributeError(f"a Job has no attribute {attribute!r}{remedy('Job', attribute)}")
+                raise no_attribute(self, "Job", attribute)
             return self._shared.get(attribute, DEFAULTS[attribute])
 
     environment: TaskEnvironment
@@ -474,7 +474,7 @@ class Job:
 
     def __repr__(self) -> str:
         if not self._record.is_submitted:
-            return f"<Job {self.name!r}: {len(self._record.tasks)} tasks, not submitted>"
+            return f"<Job {self.name!r}: {number(len(self._record.tasks), 'task')}, not submitted>"
         return f"<Job {self.name!r}: {counts_text(self.counts())}>"
 
     def _ipython_display_(self) -> None:
@@ -491,8 +491,9 @@ class Job:
         name, opened_s = f"job {self.name}", self._opened_s
         page = page_path(session.farm, self._record.id or "")
         if members is not None:
-            return LiveProgress(MapWork(session, members), "items", name, opened_s, page)
-        return LiveProgress(TaskWork(session, set(self._record.ids)), "tasks", name, opened_s, page)
+            return LiveProgress(MapWork(session, members), "items", name, opened_s, page, self._record.last_end_s)
+        work = TaskWork(session, set(self._record.ids))
+        return LiveProgress(work, "tasks", name, opened_s, page, self._record.last_end_s)
 
     @classmethod
     def of_row(cls, client: TaskCalls, row: tables.JobRow) -> Job:
@@ -504,8 +505,8 @@ class Job:
         if row.is_map:
             record.members = MapMembers([(i, row.items.get(i, 0)) for i in row.ids], dict(row.retries))
         else:
-            record.ids[:] = row.ids
-            record.graph.known(row.ids)
+            record.ids[:] = row.latest_ids()
+            record.graph.known(record.ids)
         client.session.watch(row.ids, row.items)
         return job
 

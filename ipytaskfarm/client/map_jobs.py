@@ -6,18 +6,18 @@ from bisect import bisect_right
 from collections.abc import Callable, Iterable, Iterator
 from dataclasses import dataclass, field
 from itertools import accumulate
+from operator import itemgetter
 from typing import Any
 
 from ..core.messages import FindJobs, ListEngines, tables
 from ..core.messages.task_types import Final
 from ..system.deadlines import end_of, left_s
 from .arrivals import Arrivals
-from .chunk_items import chunk_values
-from .map_items import Printed
+from .map_items import Printed, chunk_values
 from .result_cache import kept_results
 from .results import TaskResult, decode_body, error_of
 from .session import Session
-from .task_calls import TaskCalls
+from .tables import TaskCalls
 
 ROWS_MAX = 5_000
 """Of a larger map no table is asked for to count its items."""
@@ -53,7 +53,7 @@ class MapMembers:
         if len(self._starts) != len(self.tasks):
             counts = [items or 1 for _, items in self.tasks]
             self._starts[:] = [0, *accumulate(counts)][:-1]
-        number = bisect_right(self.tasks, task_id, key=_id_of) - 1
+        number = bisect_right(self.tasks, task_id, key=itemgetter(0)) - 1
         chunk, items = self.tasks[number]
         return self._starts[number] + (max(0, task_id - chunk - 1) if items else 0)
 
@@ -91,10 +91,6 @@ class MapMembers:
             again = sorted(self.retried)
             found.update(again[bisect_right(again, task_id) : bisect_right(again, task_id + items)])
         return found
-
-
-def _id_of(task: tuple[int, int]) -> int:
-    return task[0]
 
 
 def _counted(arrivals: Arrivals, task_id: int, items: int, left: int, failed: int) -> tuple[int, int]:

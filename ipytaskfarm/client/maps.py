@@ -22,10 +22,9 @@ from ..core.arguments import check_count, check_text, wrong
 from ..core.messages.task_types import Final, JobSpec
 from ..core.signatures import signature_of
 from ..core.text import did_you_mean
-from .chunk_items import chunk_values
-from .edited_functions import note_functions
+from .copied_tasks import note_functions
 from .jobs import Job, Values, outcome
-from .map_items import Items, read_whole
+from .map_items import Items, chunk_values, read_whole
 from .map_jobs import Gathered, MapMembers, add_item, collect
 from .map_submission import MapSubmission
 from .old_names import ARGUMENTS
@@ -33,7 +32,7 @@ from .operate import clear_results
 from .results import decode_body, error_of
 from .rules import CHECKS, DEFAULTS, flag, one_of
 from .session import Session
-from .task_calls import TaskCalls
+from .tables import TaskCalls
 from .tasks import MapTask, Task
 from .wait_notices import say
 from .waits import followed, stream_of_map, wait_for_map
@@ -92,17 +91,16 @@ def _in_place_of(rule: str, function: Callable[..., Any]) -> str:
     """Return the remedy for an argument that no map has, as the end of a sentence."""
     if rule == "timeout":
         return "; time_limit is for each run, and tc.map(…, block=False).results(timeout) waits no longer"
+    if rule == "block":
+        return "; imap yields results as they come, and tc.map(…, block=False) returns the job at once"
     if rule in ARGUMENTS:
         return f"; instead: {ARGUMENTS[rule]}"
     with suppress(TypeError, ValueError):  # a builtin may have no signature
         if rule in signature_of(function).parameters:
-            return f"; for all items it is functools.partial({_named(function)}, {rule}=…)"
+            name = getattr(function, "__name__", type(function).__name__)
+            return f"; for all items it is functools.partial({name}, {rule}=…)"
     near = did_you_mean(rule, _KNOWN | _OF_MAPS)
     return near or f"; the rules of its tasks are {', '.join(sorted(_KNOWN))}"
-
-
-def _named(function: Callable[..., Any]) -> str:
-    return getattr(function, "__name__", type(function).__name__)
 
 
 def begin_map(

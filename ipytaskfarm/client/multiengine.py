@@ -3,8 +3,11 @@
 from __future__ import annotations
 
 import contextlib
+import hashlib
 import html
+import operator
 import sys
+import tokenize
 from collections.abc import Callable, Iterable, Iterator, Sequence
 from os import PathLike
 from typing import Any
@@ -12,23 +15,28 @@ from typing import Any
 import msgspec
 
 from ..core import errors, messages
-from ..core.arguments import check_count, check_int, check_names
+from ..core.arguments import check_count, check_int, check_name, check_names
 from ..core.messages import engine_commands, tables
+from ..core.messages.engine_commands import ExecuteBody, PropertiesBody, PushBody
 from ..core.messages.payload import CellPlace
+from ..core.text import escaped, shown
 from ..display.farm_tables import engine_table
-from ..storage.blobs import BlobStore
+from ..display.tables import Table
+from ..serialization.pack import pack
+from ..storage.blobs import BlobStore, BlobWriter
 from ..system.farm_paths import Where
 from ..system.live_pages import page_link, page_path
-from . import commands, engine_sessions, engine_state, kept_commands, offered_magics, operate, sessions
+from . import adapters, command_sender, commands, engine_maps, operate, sessions
 from .command_sender import CommandSender, await_commands, engine_id
-from .commands import PendingResult
+from .commands import CommandPart, PendingResult
 from .engine_maps import EngineMapper, EngineParallelFunction, Targets, map_on_engines, packed_call
 from .ids import Timeout, seconds
 from .imports import collected
-from .kept_commands import KeptEntries, StickyEntries
 from .old_names import ClientNames, old_keywords
 from .profiling import CpuProfiling, MemoryProfiling, Profilers, Sampling
+from .python2 import note_names, tell_of_code, tell_of_iterators
 from .session import Session
+from .task_arguments import check_push
 
 _encode = msgspec.msgpack.Encoder().encode
 
@@ -36,6 +44,22 @@ LOOK_S = 1.0
 """Seconds that the display of a client may wait for the farm."""
 GONE_S = 15.0
 """Seconds that `kill` waits for the end of the farm's processes."""
+
+
+class StickyEntries(list[tuple[str, str, str]]):
+    """The (key, verb, text) of the code and names that every fresh engine gets, in that order."""
+
+    def __repr__(self) -> str:
+        return repr(Table(("key", "verb", "what"), self, nothing="nothing is sticky"))
+
+
+class KeptEntries(list[tuple[int, str, str]]):
+    """Commands that are kept for replacements: (engine id, text, why the command is not repeated; "": it
+    is repeated).
+    """
+
+    def __repr__(self) -> str:
+        return repr(Table(("engine", "what", "not done again"), self, nothing="nothing was done by hand"))
 
 
 class MultiEngineClient(ClientNames, settable=("farm", "targets", "block", "replay")):
@@ -157,7 +181,28 @@ class MultiEngineClient(ClientNames, settable=("farm", "targets", "block", "repl
         self, lines: str, cell: CellPlace | None, targets: Targets, block: bool | None, sticky: bool | None = None
     ) -> Any:
         """Run code that stands in a cell of a notebook, which tracebacks name.  See `execute`."""
-        return engine_state.execute(self._commands, lines, cell, targets, block, sticky)
+        return self._execute(lines, cell, targets, block, sticky)
+
+    def _execute(
+        self,
+        lines: str,
+        cell: CellPlace | None,
+        targets: Targets,
+        block: bool | None,
+        sticky: bool | None,
+        text: str | None = None,
+    ) -> Any:
+        """Run code on engines; `text` stands for it in tables."""
+        lines = check_name("lines", lines)
+        tell_of_code(lines, keep=True)
+        body = _encode(ExecuteBody(lines, bool(sticky), cell))
+        if sticky:
+            key = f"execute:{hashlib.sha256(lines.encode()).hexdigest()[:16]}"
+            entries = [(key, body, lines)]
+            return self._commands.send_sticky(entries, "execute", body, targets, block, commands.executed)
+        shown_as = lines if text is None else text
+        keep = self._commands.keep(sticky)
+        return self._commands.send("execute", body, targets, block, commands.executed, shown_as, keep=keep)
 
     def run(
         self,
@@ -171,8 +216,10 @@ class MultiEngineClient(ClientNames, settable=("farm", "targets", "block", "repl
 
         sticky: as in `execute`.
         """
-        source = engine_state.source_of(filename)
-        return engine_state.execute(self._commands, source, None, targets, block, sticky, str(filename))
+        with tokenize.open(filename) as file:
+            source = file.read()
+        compile(source, str(filename), "exec")
+        return self._execute(source, None, targets, block, sticky, str(filename))
 
     @contextlib.contextmanager
     def sync_imports(self, targets: Targets = None) -> Iterator[None]:
@@ -201,7 +248,22 @@ class MultiEngineClient(ClientNames, settable=("farm", "targets", "block", "repl
         sticky: None: in the namespace of a replacement of one of these engines too.  False: not there.  True: on every
         fresh engine.
         """
-        return engine_state.push(self._commands, namespace, targets, block, sticky)
+        if not isinstance(namespace, dict):
+            raise TypeError(f"push takes a dict of names and values, not {type(namespace).__name__}")
+        checked = check_push(namespace)
+        note_names(checked)
+        if sticky:
+            body = _encode(PushBody(pack(checked), True))
+            entries = [
+                (f"push:{name}", _encode(PushBody(pack({name: value}), True)), f"{escaped(name)} = {shown(value)}")
+                for name, value in checked.items()
+            ]
+            return self._commands.send_sticky(entries, "push", body, targets, block, commands.nothing)
+        writer = BlobWriter(self.blobs) if self.blobs is not None else None
+        body = _encode(PushBody(pack(checked, "value", writer)))
+        keep = self._commands.keep(sticky, checked, writer)
+        blobs = writer.taken() if writer is not None else ()
+        return self._commands.send("push", body, targets, block, commands.nothing, ", ".join(checked), blobs, keep)
 
     push_function = push
 
@@ -210,7 +272,14 @@ class MultiEngineClient(ClientNames, settable=("farm", "targets", "block", "repl
 
         Raises CompositeError (of NameError) for a missing name.
         """
-        return engine_state.pull(self._commands, check_names("keys", keys), targets, block)
+        names = check_names("keys", keys)
+
+        def read(body: bytes) -> Any:
+            values = commands.value(body)
+            tell_of_iterators(dict(zip(names, values, strict=False)))
+            return values[0] if len(names) == 1 else values
+
+        return self._commands.send("pull", _encode(names), targets, block, read, ", ".join(names))
 
     pull_function = pull
 
@@ -219,7 +288,14 @@ class MultiEngineClient(ClientNames, settable=("farm", "targets", "block", "repl
 
         For a single engine: ``[v1, v2 …]``, or the one value.
         """
-        return engine_state.zip_pull(self._commands, check_names("keys", keys), targets, block)
+        names = check_names("keys", keys)
+        chosen = self._commands.chosen(targets)
+        pending: PendingResult = self.pull(names, targets, False)
+        if chosen is not None and len(chosen) == 1:
+            pending.add_callback(operator.itemgetter(0))
+        elif len(names) > 1:
+            pending.add_callback(lambda values: list(zip(*values, strict=True)))
+        return self._commands.finish(pending, block)
 
     def get_result(self, i: int | None = None, targets: Targets = None, block: bool | None = None) -> Any:
         """Return command number `i` of each engine, by default the last.  Raises CompositeError (of IndexError)."""
@@ -257,7 +333,7 @@ class MultiEngineClient(ClientNames, settable=("farm", "targets", "block", "repl
             ValueError: several engines would write the same file.
             CompositeError: an engine cannot write its file.
         """
-        return self._commands.send_session("dump_session", engine_sessions.to_files(path, self.ids_of(targets)), block)
+        return self._commands.send_session("dump_session", command_sender.to_files(path, self.ids_of(targets)), block)
 
     def load_session(self, path: str | PathLike[str], targets: Targets = None, block: bool | None = None) -> Any:
         """Restore sessions that `dump_session` saved, on any engine.
@@ -274,7 +350,7 @@ class MultiEngineClient(ClientNames, settable=("farm", "targets", "block", "repl
             CompositeError: of SessionError, if a file is damaged, was saved by another version of Python or dill, or
                 needs a module that the engine cannot import.  The engine's names do not change then.
         """
-        command = engine_sessions.from_files(path, self.ids_of(targets))
+        command = command_sender.from_files(path, self.ids_of(targets))
         return self._commands.send_session("load_session", command, block)
 
     def push_session(self, targets: Targets = None) -> dict[str, str]:
@@ -283,7 +359,7 @@ class MultiEngineClient(ClientNames, settable=("farm", "targets", "block", "repl
         Returns:
             A dict of the names that cannot be pickled, each with the reason.
         """
-        command, left_out = engine_sessions.own_to_engines(self._commands.chosen(targets), self.blobs)
+        command, left_out = command_sender.own_to_engines(self._commands.chosen(targets), self.blobs)
         self._commands.send_session("load_session", command, True)
         return left_out
 
@@ -299,7 +375,7 @@ class MultiEngineClient(ClientNames, settable=("farm", "targets", "block", "repl
         Raises:
             SessionError: the engine's session cannot be restored here; no name was changed.
         """
-        (left_out,) = self._commands.send_session("dump_session", engine_sessions.from_engine(engine_id(target)), True)
+        (left_out,) = self._commands.send_session("dump_session", command_sender.from_engine(engine_id(target)), True)
         assert isinstance(left_out, dict)
         return left_out
 
@@ -322,7 +398,7 @@ class MultiEngineClient(ClientNames, settable=("farm", "targets", "block", "repl
             CompositeError: of SessionError, if an engine has more than a checkpoint may hold.  The kept commands stay
                 then.
         """
-        return self._commands.send(engine_commands.CHECKPOINT, b"", targets, block, engine_sessions.reasons)
+        return self._commands.send(engine_commands.CHECKPOINT, b"", targets, block, command_sender.reasons)
 
     # ----------------------------------------------------------------------------------------------
     # Sequences
@@ -349,13 +425,33 @@ class MultiEngineClient(ClientNames, settable=("farm", "targets", "block", "repl
             block: False returns a `PendingResult`.
             sticky: None: the replacement of an engine gets that engine's part; False: it does not.
         """
-        return engine_state.scatter(self._commands, key, seq, dist, flatten, targets, block, sticky)
+        key = check_name("key", key)
+        engine_maps.check_sequence("seq", seq)
+        if sticky:
+            raise ValueError("each engine has a part of its own: sticky=True is for execute, push and set_properties")
+        engines = self.ids_of(targets)
+        sent = []
+        for engine, part in zip(engines, engine_maps.parts(seq, len(engines), dist), strict=True):
+            writer = BlobWriter(self.blobs) if self.blobs is not None else None
+            value = engine_maps.flat(part) if flatten else part
+            body = _encode(PushBody(pack({key: value}, "value", writer)))
+            keep = self._commands.keep(sticky, [key], writer)
+            sent.append(CommandPart([engine], body, writer.taken() if writer is not None else (), keep))
+        return self._commands.send_parts("push", sent, block, commands.nothing, f"scatter({key})")
 
     def gather(self, key: str, dist: str = "b", targets: Targets = None, block: bool | None = None) -> Any:
         """Join the parts that `scatter` has made: lists are joined, arrays concatenated, other values returned as a
         list.
         """
-        return engine_state.gather(self._commands, key, dist, targets, block)
+        engine_maps.check_dist(dist)
+        name = check_name("keys", key)
+
+        def first(body: bytes) -> Any:
+            return commands.value(body)[0]
+
+        pending: PendingResult = self._commands.send("pull", _encode([name]), targets, False, first, name)
+        pending.add_callback(engine_maps.joined, dist)
+        return self._commands.finish(pending, block)
 
     def map(self, func: Callable[..., Any] | str, *sequences: Iterable[Any]) -> Any:
         """Return ``[func(a, b) for a, b in zip(*sequences)]`` in order; each engine computes a part.
@@ -470,7 +566,7 @@ class MultiEngineClient(ClientNames, settable=("farm", "targets", "block", "repl
 
         Raises RuntimeError in plain Python, and if another package has these names.
         """
-        offered_magics.activate(self, suffix, force)
+        adapters.activate_magics(self, suffix, force)
 
     def kill(self, controller: bool = False, targets: Targets = None, block: bool | None = None) -> None:
         """End engines at once, and reduce the wanted number of engines by theirs.
@@ -478,12 +574,12 @@ class MultiEngineClient(ClientNames, settable=("farm", "targets", "block", "repl
         ``ipytaskfarm start -n N`` raises the number again.
 
         Args:
-            controller: end the whole farm, with all running tasks, and wait until its processes have ended; its store
-                stays.
+            controller: True: end the whole farm, with all running tasks, and wait until its processes have ended; its
+                store stays.
             targets: the engines.
             block: accepted for old scripts; this call always waits.
         """
-        if controller:
+        if operate.ends_farm(controller):
             self.clear_kept()
             self._session.ask(messages.StopFarm(drain_s=0.0))
             sessions.wait_gone(self._session, GONE_S)
@@ -522,7 +618,38 @@ class MultiEngineClient(ClientNames, settable=("farm", "targets", "block", "repl
 
         Raises InvalidProperty for a value that cannot be pickled, and for the name of a fact.
         """
-        return engine_state.set_properties(self._commands, properties, targets, block, sticky)
+        if not isinstance(properties, dict):
+            raise TypeError(f"properties must be a dict, not {type(properties).__name__}")
+        checked = {check_name("a property's name", name): value for name, value in properties.items()}
+        try:
+            packed = pack(checked)
+        except errors.UnpickleableException as error:
+            raise errors.InvalidProperty(f"a property that cannot travel: {error}") from None
+        body = _encode(PropertiesBody("set", packed=packed))
+        if sticky:
+            entries = [
+                (
+                    f"property:{name}",
+                    _encode(PropertiesBody("set", packed=pack({name: value}))),
+                    f"{name} = {shown(value)}",
+                )
+                for name, value in checked.items()
+            ]
+            return self._commands.send_sticky(entries, "properties", body, targets, block, commands.nothing)
+        return self._change_properties(body, targets, block, ", ".join(checked), checked, sticky)
+
+    def _change_properties(
+        self,
+        body: bytes,
+        targets: Targets,
+        block: bool | None,
+        text: str,
+        names: Iterable[str],
+        sticky: bool | None = None,
+    ) -> Any:
+        """Send a change of these properties; one of none is not kept."""
+        keep = self._commands.keep(sticky, names) if names else None
+        return self._commands.send("properties", body, targets, block, commands.nothing, text, keep=keep)
 
     def get_properties(
         self,
@@ -533,19 +660,25 @@ class MultiEngineClient(ClientNames, settable=("farm", "targets", "block", "repl
         facts: bool = False,
     ) -> Any:
         """Return for each engine a dict of all properties, or of some; facts=True adds the engine's facts."""
-        return engine_state.read_properties(self._commands, "get", keys, targets, block, facts)
+        names = None if keys is None else check_names("keys", keys)
+        body = _encode(PropertiesBody("get", names, facts=bool(facts)))
+        return self._commands.send("properties", body, targets, block, commands.value)
 
     def has_properties(self, keys: str | Sequence[str], targets: Targets = None, block: bool | None = None) -> Any:
         """Return for each engine a list of booleans, one per key."""
-        return engine_state.read_properties(self._commands, "has", check_names("keys", keys), targets, block)
+        body = _encode(PropertiesBody("has", check_names("keys", keys)))
+        return self._commands.send("properties", body, targets, block, commands.value)
 
     def del_properties(self, keys: str | Sequence[str], targets: Targets = None, block: bool | None = None) -> Any:
         """Delete properties.  Raises CompositeError (of KeyError) for a missing one."""
-        return engine_state.delete_properties(self._commands, check_names("keys", keys), targets, block)
+        names = check_names("keys", keys)
+        body = _encode(PropertiesBody("del", names))
+        return self._change_properties(body, targets, block, f"del {', '.join(names)}", names)
 
     def clear_properties(self, targets: Targets = None, block: bool | None = None) -> Any:
         """Delete all properties."""
-        return engine_state.clear_properties(self._commands, targets, block)
+        body, keep = _encode(PropertiesBody("clear")), self._commands.keep(None)
+        return self._commands.send("properties", body, targets, block, commands.nothing, "clear", keep=keep)
 
     # ----------------------------------------------------------------------------------------------
     # Profiles
@@ -576,14 +709,15 @@ class MultiEngineClient(ClientNames, settable=("farm", "targets", "block", "repl
 
     def sticky(self) -> StickyEntries:
         """Return what every fresh engine runs after the farm's start-up code, in order: (key, verb, text)."""
-        return kept_commands.sticky(self._session)
+        return StickyEntries(self._session.ask_for(messages.ListSticky(), tables.StickyTable).rows)
 
     def clear_sticky(self, keys: str | Iterable[str] | None = None) -> int:
         """Delete sticky entries, all or those with these keys, and return their number.
 
         Running engines keep the names.
         """
-        return kept_commands.clear_sticky(self._session, keys)
+        question = messages.ClearSticky(None if keys is None else check_names("keys", keys))
+        return self._session.ask_for(question, messages.NumberReply).value
 
     def kept(self) -> KeptEntries:
         """Return the commands that are kept for each engine: (engine id, text, why it is not repeated on a
@@ -592,8 +726,9 @@ class MultiEngineClient(ClientNames, settable=("farm", "targets", "block", "repl
         At most 256 commands and 64 MiB are kept for each engine id, and 1 GiB of large values; the oldest are dropped.
         `reset` and `kill` delete them.  A push of a name replaces an earlier push of it if no code ran in between.
         """
-        return kept_commands.kept(self._session)
+        return KeptEntries(self._session.ask_for(messages.ListKept(), tables.KeptTable).rows)
 
     def clear_kept(self, targets: Targets = "all") -> int:
         """Delete the kept commands of these engines, and return their number.  The engines keep their names."""
-        return kept_commands.clear_kept(self._session, self._commands.chosen(targets))
+        question = messages.ClearKept(self._commands.chosen(targets))
+        return self._session.ask_for(question, messages.NumberReply).value

@@ -18,6 +18,9 @@ _PACKAGE = __name__.partition(".")[0]
 _SERIALIZED = "push and pull pickle every value that can be pickled"
 _TASKS_HERE = "tasks are the TaskClient's: tc = client.TaskClient()"
 _ENGINES_HERE = "engines are the MultiEngineClient's: mec = client.MultiEngineClient()"
+_FRAME = (
+    "sort_values", "head", "tail", "groupby", "query", "loc", "iloc", "columns", "describe", "plot", "shape", "to_csv",
+)  # fmt: skip
 _WAITS = "get_result() waits, returns the value and raises the error"
 
 GONE: dict[str, dict[str, str]] = {
@@ -50,6 +53,11 @@ GONE: dict[str, dict[str, str]] = {
         "wait_until_done": "barrier(ids), job.wait()", "cancel": "abort(ids)", "cancel_job": "abort(ids)",
         "cancel_task": "abort(id)", "get_coordinator_snapshot": "snapshot()",
         "is_connected": "status(id), or any other call", "get_server_maximum_host_count": "len(MultiEngineClient())",
+        "remove": "clear(ids)", "delete": "clear(ids)", "wait_for_workers": "await_engines(n)",
+        "who_has": "tasks() and tasks(ids=[…])", "has_what": "tasks()", "ncores": "snapshot()",
+        "nthreads": "snapshot()", "scheduler_info": "snapshot(), or the command ipytaskfarm status",
+        "get_versions": "the command ipytaskfarm doctor", "run_on_scheduler": "submit(f, x)",
+        "persist": "submit(f, x): the farm keeps results",
         "enqueue": "run(task)", "launch": "run(task); in a task current_task().submit(f, …)",
     },
     "MultiEngineClient": {
@@ -62,7 +70,11 @@ GONE: dict[str, dict[str, str]] = {
         "getResult": "get_result()", "queueStatus": "queue_status()", "clearQueue": "clear_queue()",
         "mapAll": "map(f, seq)", "runAll": "run(filename)", "benchmark": "time.perf_counter() around push and execute",
         "properties": "get_properties(), set_properties({…})",
-        "workers": "get_ids()", "worker_count": "len(mec)",
+        "workers": "get_ids()", "worker_count": "len(mec)", "ids": "get_ids()",
+        **dict.fromkeys(
+            ("load_balanced_view", "direct_view", "broadcast_view", "apply_sync", "apply_async", "map_sync",
+             "map_async"),
+            f"views are those of import {_PACKAGE}.ipyparallel as ipp; rc = ipp.Client()"),
         "await_workers": "await_engines(count, connect_timeout=5, stable_timeout=60)",
     },
     "PendingResult": {
@@ -96,7 +108,25 @@ GONE: dict[str, dict[str, str]] = {
         "job_completed": "wait()", "task_preconditions": "requires={'memory': '>= 4 GiB'}",
         "preconditions": "requires={'memory': '>= 4 GiB'}", "agent_selection_preference": "placement='random'",
         "maximum_task_failures": "abort_on_failure=True, or retries", "task_environment_setup": "environment",
+        **dict.fromkeys(("result", "get", "values"), "results()"), **dict.fromkeys(("barrier", "join"), "wait()"),
+        "stop": "abort()", "failures": "tc.failures(job=job)", "errors": "tc.failures(job=job)",
+        **dict.fromkeys(("state", "done", "ready", "ended"), "counts(), wait(timeout=0), print(job)"),
+        "stdout": "results().stdout of a map, or tc.get_task_result(id).stdout", "restart": "retry(failed=False)",
     },
+    "JobLine": dict.fromkeys(
+        ("results", "wait", "abort", "pause", "resume", "retry", "retry_failed", "ids", "counts", "progress", "view",
+         "as_completed", "set_priority"), "tc.job(line), which is the job"),
+    "TaskStatus": dict.fromkeys(
+        ("result", "stdout", "stderr", "failure", "traceback"), "attributes of tc.get_task_result(row)"),
+    "FailureGroup": {"retry": "tc.retry(group.ids)", "tasks": "ids", "count": "len(group)", "text": "message"},
+    "TaskFuture": {
+        **dict.fromkeys(("get", "value", "r"), "result()"), "wait": "result(timeout), or tc.barrier(future)",
+        "ready": "done()", "successful": "exception() is None", "abort": "cancel()", "key": "id",
+        "status": "tc.status(future)", "state": "tc.status(future)",
+        **dict.fromkeys(("stdout", "stderr", "traceback", "failure"), "attributes of tc.get_task_result(future)"),
+    },
+    "TaskTable": dict.fromkeys(_FRAME, "to_dataframe() makes a pandas DataFrame"),
+    "Listing": dict.fromkeys(_FRAME, "to_dataframe() makes a pandas DataFrame"),
     "Member": {
         "result": "job.results(), tc.get_task_result(member.id).result", "task_status": "tc.status(member.id)",
         "status": "tc.status(member.id)", "standard_output": "tc.get_task_result(member.id).stdout",

@@ -1,32 +1,36 @@
-"""The calls of `TaskClient` that act on tasks, jobs and nodes, or read their history.
+"""The calls of `TaskClient` that act on tasks, jobs and nodes, exchange messages with tasks, or read their
+history.
 
 The first argument of each function is the session; `TaskClient` has a documented method for each function.
 """
 
 from __future__ import annotations
 
+import itertools
 import time
-from collections.abc import Callable, Iterable
+from collections.abc import Callable, Iterable, Iterator
 from datetime import datetime, timedelta
-from typing import Any
+from typing import Any, NamedTuple
 
 import msgspec
 
 from ..core import errors, messages
-from ..core.arguments import INT_MAX, check_count, check_int, check_names, check_number, check_text, wrong
-from ..core.messages import tables
-from ..core.messages.payload import ResultBody
+from ..core.arguments import INT_MAX, as_bool, check_count, check_int, check_names, check_number, check_text, wrong
+from ..core.messages import tables, view
+from ..core.messages.payload import Message, ResultBody
+from ..core.messages.running_task import TaskMessages
 from ..core.states import ABORTS
 from ..core.text import Text, text_of
 from ..display.text import number, with_local_times
-from ..serialization.pack import pack
+from ..serialization.pack import pack, unpack
 from ..storage.blobs import BlobWriter
 from ..system.user_code import tell_user, with_cells
-from .edited_functions import tell_of_edited_tasks
-from .ids import LISTED, Ids, id_list, listed, not_registered, seconds, task_id
+from .copied_tasks import tell_of_edited_tasks
+from .ids import LISTED, Ids, Timeout, id_list, listed, not_registered, seconds, task_id
 from .outbox import check_size
 from .packing import pack_once
-from .results import TaskResult
+from .results import TaskResult, decode_body
+from .rules import flag
 from .session import Session
 from .tables import JobLine, Listing, event_listing, job_listing
 from .wait_notices import raise_users
@@ -141,8 +145,6 @@ def retry_tasks(
     Of several failed tasks, one that was submitted again before counts as its latest retry.
 
     Args:
-        session: the session.
-        wanted: the ids of the tasks.
         failed_only: refuse tasks that have succeeded.
         tells_of_edited: tell which of their functions have been defined anew since.
         function: called in the place of their functions.
@@ -210,7 +212,8 @@ def read_history(
 
 def list_jobs(session: Session) -> Listing:
     """Return the farm's jobs as a table, the latest last."""
-    return job_listing(session.ask_for(messages.FindJobs(), tables.JobTable).rows)
+    rows = session.ask_for(messages.FindJobs(), tables.JobTable).rows
+    return job_listing(rows, session.ask_for(view.ReadCauses.of_jobs(rows), view.CauseTable).failed(rows))
 
 
 def find_job(session: Session, name_or_id: str | JobLine) -> tables.JobRow:
@@ -249,11 +252,20 @@ def drain(session: Session, nodes: str | Iterable[str], on: bool) -> int:
     names = check_names("nodes", nodes)
     if not all(map(str.strip, names)):
         raise ValueError("nodes: an empty text names no node; tc.snapshot() has their names")
-    return session.ask_for(messages.DrainNode(names, bool(on)), messages.NumberReply).value
+    return session.ask_for(messages.DrainNode(names, flag("on", on)), messages.NumberReply).value
 
 
 # --------------------------------------------------------------------------------------------------
 # Engines
+
+
+def ends_farm(controller: object) -> bool:
+    """Return whether `kill` is to end the whole farm.  Raises TypeError for all but bools: 1 may mean an engine."""
+    found = as_bool(controller)
+    if found is None:
+        expected = "True, which ends the whole farm, or False"
+        raise TypeError(f"{wrong('controller', expected, controller)}; mec.kill(targets=…) ends engines")
+    return found
 
 
 def await_engines(session: Session, count: int | None, connect_timeout: float, stable_timeout: float) -> list[int]:
@@ -288,7 +300,6 @@ def wait_for_engines(
         count: the number of engines; None: until their number has not changed for `stable_s`.
         connect_timeout: seconds until the first engine must be ready, else NoEnginesRegistered.
         stable_timeout: seconds after the first engine; then the engines that are ready are returned.
-        stable_s: seconds without a change.
     """
     count = check_count("count", count, least=0)
     connect_s, settled_s = seconds(connect_timeout, "connect_timeout"), seconds(stable_timeout, "stable_timeout")
@@ -309,3 +320,69 @@ def wait_for_engines(
         if first is not None and (settled or (settled_s is not None and now - first > settled_s)):
             return ids
         time.sleep(0.05)
+
+
+_marks = itertools.count(1)
+CHUNK = 500
+"""Number of messages in one packet."""
+
+
+class Progress(NamedTuple):
+    """The progress that a task has reported."""
+
+    value: float
+    total: float | None
+    message: str = ""
+
+    @property
+    def fraction(self) -> float | None:
+        """Return the share that is done, 0 to 1; None if the task has not reported a total."""
+        return min(1.0, self.value / self.total) if self.total else None
+
+
+def send(session: Session, taskid: int, objects: tuple[Any, ...], quiet: bool) -> None:
+    """Send messages to a task; see ``TaskClient.send``."""
+    wanted = task_id(taskid, session.farm)
+    if session.arrivals.is_live(wanted):
+        session.accepted(wanted)  # the controller must know the task before its messages arrive
+    bodies = [pack(each, "message") for each in objects]
+    try:
+        for first in range(0, len(bodies), CHUNK):
+            mark = f"{session.session_id}:{next(_marks)}"
+            session.ask_for(messages.SendToTask(wanted, bodies[first : first + CHUNK], mark), messages.NumberReply)
+    except (errors.TaskError, IndexError):
+        if not quiet:
+            raise
+
+
+def read_messages(session: Session, taskid: int, timeout: Timeout) -> Iterator[Message]:
+    """Yield the messages of a task; see ``TaskClient.messages``."""
+    wanted = task_id(taskid, session.farm)
+    timeout_s = seconds(timeout)
+    after = 0
+    while True:
+        began_s = time.monotonic()
+        try:
+            found = session.ask_for(messages.ReadTaskMessages(wanted, after), TaskMessages, timeout_s)
+        except TimeoutError as error:
+            raise_users(error)
+            if timeout_s is None or time.monotonic() - began_s < timeout_s:
+                raise
+            raise TimeoutError(f"task {wanted} has sent no message within {timeout_s:g} s") from None
+        for letter in found.letters:
+            after = letter.seq
+            yield Message(unpack(letter.body), letter.sender, letter.at_s)
+        if found.over:
+            return
+
+
+def progress_of(session: Session, ids: Ids) -> dict[int, Progress]:
+    """Return the latest progress of tasks by id; see ``TaskClient.progress_of``."""
+    wanted = id_list(ids, session.farm)
+    rows = session.ask_for(messages.ProgressOf(wanted), tables.ProgressTable).rows
+    found = {row[0]: Progress(*row[1:]) for row in rows}
+    for each in wanted:
+        final = session.arrivals.finals.get(each) if each not in found else None
+        if final is not None and final.body and (reported := decode_body(final).progress) is not None:
+            found[each] = Progress(*reported)
+    return found

@@ -17,11 +17,11 @@ import msgspec
 
 from ..core import errors
 from ..core.messages import Full, IdBlock, Submit
-from ..core.messages.dependencies import Needs
 from ..core.messages.payload import StringWork
-from ..core.messages.task_types import LARGE_CODE_SENT, SENT_AGAIN_BYTES, Function, JobSpec, Packed, Submission
+from ..core.messages.task_types import LARGE_CODE_SENT, SENT_AGAIN_BYTES, Function, JobSpec, Needs, Packed, Submission
 from ..core.text import text_of
-from ..transport.wire import MAX_MESSAGE_BYTES, encode_message
+from ..transport.reliable_session import CLIENT_MESSAGE_BYTES
+from ..transport.wire import encode_message
 
 CHUNK_TASKS = 1_000
 CHUNK_BYTES = 192 * 1024
@@ -127,13 +127,11 @@ class Outbox:
     # Submitting
 
     def add(self, packed: Packed, submitted_s: float, job: JobSpec | None = None, needs: Needs | None = None) -> int:
-        """Queue a task under the next id, and return this id.  `has_id` must have returned True.
+        """Queue a task under the next id, and return this id. `has_id` must have returned True.
 
-        Args:
-            packed: the task; a chunk's items take as many ids more, and the block must have them.
-            submitted_s: when it is submitted.
-            job: the job to which it belongs.
-            needs: its dependencies, which count in the place of those in `packed`.
+        A chunk's items take as many ids more, and the block must have them.
+
+        needs: its dependencies, which count in the place of those in `packed`.
         """
         chunk = self._open
         if chunk is not None and chunk.tasks:
@@ -335,14 +333,14 @@ class Outbox:
 def _unsound(part: Submission | Function | JobSpec) -> str:
     """Return why a part cannot be encoded; "" if it can."""
     try:
-        encode_message(part)
+        encode_message(part, "client")
     except Exception as error:
         return f"{type(error).__name__}: {text_of(error)}"
     return ""
 
 
-PAYLOAD_BYTES_MAX = MAX_MESSAGE_BYTES // 2 - 1024 * 1024
-"""Most bytes of a task with the functions that it needs: both must fit into one message."""
+PAYLOAD_BYTES_MAX = CLIENT_MESSAGE_BYTES - 4 * 1024 * 1024
+"""Most bytes of a task with the functions that it needs: both must fit into one message, with the task's rules."""
 
 
 def check_size(what: str, size: int) -> None:

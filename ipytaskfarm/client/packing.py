@@ -12,13 +12,11 @@ from typing import Any, ClassVar, NamedTuple, Protocol
 import msgspec
 
 from ..core.arguments import check_int
-from ..core.messages.dependencies import Needs
 from ..core.messages.payload import with_content
 from ..core.messages.result_cache import CacheKey
-from ..core.messages.task_types import Function, Packed, Recovery, Rules
+from ..core.messages.task_types import Function, Needs, Packed, Recovery, Rules
 from ..serialization.memory_maps import naming_files
-from ..serialization.pack import PLAIN, pack, pack_arguments, pack_function
-from ..serialization.packing_notice import notice
+from ..serialization.pack import PLAIN, notice, pack, pack_arguments, pack_function
 from ..serialization.recipes import Content
 from ..serialization.references import Ref, noting
 from ..storage.blobs import BlobStore, BlobWriter
@@ -108,7 +106,6 @@ def pack_task(
     """Pack a task and its chain of recovery tasks.
 
     Args:
-        task: a task of any kind.
         blobs: the store for large values; None: large values are sent inline.
         shared: what the tasks of its job have in common.
         farm: the name of the farm that gets the task, if it is known.

@@ -22,8 +22,18 @@ from ..core.messages.engine_commands import (
 )
 from .commands import CommandPart, PendingResult, nothing
 from .old_names import old_keywords
-from .profile_tables import Columns, Direction, Modules, PerEngine
-from .profiles import CpuStats, File, GroupBy, MemorySnapshot, SampleStats, snapshot_of
+from .profiles import (
+    Columns,
+    CpuStats,
+    Direction,
+    File,
+    GroupBy,
+    MemorySnapshot,
+    Modules,
+    PerEngine,
+    SampleStats,
+    snapshot_of,
+)
 from .session import Session
 
 T = TypeVar("T")

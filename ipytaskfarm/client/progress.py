@@ -17,10 +17,10 @@ from collections.abc import Callable
 from types import TracebackType
 from typing import Protocol
 
+from ..core import errors
 from ..display.ipython import notebook_shell
 from .estimate import Estimate, Tally
-from .progress_view import ProgressView
-from .screens import Screen, screen
+from .screens import ProgressView, Screen, screen
 
 AFTER_S = 0.5
 EVERY_S = 0.25
@@ -43,16 +43,11 @@ class Work(Protocol):
 
 
 class FollowedWork(Work, Protocol):
-    """Work that goes on without a waiting caller."""
+    """Work that goes on without a waiting caller; `task_work` documents the methods."""
 
-    def is_over(self) -> bool:
-        """Return whether all parts have ended."""
-
-    def is_lost(self) -> bool:
-        """Return whether nothing more is heard of it, because the client was closed."""
-
-    def elapsed_s(self) -> float | None:
-        """Return the seconds from the beginning until now, or until the end; None: not known."""
+    def is_over(self) -> bool: ...
+    def is_lost(self) -> bool: ...
+    def elapsed_s(self) -> float | None: ...
 
 
 class ProgressDisplay:
@@ -142,16 +137,25 @@ class ProgressDisplay:
             self._page,
         )
 
-    def began_earlier(self, work: FollowedWork, opened_s: float = 0.0) -> None:
+    def began_earlier(
+        self, work: FollowedWork, opened_s: float = 0.0, last_end_s: Callable[[], float | None] | None = None
+    ) -> None:
         """Count the elapsed time from the beginning of the work, if that is known.
 
-        opened_s: Unix time at which the work was submitted; 0: not known before the first end.
+        Args:
+            work: what is shown.
+            opened_s: Unix time at which the work was submitted; 0: not known before the first end.
+            last_end_s: asked for the end of work that was over before it was followed.
         """
         now_s = time.monotonic()
         work.tally(now_s)
         elapsed_s = work.elapsed_s()
         if elapsed_s is None and opened_s:
-            elapsed_s = max(0.0, time.time() - opened_s)
+            ended_s = None
+            if last_end_s is not None and work.is_over():
+                with contextlib.suppress(errors.TaskFarmError):  # the farm is away
+                    ended_s = last_end_s()
+            elapsed_s = max(0.0, (ended_s or time.time()) - opened_s)
         if elapsed_s is not None:
             self._began_s = now_s - elapsed_s
 
@@ -205,14 +209,21 @@ class LiveProgress:
     """
 
     def __init__(
-        self, work: FollowedWork, what: str = "tasks", name: str = "", opened_s: float = 0.0, page: str = ""
+        self,
+        work: FollowedWork,
+        what: str = "tasks",
+        name: str = "",
+        opened_s: float = 0.0,
+        page: str = "",
+        last_end_s: Callable[[], float | None] | None = None,
     ) -> None:
         """Create the display; nothing is shown yet.
 
         opened_s: Unix time at which the work was submitted; 0: not known.  page: the path of the live view.
+        last_end_s: as for `ProgressDisplay.began_earlier`.
         """
         self._work = work
-        self._opened_s = opened_s
+        self._times = opened_s, last_end_s
         self._display = ProgressDisplay(work, what, name=name, page=page)
         self._display.is_waited_for = False
 
@@ -223,14 +234,14 @@ class LiveProgress:
         return self._now().html()
 
     def _now(self) -> ProgressView:
-        self._display.began_earlier(self._work, self._opened_s)
+        self._display.began_earlier(self._work, *self._times)
         return self._display.view(time.monotonic(), "done" if self._work.is_over() else "")
 
     def _ipython_display_(self) -> None:
         if notebook_shell() is None:
             print(repr(self))
             return
-        self._display.began_earlier(self._work, self._opened_s)
+        self._display.began_earlier(self._work, *self._times)
         self._display.at_once()
         # The context determines the cell to which the output belongs.
         run = contextvars.copy_context().run
@@ -241,5 +252,5 @@ class LiveProgress:
             while not self._work.is_over() and not self._work.is_lost():
                 time.sleep(AWAY_EVERY_S if self._display.is_away else EVERY_S)
                 self._display.tick()
-            self._display.began_earlier(self._work, self._opened_s)  # the ends tell it exactly
+            self._display.began_earlier(self._work, *self._times)  # the ends tell it exactly
             self._display.close("done" if self._work.is_over() else "not followed any longer")

@@ -2,15 +2,37 @@
 
 from __future__ import annotations
 
+import functools
+import re
+import socket
+import threading
+import time
 from collections.abc import Callable
-from typing import Protocol
+from typing import Any, Protocol
 
 import msgspec
 
 from ..core import errors
-from ..core.messages import AskQuestion, CommandAnswer, Question, Reply, SendCommand
+from ..core.errors import TaskFarmError
+from ..core.messages import (
+    AskQuestion,
+    CommandAnswer,
+    FarmStatus,
+    FetchResults,
+    MarkTasksDone,
+    Question,
+    ReadBlob,
+    Reply,
+    SendCommand,
+    SetSticky,
+    WatchTasks,
+    WriteBlob,
+)
 from ..core.messages.payload import FailureBody
+from ..core.messages.tables import FarmState
+from ..core.text import encoded, text_of
 from .arrivals import WakeFlag
+from .outbox import check_size
 from .results import error_named
 
 NOBODY = -1
@@ -78,16 +100,72 @@ def refused_by_controller(answer: CommandAnswer) -> errors.TaskFarmError | None:
 
 
 class AsksController(Protocol):
-    """The methods of `Session` with which other parts of the client ask the controller."""
+    """The methods of `Session` with which other parts of the client ask the controller; they are documented there."""
 
-    def ask(self, question: Question, timeout_s: float | None = None) -> Reply:
-        """Ask the controller and wait for the answer.  Raises the error that a `Refusal` names, and TimeoutError."""
+    def ask(self, question: Question, timeout_s: float | None = None) -> Reply: ...
+    def begin(self, question: Question) -> PendingQuestion: ...
+    def answer(self, asked: PendingQuestion, timeout_s: float | None = None) -> Reply: ...
+    def forget(self, asked: PendingQuestion) -> None: ...
 
-    def begin(self, question: Question) -> PendingQuestion:
-        """Ask the controller without waiting; the caller then calls `answer` or `forget`."""
 
-    def answer(self, asked: PendingQuestion, timeout_s: float | None = None) -> Reply:
-        """Wait for the answer to a question that `begin` sent."""
+_encode = msgspec.msgpack.Encoder().encode
+_NO_VALUES_OF_USERS = (WatchTasks, FetchResults, ReadBlob, WriteBlob)
+"""Questions that the client itself makes; they are the most frequent ones, and the largest."""
+_WHERE = re.compile(r"(.*) - at `\$(?:\.(\w+))?.*`$", re.DOTALL)
 
-    def forget(self, asked: PendingQuestion) -> None:
-        """Drop a question; its answer will be ignored."""
+
+def check_question(question: Question) -> None:
+    """Check the values of a question, as the controller does when it reads it.
+
+    The controller cannot tell a message with a wrong value from one of a stranger, and refuses the session.
+
+    Raises:
+        TypeError, ValueError: a value is not of the type that is expected; the error names it.
+        ResultTooLarge: its body is too large to be sent.
+    """
+    kind = type(question)
+    if isinstance(question, _NO_VALUES_OF_USERS):
+        return
+    if isinstance(question, SetSticky | MarkTasksDone):
+        return check_size(kind.__name__, len(question.body))
+    try:
+        _decoder(kind).decode(encoded(_encode, question))
+    except msgspec.ValidationError as error:
+        found = _WHERE.fullmatch(str(error))
+        what = f"{found[2]}: {found[1]}" if found is not None and found[2] else str(error)
+        raise TypeError(f"{what} ({kind.__name__})") from None
+    except (TypeError, OverflowError, RecursionError) as error:
+        raise ValueError(f"{kind.__name__} cannot be sent: {text_of(error)}") from None
+
+
+@functools.cache
+def _decoder(kind: type[Any]) -> msgspec.msgpack.Decoder[Any]:
+    return msgspec.msgpack.Decoder(kind)
+
+
+KEPT_S = 1.0
+"""How long an answer is kept: a graph or a map may have thousands of arguments."""
+
+
+class EnginesHere:
+    """Answers for the session of a client that sees the farm's folder."""
+
+    def __init__(self, ask: Callable[[Question], Reply], receiver: Callable[[], threading.Thread]) -> None:
+        """Create it.  receiver: returns the thread that receives the answers of `ask`, which cannot wait for them."""
+        self._ask = ask
+        self._receiver = receiver
+        self._until_s = 0.0
+        self._all_here = False
+
+    def see(self, path: str) -> bool:
+        """Return whether all engines are on this machine, so that they see the file of this path."""
+        if time.monotonic() < self._until_s or threading.current_thread() is self._receiver():
+            return self._all_here
+        try:
+            state = self._ask(FarmStatus())
+        except (TaskFarmError, TimeoutError):
+            return False  # whoever packs the value is told when it is sent
+        if isinstance(state, FarmState):
+            self._all_here = {agent["node"] for agent in state.agents} <= {socket.gethostname()}
+            self._until_s = time.monotonic() + KEPT_S
+        return self._all_here

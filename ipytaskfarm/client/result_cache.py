@@ -33,7 +33,7 @@ from .ids import task_id
 from .operate import mark_failed
 from .results import TaskResult, decode_body
 from .session import Session
-from .task_calls import TaskCalls
+from .tables import TaskCalls
 from .tasks import CallTask
 
 P = ParamSpec("P")

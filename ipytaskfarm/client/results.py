@@ -28,8 +28,8 @@ from ..display.ipython import show_figures, show_users_frames
 from ..display.text import local_time, span, stamp
 from ..serialization.pack import note_rebuild, traceback_of, unpack, unpack_error
 from ..system.user_code import with_cells
-from .display import in_order, output_html, text_html, value_html
 from .old_names import OldNames
+from .output_printer import in_order, output_html, text_html, value_html
 from .python2 import add_remedy, tell_of_iterators
 from .session_hints import add_hints
 
@@ -549,7 +549,8 @@ class TaskResult:
         final, body = self._final, self._contents()
         where = f" on engine {final.engine_id}" if final.engine_id >= 0 else ""
         state = self.status if final.reason in ("", self.status) else f"{self.status}: {final.reason}"
-        parts = [f"<div><b>task {final.id}</b> {html.escape(state)}{where} in {span(final.run_s)}</div>"]
+        took = f" in {span(final.run_s)}" if final.run_s else ""  # an aborted task may never have run
+        parts = [f"<div><b>task {final.id}</b> {html.escape(state)}{where}{took}</div>"]
         shown = enumerate(body.outputs if displays else ())
         parts += [
             text_html(text) if output is None else output_html(output)

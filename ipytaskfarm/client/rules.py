@@ -26,9 +26,8 @@ from ..core.arguments import (
     check_text,
     wrong,
 )
-from ..core.messages.dependencies import FAIL, IF_FAILED
 from ..core.messages.result_cache import MODES, ON
-from ..core.messages.task_types import Function, Recovery, Rules
+from ..core.messages.task_types import FAIL, IF_FAILED, Function, Recovery, Rules
 from ..core.requirements import (
     FACTS,
     MEMORY,
@@ -444,14 +443,7 @@ def pack_rules(
     recovery: Recovery | None,
     functions: dict[str, Function],
 ) -> Rules | None:
-    """Pack the rules of a task, and add the functions that they need to `functions`.
-
-    Args:
-        given: the rules of the task.
-        shared: the rules of its job.
-        job: the job's id.
-        recovery: the packed recovery task.
-        functions: is extended.
+    """Pack the rules of a task and those that its job shares, and add the functions that they need to `functions`.
 
     Returns None if all rules are defaults.
     """

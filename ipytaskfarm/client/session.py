@@ -20,17 +20,14 @@ from ..system.deadlines import end_of, left_s
 from ..system.farm_paths import ConnectionInfo
 from ..system.user_code import depth_of_user
 from .arrivals import Waiter, WakeFlag, unheard_of
-from .chunk_items import ItemEnds
-from .engines_here import EnginesHere
-from .fetching import BlobDownloads
 from .ids import not_registered
 from .io import READER, IoThread, reentrant
+from .large_values import BlobDownloads, BlobUploads
+from .map_items import ItemEnds
 from .outbox import LIMIT_BYTES, check_size, refusal_because
 from .packing import with_ids
-from .question_checks import check_question
-from .questions import PendingQuestion
+from .questions import EnginesHere, PendingQuestion, check_question
 from .results import error_named
-from .uploads import BlobUploads
 from .wait_notices import WaitNotices, say, say_interrupted
 
 TICK_S = 0.25
@@ -192,12 +189,9 @@ class Session:
     # -- submitting
 
     def submit(self, packed: Packed, job: JobSpec | None = None, ids: Sequence[int] = ()) -> int:
-        """Queue a task and return its id.  The first call waits for ids, and any call waits while the outbox is full.
+        """Queue a task and return its id. The first call waits for ids, and any call waits while the outbox is full.
 
-        Args:
-            packed: the task.
-            job: the job to which the task belongs.
-            ids: the ids of the job's tasks by position, which replace the positions in the task's dependencies.
+        ids: the ids of the job's tasks by position, which replace the positions in the task's dependencies.
 
         Returns -1 for a chunk that has more items than there are ids in a row: the caller looks at `items_room`.
         """
@@ -309,7 +303,6 @@ class Session:
         """Ask the controller to report the end of these tasks.
 
         Args:
-            ids: the tasks.
             chunks: those of another client's map among them -> number of items.
             end_s: the end of the wait for which this is asked (monotonic clock); None: no limit.
 
@@ -535,8 +528,6 @@ class Session:
 
         Args:
             engines: engine ids; None: all engines that exist when the command arrives.
-            verb: what the engines do.
-            body: the encoded arguments.
             on_done: called in the IO thread when all answers have arrived, or will never arrive.
             text: what `queue_status` shows of the command.
             blobs: digests that the body needs until the command is answered.

@@ -23,10 +23,7 @@ _CODE = re.compile(r"<(task|cell) [0-9a-f-]+>")
 def hints(error: BaseException, trace: str, is_command: bool = False) -> Iterator[str]:
     """Yield a sentence for what an error of a task did not find, and this session has.
 
-    Args:
-        error: the error of the task, with no frames but the engine's.
-        trace: its traceback as text.
-        is_command: it is the error of a MultiEngineClient's command, not of a task.
+    The error has no frames but the engine's. is_command: it is that of a MultiEngineClient's command, not of a task.
     """
     main = vars(sys.modules["__main__"])
     name = ""

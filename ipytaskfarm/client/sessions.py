@@ -71,7 +71,7 @@ def connect(
         session = _used(whose)
         if session is None:
             open_standard_descriptors()  # otherwise a socket may get the number of stdout
-            session = Session(read, _own_name())
+            session = Session(read, f"{user_name()}@{socket.gethostname()} {os.getpid()}")
             session.start(max(0.5, deadline - time.monotonic()), patient)
             session.users = 1
             with _lock:
@@ -158,7 +158,8 @@ def release(session: Session) -> None:
         session.users -= 1
         last = session.users <= 0
         if last:
-            _drop(session)
+            for key in [key for key, known in _sessions.items() if known is session]:
+                del _sessions[key]
     if last:
         _say(session.close(EXIT_FLUSH_S))
 
@@ -169,15 +170,6 @@ def end_farm(incarnation: str) -> None:
         ended = [_sessions.pop(whose) for whose in list(_sessions) if whose[0] == incarnation]
     for session in ended:
         session.close(0.0, errors.FarmNotRunning(f"farm {session.farm!r} was stopped: start another one, Farm(n=…)"))
-
-
-def _drop(session: Session) -> None:
-    for key in [key for key, known in _sessions.items() if known is session]:
-        del _sessions[key]
-
-
-def _own_name() -> str:
-    return f"{user_name()}@{socket.gethostname()} {os.getpid()}"
 
 
 def _say(lost: str) -> None:

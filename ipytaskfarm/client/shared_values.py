@@ -11,8 +11,7 @@ from collections.abc import Callable
 from typing import Any
 
 from ..core.arguments import wrong
-from ..core.messages.dependencies import Needs
-from ..core.messages.task_types import Final, Packed, Rules
+from ..core.messages.task_types import Final, Needs, Packed, Rules
 from ..serialization.pack import pack, unpack
 from ..serialization.shared_values import Adder, Received
 from ..storage.blobs import BlobWriter

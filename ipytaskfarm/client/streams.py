@@ -27,36 +27,26 @@ _decode_items = msgspec.msgpack.Decoder(list[ItemOutput]).decode
 
 
 class TakesOutput(Protocol):
-    """Shows or stores output: an `OutputPrinter`, or a handle."""
+    """Shows or stores output, as an `OutputPrinter`, or a handle."""
 
-    def take(self, label: str, seen: SeenOutput, output: Output) -> None:
-        """Store new output of a run that goes on."""
-
-    def rest(self, label: str, seen: SeenOutput, stdout: str, stderr: str, outputs: Iterable[dict[str, Any]]) -> None:
-        """Store the part of a result's output that was not shown yet."""
-
-    def end_old_lines(self, label: str, seen: SeenOutput) -> None:
-        """Show unfinished lines that are old."""
-
-    def show(self, is_over: bool = False) -> None:
-        """Show stored output, up to the limits."""
+    def take(self, label: str, seen: SeenOutput, output: Output) -> None: ...
+    def rest(
+        self, label: str, seen: SeenOutput, stdout: str, stderr: str, outputs: Iterable[dict[str, Any]]
+    ) -> None: ...
+    def end_old_lines(self, label: str, seen: SeenOutput) -> None: ...
+    def show(self, is_over: bool = False) -> None: ...
 
 
 class PrintsLines(TakesOutput, Protocol):
     """Shows the output of a command."""
 
-    def end_lines(self, label: str, seen: SeenOutput) -> None:
-        """Show lines that have no end yet: no more text follows."""
+    def end_lines(self, label: str, seen: SeenOutput) -> None: ...
 
 
 class Stream:
     """Follows the output of running tasks during one wait.
 
     Args:
-        session: is asked for the output.
-        arrivals: tells which tasks have ended.
-        ids: the tasks.
-        printer: shows the output.
         fetch: returns the full result of a task whose end arrived without a body; None: such output is not shown.
         empty: also ask for answers of engines that have nothing new.
         label: returns the label of a task's lines.
@@ -214,10 +204,7 @@ def _overlaps(output: Output, parts: Iterable[Output], seen: SeenOutput) -> bool
 class CommandStream:
     """Follows the output of a MultiEngine command while its engines run it.
 
-    Args:
-        session: is asked for the output.
-        numbers: the numbers of the command's messages.
-        printer: shows the output, each line with the engine's id.
+    numbers: those of the command's messages. printer: shows the output, each line with the engine's id.
     """
 
     def __init__(self, session: AsksController, numbers: list[int], printer: PrintsLines) -> None:

@@ -1,22 +1,28 @@
-"""The tables that `tc.tasks`, `tc.status`, `tc.failures` and similar calls return."""
+"""The tables that `tc.tasks`, `tc.status`, `tc.failures` and similar calls return, and `TaskCalls`, what other
+parts need of a `TaskClient`.
+"""
 
 from __future__ import annotations
 
 import html
 import warnings
-from collections.abc import Callable, Iterable, Iterator, Sequence
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from datetime import datetime
-from typing import Any, NamedTuple, TypeVar, overload
+from typing import Any, Literal, NamedTuple, NoReturn, Protocol, TypeVar, overload
 
-from ..core.formatting import job_state
-from ..core.messages.tables import JobRow, TaskRow
-from ..core.states import RUNNING, State
+from ..core.messages import Checked
+from ..core.messages.tables import EventRow, FarmState, JobRow, TaskRow
+from ..core.states import RUNNING, State, state_counts
 from ..display import farm_tables
+from ..display.farm_tables import job_state, node_table
 from ..display.tables import TEXT_MAX, Table
 from ..display.text import CELL_MAX, local_time, number, safe, summary
 from ..system.user_code import with_cells
-from .display import text_html
+from .ids import Ids, Timeout
+from .old_names import OldNames, no_attribute
+from .output_printer import text_html
 from .results import TaskResult
+from .session import Session
 
 
 def _when(at_s: float | None) -> datetime | None:
@@ -53,7 +59,7 @@ def _warn_of_pending() -> None:
     warnings.warn("the state 'pending' is called 'running'", DeprecationWarning, stacklevel=3)
 
 
-class TaskStatus:
+class TaskStatus(OldNames):
     """The state of one task: `id, state, reason, name, engineid, attempts, priority, error` and its times."""
 
     def __init__(self, row: TaskRow) -> None:
@@ -93,7 +99,7 @@ def _checked(position: _P) -> _P:
     return position
 
 
-class TaskTable:
+class TaskTable(OldNames):
     """A table of tasks in order of their ids.  It iterates over the ids, so it can be passed wherever ids are expected.
 
     The repr shows the last hundred tasks, and the number of tasks in each state.
@@ -126,7 +132,7 @@ class TaskTable:
         return self.rows[_checked(position)]
 
     def _table(self) -> Table:
-        more = "last=0 lists all" if self.omitted else "`rows` and `to_dataframe()` have them"
+        more = "last=0 (%tasks --last 0) lists all" if self.omitted else "`rows` and `to_dataframe()` have them"
         return farm_tables.task_table(self._rows, omitted=self.omitted, page=farm_tables.PAGE, more=more)
 
     def __repr__(self) -> str:
@@ -142,7 +148,7 @@ class TaskTable:
         return pandas.DataFrame([vars(row) for row in self.rows]).set_index("id")
 
 
-class Listing:
+class Listing(OldNames):
     """A list of named tuples of one kind, shown as a table."""
 
     def __init__(self, names: Sequence[str], rows: Sequence[Any], table: Table) -> None:
@@ -188,7 +194,7 @@ class Event(NamedTuple):
         return f"<task {self.task}: {self.what}{where}{at}{f', {self.more}' if self.more else ''}>"
 
 
-def event_listing(rows: Sequence[farm_tables.EventRow]) -> Listing:
+def event_listing(rows: Sequence[EventRow]) -> Listing:
     """Return the events of `tc.history` as a table."""
     events = [
         Event(_when(at_s), task, name, what, engine if engine >= 0 else None, more)
@@ -211,22 +217,36 @@ class JobLine(NamedTuple):
     opened: datetime | None
     priority: int | None = None
     """What was set for all its tasks; None: each has its own."""
+    failed: int | None = None
+    """Tasks that have failed and were not submitted again; None: not counted, as of jobs before the latest 500."""
 
     def __repr__(self) -> str:
         opened = f", opened {self.opened:%Y-%m-%d %H:%M:%S}" if self.opened else ""
-        return f"<job {self.name!r}: {self.tasks} tasks, {self.unfinished} unfinished, {self.state}{opened}>"
+        failed = f"{self.failed} failed, " if self.failed else ""
+        tasks = f"{number(self.tasks, 'task')}, {self.unfinished:,} unfinished, {failed}{self.state}"
+        return f"<job {self.name!r}: {tasks}{opened}>"
 
 
-def job_listing(rows: Sequence[JobRow]) -> Listing:
-    """Return the jobs of `tc.jobs` as a table."""
+def _of_a_job(line: JobLine, name: str) -> NoReturn:
+    raise no_attribute(line, "JobLine", name)
+
+
+JobLine.__getattr__ = _of_a_job  # type: ignore[attr-defined]  # in the class it would hide mistakes from type checkers
+
+
+def job_listing(rows: Sequence[JobRow], failed: Mapping[str, int]) -> Listing:
+    """Return the jobs of `tc.jobs` as a table.  failed: as for `farm_tables.job_table`."""
     lines = [
-        JobLine(row.name, row.id, row.total, row.unfinished, job_state(row), _when(row.opened_s or None), row.priority)
+        JobLine(
+            row.name, row.id, row.total, row.unfinished, job_state(row), _when(row.opened_s or None), row.priority,
+            failed.get(row.id),
+        )
         for row in rows
-    ]
-    return Listing(JobLine._fields, lines, farm_tables.job_table(rows))
+    ]  # fmt: skip
+    return Listing(JobLine._fields, lines, farm_tables.job_table(rows, failed))
 
 
-class FailureGroup:
+class FailureGroup(OldNames):
     """Failed tasks with the same error type and place: `etype`, `place`, `ids`, and the `traceback` of the first."""
 
     def __init__(self, etype: str, place: str, ids: list[int], message: str, traceback: str) -> None:
@@ -297,3 +317,127 @@ def _group_html(group: FailureGroup) -> str:
         f"<details><summary>{head}: {what} <small>{_some(group.ids)}</small></summary>"
         f"{text_html(group.traceback, error=True)}</details>"
     )
+
+
+class Node:
+    """One node of the farm.
+
+    Attributes:
+        name, state, platform, python, cores: what it is.
+        load: the load as a share of the cores; None: not known.
+        memory, free_memory, free_disk: bytes; None: not known.
+        capacity, used: dicts of resources, in total and reserved by running tasks.
+        engines: the number of its engines.
+        environments: a dict of engine ids and the environments that the engines have prepared.
+        priority: nodes with a higher number get tasks first.
+        slots: the largest number of engines there; None: no limit.
+        guard: why the load guard starts nothing there, or "".
+        fetched_blobs, fetched_bytes: large values that were copied there, because the node does not see the farm's
+            folder.
+    """
+
+    def __init__(self, row: dict[str, Any]) -> None:
+        self.name: str = row["node"]
+        self.state: str = row["state"]
+        self.platform: str = row["platform"]
+        self.python: str = row["python"]
+        self.cores: int = row["cores"]
+        self.load: float | None = row["load"]
+        self.memory: int = row["memory"]
+        self.free_memory: int | None = row["free_memory"]
+        self.free_disk: int | None = row["free_disk"]
+        self.capacity: dict[str, float] = row["capacity"]
+        self.used: dict[str, float] = row["used"]
+        self.engines: int = row["engines"]
+        self.environments: dict[int, str] = {int(i): name for i, name in row["environments"].items()}
+        self.priority: int = row["priority"]
+        self.slots: int | None = row["slots"]
+        self.guard: str = row["guard"]
+        self.fetched_blobs: int = row["fetched_blobs"]
+        self.fetched_bytes: int = row["fetched_bytes"]
+
+    def __repr__(self) -> str:
+        return f"<node {self.name}: {self.state}, {number(self.engines, 'engine')}>"
+
+
+class Snapshot:
+    """The farm at one moment.
+
+    `nodes` are `Node` objects, `counts` the numbers of tasks by state, `slots` the wanted number of engines in total.
+    """
+
+    def __init__(self, state: FarmState) -> None:
+        self.nodes = [Node(row) for row in state.agents]
+        self._table = node_table(state.agents)
+        self.counts = state_counts(state.counts)
+        self.slots = state.wanted
+        self.farm = state.name
+
+    def __iter__(self) -> Iterator[Node]:
+        return iter(self.nodes)
+
+    def __len__(self) -> int:
+        return len(self.nodes)
+
+    def __getitem__(self, position: int) -> Node:
+        return self.nodes[position]
+
+    def __repr__(self) -> str:
+        return repr(self._table)
+
+    def _repr_html_(self) -> str:
+        return self._table.html()
+
+
+class CheckResult:
+    """Which engines could run a task; its truth value is whether any engine could.
+
+    Attributes:
+        engines: ids of the engines that could run the task.
+        why: a dict of the other engine ids, each with the reason.
+        unmet: why no engine ever could, as the farm is now; or "".
+    """
+
+    def __init__(self, reply: Checked) -> None:
+        self.engines = [engine_id for engine_id, _, why in reply.rows if not why]
+        self.why = {engine_id: why for engine_id, _, why in reply.rows if why}
+        self.unmet = reply.unmet
+        self._rows = reply.rows
+
+    def __bool__(self) -> bool:
+        return bool(self.engines)
+
+    def _table(self) -> Table:
+        lines = [(engine_id, node, why or "it can") for engine_id, node, why in self._rows]
+        return Table(("engine", "node", "can it run there?"), lines, nothing="the farm has no engines now")
+
+    def __repr__(self) -> str:
+        return repr(self._table())
+
+    def _repr_html_(self) -> str:
+        return self._table().html()
+
+
+class TaskCalls(Protocol):
+    """The methods of `TaskClient` that jobs, maps and futures call; they are documented there."""
+
+    farm: str
+
+    @property
+    def session(self) -> Session: ...
+    @property
+    def progress(self) -> object: ...
+    @property
+    def defaults(self) -> Mapping[str, Any]: ...
+    def run(self, task: Any, block: bool = False) -> Any: ...
+    def get_task_result(
+        self, taskid: int, block: bool | None = None, timeout: Timeout = None, raw: bool = True
+    ) -> Any: ...
+    def status(self, taskid: int) -> TaskStatus: ...
+    def barrier(self, ids: Ids | None = None, timeout: Timeout = None, stream: bool = False) -> None: ...
+    def wait(
+        self, ids: Ids, timeout: Timeout = None, return_when: Literal["all", "first"] = "all"
+    ) -> tuple[list[int], list[int]]: ...
+    def as_completed(self, ids: Ids, timeout: Timeout = None) -> Iterator[int]: ...
+    def abort(self, taskid: Ids, interrupt: bool = True, reason: str = "", running: bool = True) -> list[int]: ...
+    def clear(self, ids: Ids | None = None) -> int: ...

@@ -31,10 +31,8 @@ class Follows(AsksController, Protocol):
 
     @property
     def _lock(self) -> AbstractContextManager[object]: ...
-
     @property
-    def fatal(self) -> BaseException | None:
-        """Return why the session cannot be used any more."""
+    def fatal(self) -> BaseException | None: ...
 
 
 class RunningNow:
@@ -91,18 +89,14 @@ class RunningNow:
 
 
 class MapItems(Protocol):
-    """The items of a map, as `MapWork` looks at them."""
+    """The items of a map, `map_jobs.MapMembers`, as `MapWork` looks at them."""
 
     tasks: list[tuple[int, int]]
     """(id, number of items of a chunk, or 0)."""
 
     def __len__(self) -> int: ...
-
-    def held(self, arrivals: Arrivals) -> set[int]:
-        """Return the ids under which the items' ends arrive."""
-
-    def left(self, arrivals: Arrivals) -> tuple[int, int]:
-        """Return how many items have not ended, and how many have failed."""
+    def held(self, arrivals: Arrivals) -> set[int]: ...
+    def left(self, arrivals: Arrivals) -> tuple[int, int]: ...
 
 
 class MapWork:

@@ -17,9 +17,8 @@ from typing import Any, Literal, TypeAlias, TypeVar, Unpack, overload
 from ..core import errors, messages as m
 from ..core.arguments import check_count
 from ..core.messages import tables
-from ..core.messages.dependencies import FAIL
 from ..core.messages.payload import Message
-from ..core.messages.task_types import Final
+from ..core.messages.task_types import FAIL, Final
 from ..core.states import ABORTS, ACCEPTED_STATES, Reason, state_counts
 from ..core.text import Text, shown, text_of
 from ..display.tables import Table
@@ -27,7 +26,7 @@ from ..system.deadlines import end_of, left_s
 from ..system.farm_paths import Where
 from ..system.live_pages import page_link, page_path
 from ..system.user_code import with_cells
-from . import operate, sessions, task_messages
+from . import operate, sessions
 from .adapters import adapter, live_view
 from .call_checks import check_block, check_call, check_map
 from .copied_tasks import task_of
@@ -37,8 +36,8 @@ from .futures import TaskFuture, future_of
 from .ids import Ids, Timeout, id_list, not_registered, seconds, task_id
 from .jobs import Job, Values
 from .maps import Mapper, ParallelFunction, begin_map, imap, map_tasks, options
-from .nodes import CheckResult, Snapshot
 from .old_names import ClientNames, old_keywords
+from .operate import Progress
 from .packing import freezing, pack_task
 from .profiling import CpuProfiling, MemoryProfiling, Profilers, Sampling
 from .result_cache import CachedFunction, CacheView, kept_result, why_hit, why_miss
@@ -46,8 +45,7 @@ from .results import TaskResult, decode_body, error_of
 from .rules import ON_FAILURE, JobRules, MapRules, flag, keyword_parameters, one_of
 from .session import Session
 from .shared_values import Accumulator, Broadcast, broadcast
-from .tables import FailureGroups, JobLine, Listing, TaskStatus, TaskTable
-from .task_messages import Progress
+from .tables import CheckResult, FailureGroups, JobLine, Listing, Snapshot, TaskStatus, TaskTable
 from .tasks import CallTask, StringTask, Task, as_task
 from .waits import ProgressOfTasks, completed_async, ended_async, wait_for_tasks
 
@@ -433,7 +431,7 @@ class TaskClient(ClientNames, settable=("farm", "block")):
         each message once.  Raises TaskError for a task that has ended, IndexError for an unknown id (quiet=True: none
         of these), UnpickleableException for an object that cannot travel.
         """
-        task_messages.send(self._session, taskid, objects, quiet)
+        operate.send(self._session, taskid, objects, quiet)
 
     def messages(self, taskid: int, timeout: Timeout = None) -> Iterator[Message]:
         """Yield the messages of a task (``current_task().send(obj)``) as soon as they come, until the task has ended.
@@ -441,7 +439,7 @@ class TaskClient(ClientNames, settable=("farm", "block")):
         Each is a `Message`: value, sender, at_s.  Each call starts at the first message, as messages are kept with the
         result.  Raises TimeoutError when no message has come for `timeout` seconds.
         """
-        return task_messages.read_messages(self._session, taskid, timeout)
+        return operate.read_messages(self._session, taskid, timeout)
 
     # ----------------------------------------------------------------------------------------------
     # Jobs, nodes and the farm
@@ -590,7 +588,7 @@ class TaskClient(ClientNames, settable=("farm", "block")):
 
         The progress of a running task is its last report, or the share of its child tasks that have ended.
         """
-        return task_messages.progress_of(self._session, ids)
+        return operate.progress_of(self._session, ids)
 
     def history(
         self,

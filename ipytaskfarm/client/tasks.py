@@ -17,14 +17,12 @@ from typing import TYPE_CHECKING, Any, ClassVar, Never, Self, Unpack
 import msgspec
 
 from ..core.arguments import check_name, check_names, wrong
-from ..core.messages.dependencies import FAIL
 from ..core.messages.payload import CallWork, CellPlace, StringWork
-from ..core.messages.task_types import Function, Packed
+from ..core.messages.task_types import FAIL, Function, Packed
 from ..core.text import did_you_mean, shown
 from ..environment import TaskEnvironment
 from ..serialization.pack import is_coroutine_function
 from ..storage.blobs import BlobStore
-from .local_code import run_code
 from .old_names import OldNames, remedy
 from .packing import TaskData, pack_task
 from .python2 import tell_of_code
@@ -41,6 +39,7 @@ from .task_arguments import (
     not_a_function,
     not_a_task,
     note_rules_of,
+    run_code,
     unknown_argument,
 )
 

@@ -28,12 +28,11 @@ def wait_for_tasks(
     labelled: bool = True,
     ended_too: bool = False,
 ) -> bool:
-    """Wait until these watched tasks have ended; return False after `timeout_s` seconds.
+    """Wait until these watched tasks have ended; return False after `timeout_s` seconds (None: no limit).
 
     Args:
         session: the session of the tasks.
         ids: ids for which `Session.watch` was called.
-        timeout_s: seconds; None: no limit.
         show: show a progress display.
         stream: show what the tasks print and display while they run.
         name: the name of a job, for the display.
@@ -70,16 +69,10 @@ def wait_for_map(
     name: str = "",
     go_on_text: str = "",
 ) -> bool:
-    """Wait until the items of a map have ended; return False after `timeout_s` seconds.
+    """Wait until the items of a map have ended; return False after `timeout_s` seconds (None: no limit).
 
-    Args:
-        session: the session of the map's tasks.
-        members: the tasks of the map.
-        timeout_s: seconds; None: no limit.
-        show: show a progress display.
-        stream: show what the items print and display while they run, each line with the item's place in the map.
-        name: for the display.
-        go_on_text: a notice after Ctrl-C, see `Session.wait`.
+    stream: show what the items print and display while they run, each line with the item's place in the map.
+    go_on_text: a notice after Ctrl-C, see `Session.wait`. The other arguments are those of `wait_for_tasks`.
     """
     with ProgressDisplay(MapWork(session, members), "items", show=show, name=name) as display:
         if stream:

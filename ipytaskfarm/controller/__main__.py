@@ -31,7 +31,7 @@ from ..core.handlers.losses import lease_margin_s
 from ..core.limits import PeerLimits
 from ..core.messages import PROTOCOL, StopFarm
 from ..core.saves import StoredState
-from ..core.scheduler.clock import Now
+from ..core.scheduler.decision import Now
 from ..core.scheduler.restore import restored_farm
 from ..core.scheduler.scheduler import Scheduler
 from ..core.scheduler.settings import SchedulerSettings
@@ -39,12 +39,11 @@ from ..core.scheduler.state import SchedulerState
 from ..core.states import State
 from ..settings.declarations import add_flags, scheduler_settings
 from ..settings.setting import CONTROLLER
-from ..storage.backup import incarnation_of
+from ..storage.backup import incarnation_of, usable_record
 from ..storage.beside import STORE_NAME, identity
 from ..storage.blobs import Blobs, blobs_folder
 from ..storage.disk import least_room
 from ..storage.event_log import EventLog, PolicyName
-from ..storage.lost_record import usable_record
 from ..storage.result_cache import ResultCache, cache_file
 from ..storage.store import Store
 from ..system import farm_paths
@@ -235,7 +234,7 @@ def _serve(
     try:
         if (hub.port, options.host) != (record.port, record.host):
             # A restart binds the same port, so that peers find the controller again without being told.
-            record = _moved(record, options.host, hub.port)
+            record = msgspec.structs.replace(record, host=options.host, port=hub.port)
             farm_paths.write_farm_record(record, folder)
         found = _found(farm, store)
         watch = _stop_events(options.owner_fd)
@@ -324,10 +323,6 @@ def _socket_path(options: argparse.Namespace) -> Path:
     else:
         folder = farm_paths.socket_folder(options.farm, options.farm_folder)
     return folder / farm_paths.CONTROLLER_SOCKET
-
-
-def _moved(record: farm_paths.FarmRecord, host: str, port: int) -> farm_paths.FarmRecord:
-    return msgspec.structs.replace(record, host=host, port=port)
 
 
 def _found(farm: SchedulerState, store: Store) -> str:

@@ -57,7 +57,11 @@ class BlobReader:
         self._to_read: queue.SimpleQueue[ReadPiece | None] = queue.SimpleQueue()
         self._read: deque[tuple[ReadPiece, BlobPiece]] = deque()
         self._bell = os.eventfd(0, os.EFD_NONBLOCK | os.EFD_CLOEXEC)
-        self._thread: threading.Thread | None = None
+        self._was_asked = False
+        """Whether there was any question: until then no turn of the controller looks for answers."""
+        # It is started now, because later there may be no room for a thread.
+        self._thread = threading.Thread(target=self._serve, name="reader of blobs", daemon=True)
+        self._thread.start()
 
     def fd(self) -> int:
         """Return a descriptor that is readable when there are answers."""
@@ -65,6 +69,7 @@ class BlobReader:
 
     def ask(self, load: ReadPiece) -> None:
         """Queue a question."""
+        self._was_asked = True
         waiting = self._waiting.setdefault(load.session, deque())
         if len(waiting) < WAITING_MAX:
             waiting.append(load)
@@ -73,7 +78,7 @@ class BlobReader:
     def answers(self) -> list[tuple[str, Answer | BlobPiece]]:
         """Return (session, answer) for each piece that was read. Never blocks."""
         found: list[tuple[str, Answer | BlobPiece]] = []
-        if self._thread is None:
+        if not self._was_asked:
             return found
         with contextlib.suppress(BlockingIOError):
             os.eventfd_read(self._bell)
@@ -109,9 +114,6 @@ class BlobReader:
     def _begin(self, load: ReadPiece) -> None:
         self._under_way[load.session] += 1
         self._begun += 1
-        if self._thread is None:
-            self._thread = threading.Thread(target=self._serve, name="reader of blobs", daemon=True)
-            self._thread.start()
         self._to_read.put(load)
 
     def _serve(self) -> None:
@@ -136,7 +138,6 @@ class BlobReader:
 
     def close(self) -> None:
         """End the thread."""
-        if self._thread is not None:
-            self._to_read.put(None)
-            self._thread.join()
+        self._to_read.put(None)
+        self._thread.join()
         os.close(self._bell)

@@ -101,9 +101,13 @@ class BlobReceiver:
         self._written: deque[tuple[WritePiece, BlobWritten]] = deque()
         self._refused: list[tuple[str, Answer | BlobWritten]] = []
         self._bell = os.eventfd(0, os.EFD_NONBLOCK | os.EFD_CLOEXEC)
-        self._thread: threading.Thread | None = None
         for left in blobs.folder.glob(f"*{_SUFFIX}"):
             left.unlink(missing_ok=True)
+        self._was_asked = False
+        """Whether there was any question: until then no turn of the controller looks for answers."""
+        # It is started now, because later there may be no room for a thread.
+        self._thread = threading.Thread(target=self._serve, name="writer of blobs", daemon=True)
+        self._thread.start()
 
     # -- called by the loop
 
@@ -113,6 +117,7 @@ class BlobReceiver:
 
     def ask(self, piece: WritePiece) -> None:
         """Queue a piece, or answer that it must come again later."""
+        self._was_asked = True
         session = piece.session
         if (
             self._waiting[session] >= WAITING_PER_SESSION
@@ -125,16 +130,15 @@ class BlobReceiver:
             return
         self._waiting[session] += 1
         self._of_key[piece.key] += 1
-        self._put(piece)
+        self._to_write.put(piece)
 
     def session_ended(self, session: str) -> None:
         """Remove the unfinished uploads of a session that is over."""
-        if self._thread is not None:
-            self._put(session)
+        self._to_write.put(session)
 
     def answers(self) -> list[tuple[str, Answer | BlobWritten]]:
         """Return (session, answer) for each piece that was written. Never blocks."""
-        if self._thread is None and not self._refused:  # each turn of the controller looks here
+        if not self._was_asked:
             return []
         with contextlib.suppress(BlockingIOError):
             os.eventfd_read(self._bell)
@@ -149,16 +153,9 @@ class BlobReceiver:
 
     def close(self) -> None:
         """End the thread, and remove what is unfinished."""
-        if self._thread is not None:
-            self._to_write.put(None)
-            self._thread.join()
+        self._to_write.put(None)
+        self._thread.join()
         os.close(self._bell)
-
-    def _put(self, what: WritePiece | str) -> None:
-        if self._thread is None:
-            self._thread = threading.Thread(target=self._serve, name="writer of blobs", daemon=True)
-            self._thread.start()
-        self._to_write.put(what)
 
     # -- the thread
 

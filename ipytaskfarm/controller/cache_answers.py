@@ -5,7 +5,6 @@ from __future__ import annotations
 import hashlib
 import logging
 from collections.abc import Sequence
-from typing import Protocol
 
 import msgspec
 
@@ -13,17 +12,16 @@ from ..core.messages import NumberReply
 from ..core.messages.payload import ResultBody
 from ..core.messages.result_cache import (
     REFRESH,
-    CacheKey,
     CacheReport,
     CacheTable,
     ForgetCache,
     ListCache,
     ReadCacheKey,
 )
-from ..core.messages.task_types import Final, Function
 from ..core.scheduler.decision import CacheResult, LookUp, Wanted
 from ..core.scheduler.events import Cached, LookedUp
 from ..storage.result_cache import ResultCache
+from ..storage.store import Store
 
 log = logging.getLogger(__name__)
 
@@ -35,22 +33,10 @@ FAULTS_KEPT = 1000
 _decode_body = msgspec.msgpack.Decoder(ResultBody).decode
 
 
-class CacheStore(Protocol):
-    """The methods of `storage.store.Store` that this module uses."""
-
-    def finals(self, ids: Sequence[int]) -> list[Final]: ...
-
-    def functions(self, digests: Sequence[str]) -> list[Function]: ...
-
-    def cache_key(self, task: int) -> tuple[CacheKey, list[int]] | None: ...
-
-    def chunk_of(self, task: int) -> int | None: ...
-
-
 class CacheAnswers:
     """Answers questions about kept results."""
 
-    def __init__(self, store: CacheStore, cache: ResultCache) -> None:
+    def __init__(self, store: Store, cache: ResultCache) -> None:
         self._store = store
         self._cache = cache
         self._faults: dict[int, str] = {}
@@ -101,7 +87,6 @@ class CacheAnswers:
         return hashlib.sha256(b"%d %s" % (item, value)).digest()
 
     def keep(self, results: Sequence[CacheResult]) -> None:
-        """Keep results."""
         with self._cache.together():
             for result in results:
                 recipe = self._recipe(result.key.recipe)

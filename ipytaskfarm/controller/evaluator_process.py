@@ -69,18 +69,21 @@ class EvaluatorProcess:
         """Start the child, which answers when it can be asked.
 
         Raises:
-            EvaluatorFailed: it cannot be reached.
+            EvaluatorFailed: it cannot be started, or reached.
         """
         self._known.clear()
         self._inbox.clear()
-        self._child = subprocess.Popen(
-            [sys.executable, "-P", "-m", "ipytaskfarm.controller.evaluator"],
-            stdin=subprocess.PIPE,
-            stdout=subprocess.PIPE,
-            cwd=self._folder,
-            start_new_session=True,
-            bufsize=0,
-        )
+        try:
+            self._child = subprocess.Popen(
+                [sys.executable, "-P", "-m", "ipytaskfarm.controller.evaluator"],
+                stdin=subprocess.PIPE,
+                stdout=subprocess.PIPE,
+                cwd=self._folder,
+                start_new_session=True,
+                bufsize=0,
+            )
+        except OSError as error:  # no descriptors, processes or memory are left
+            raise EvaluatorFailed(f"the evaluator process cannot be started: {error}") from error
         if self._child.stdin is not None:
             os.set_blocking(self._child.stdin.fileno(), False)
         if self._child.stdout is not None:

@@ -16,27 +16,14 @@ from pathlib import Path
 
 import msgspec
 
+from ..core import messages as m
 from ..core.errors import ResultTooLarge, StoreError, StoreFull
-from ..core.messages import (
-    Accepted,
-    Answer,
-    AskQuestion,
-    Clear,
-    CompactStore,
-    EngineDown,
-    Finals,
-    HandOut,
-    Message,
-    Refusal,
-    StopFarm,
-)
 from ..core.messages.blob_chunks import ReadBlob, WriteBlob
 from ..core.messages.running_task import Declined, TaskReply
 from ..core.messages.tables import FarmState
 from ..core.messages.task_types import KeptResults
 from ..core.saves import SaveFinal
-from ..core.scheduler.clock import Now
-from ..core.scheduler.decision import Decision, Load
+from ..core.scheduler.decision import Decision, Load, Now
 from ..core.scheduler.events import Back, Event, Gone, Joined, ProcessGone, Revoked, Silent, StoreRoom, UnusedFunctions
 from ..core.scheduler.failed_answers import AnswerFailed, MessageFailed
 from ..core.scheduler.scheduler import Scheduler
@@ -50,17 +37,16 @@ from ..storage.result_cache import ResultCache
 from ..storage.store import Store
 from ..system.machine import why_gone
 from ..transport.hub import Hub
-from ..transport.peer_events import Peer, PeerGone, PeerNewEpoch, PeerSilent, PeerUp
+from ..transport.hub_session import Peer, PeerGone, PeerNewEpoch, PeerSilent, PeerUp
 from . import replies
 from .access import FarmAccess
 from .blob_reading import BlobReader, ReadPiece
 from .blob_receiving import BlobReceiver, WritePiece
 from .cache_answers import CacheAnswers
-from .compaction import Compaction
 from .direct_answers import DirectAnswers, is_direct
 from .evaluators import Evaluators
 from .payloads import Payloads, parts_of, singly, unsent
-from .retention import BlobSweeper, FunctionSweeper, Retention
+from .retention import BlobSweeper, Compaction, FunctionSweeper, Retention
 from .view_answers import StoreQuestion, ViewAnswers
 
 log = logging.getLogger(__name__)
@@ -102,7 +88,7 @@ class ControllerLoop:
         event_log: EventLog | None = None,
         access: FarmAccess | None = None,
         result_cache: ResultCache | None = None,
-        watch_fds: dict[int, Callable[[], StopFarm | None]] | None = None,
+        watch_fds: dict[int, Callable[[], m.StopFarm | None]] | None = None,
         restored: Callable[[Now], SchedulerState] | None = None,
     ) -> None:
         """Create it. `restored` returns the farm's state as the store has it, for the beginning of a new epoch."""
@@ -244,7 +230,7 @@ class ControllerLoop:
         self._next, self._direct = [], []
         self._compaction = Compaction(self._store)
         if before.lifecycle.stopping:
-            self._next.append(("", AskQuestion(0, StopFarm(drain_s=0.0))))
+            self._next.append(("", m.AskQuestion(0, m.StopFarm(drain_s=0.0))))
         if self._event_log is not None:
             log.warning("the recording of events ends here: it has one epoch")
             self._event_log.close()
@@ -272,7 +258,7 @@ class ControllerLoop:
     def _send_kept_results(self, out: Decision, wanted: set[int]) -> None:
         """Send these tasks' results before the commit. The values are on disk; that the tasks took them is not yet."""
         for session, message in out.sends:
-            if type(message) is Finals:
+            if type(message) is m.Finals:
                 found = [f for f in message.finals if f.id in wanted and f.body and len(f.body) <= KEPT_BYTES]
                 if found:
                     self._hub.send_now(session, KeptResults(found))
@@ -298,7 +284,7 @@ class ControllerLoop:
         """Return the same events one by one: the time until the next one is asked for is the cost of an event."""
         for session, event in heard:
             self.recent.append((now.mono_s, session, type(event).__name__))
-            if type(event) is AskQuestion and type(event.question) is Clear and self._function_sweeper is not None:
+            if type(event) is m.AskQuestion and type(event.question) is m.Clear and self._function_sweeper is not None:
                 self._function_sweeper.is_worth_it = True
             if self._event_log is not None:
                 events.append((session, event))
@@ -313,11 +299,11 @@ class ControllerLoop:
         for fd in ready & self._watch_fds.keys():
             stop = self._watch_fds[fd]()
             if stop is not None:
-                yield "", AskQuestion(0, stop)
+                yield "", m.AskQuestion(0, stop)
         for peer, heard in self._hub.receive():
             event = _event_of(peer, heard)
             if event is not None:
-                if type(event) is EngineDown:
+                if type(event) is m.EngineDown:
                     self._payloads.forget_engine(event.engine)
                 if is_direct(event):
                     self._direct.append((peer, event))
@@ -332,7 +318,7 @@ class ControllerLoop:
             yield "", StoreRoom(self._lack_of_room())
             yield from self._gone_agents()
             if self._retention is not None and (ids := self._retention.due(now.mono_s, now.wall_s)):
-                yield "", AskQuestion(0, Clear(ids, chunks=True))
+                yield "", m.AskQuestion(0, m.Clear(ids, chunks=True))
             if self._blob_sweeper is not None:
                 self._blob_sweeper.turn(now.mono_s)
             self._cache_answers.note_uses()
@@ -436,7 +422,7 @@ class ControllerLoop:
         for load in out.loads:
             began_s = time.monotonic()
             session, reply = self._answer_from_store(load)
-            if isinstance(reply, (Answer, TaskReply)):
+            if isinstance(reply, (m.Answer, TaskReply)):
                 self._send(session, reply)
             else:
                 self._next.append((session, reply))
@@ -448,7 +434,15 @@ class ControllerLoop:
         direct, self._direct = self._direct, []
         for peer, event in direct:
             began_s = time.monotonic()
-            self._answer_directly(peer, event)
+            try:
+                self._answer_directly(peer, event)
+            except StoreError:
+                raise
+            except Exception as error:  # of this question alone
+                log.exception("a question cannot be answered")
+                text = f"the controller cannot answer this: {type(error).__name__}: {text_of(error)}"
+                if type(event) is m.AskQuestion:
+                    self._send(peer.session, m.Answer(event.n, m.Refusal("KernelError", text)))
             self._hub.charge_answer(peer.session, time.monotonic() - began_s)
         for session, answer in (*self._view_answers.answers(), *self._compaction.step()):
             self._send(session, answer)
@@ -459,11 +453,11 @@ class ControllerLoop:
 
     def _answer_directly(self, peer: Peer, event: Event) -> None:
         session = peer.session
-        n, question = (event.n, event.question) if type(event) is AskQuestion else (None, event)
+        n, question = (event.n, event.question) if type(event) is m.AskQuestion else (None, event)
         refusal = why_refused(question)
         if refusal is not None:
             if n is not None:
-                self._send(session, Answer(n, refusal))
+                self._send(session, m.Answer(n, refusal))
         elif isinstance(question, ReadBlob | WriteBlob):
             # A question without a number comes from an agent. One that was given up, or has not introduced itself, gets
             # no answer.
@@ -473,7 +467,7 @@ class ControllerLoop:
             answer = self._view_answers.ask(session, peer.title, n, question)
             if answer is not None:
                 self._send(session, answer)
-        elif n is not None and isinstance(question, CompactStore):
+        elif n is not None and isinstance(question, m.CompactStore):
             self._compaction.ask(session, n)
         elif n is not None:
             self._send(session, self._direct_answers.answer(n, question))
@@ -485,7 +479,7 @@ class ControllerLoop:
         elif self._reader is not None:
             self._reader.ask(ReadPiece(peer.session, n, question.digest, question.offset, peer.title))
 
-    def _answer_from_store(self, load: Load) -> tuple[str, Answer | TaskReply] | tuple[str, Event]:
+    def _answer_from_store(self, load: Load) -> tuple[str, m.Answer | TaskReply] | tuple[str, Event]:
         """Return the message to send or the event to handle, see `replies.answer`.
 
         A broken store ends the controller; one question that the store cannot answer does not.
@@ -498,7 +492,7 @@ class ControllerLoop:
             log.exception("%s cannot be answered", type(load).__name__)
             return replies.unanswered(load, f"the store cannot answer this: {type(error).__name__}: {text_of(error)}")
 
-    def _hand_out(self, agent: str, message: HandOut) -> None:
+    def _hand_out(self, agent: str, message: m.HandOut) -> None:
         try:
             self._hub.send(agent, message)
         except ResultTooLarge as error:
@@ -515,33 +509,33 @@ class ControllerLoop:
             self._hub.send(session, piece)
         reader.go_on(self._hub.backlog_bytes)
 
-    def _send(self, session: str, message: Message) -> None:
+    def _send(self, session: str, message: m.Message) -> None:
         try:
             # The end of the task often follows at once, and both then wake the client once.
-            self._hub.send(session, message, can_wait=type(message) is Accepted)
+            self._hub.send(session, message, can_wait=type(message) is m.Accepted)
         except ResultTooLarge as error:
-            smaller = list(parts_of(message)) if type(message) is Finals else [message]
+            smaller = list(parts_of(message)) if type(message) is m.Finals else [message]
             if smaller != [message]:
                 for part in smaller:
                     self._send(session, part)
                 return
             self._hub.send(session, _refused(session, message, f"{error}, or ask for less at once"))
         except Exception as error:
-            if type(message) is not Answer:
+            if type(message) is not m.Answer:
                 raise MessageFailed(session, type(message).__name__, error) from error
             log.exception("an answer cannot be sent")
             text = f"the answer cannot be sent: {type(error).__name__}: {text_of(error)}"
-            self._hub.send(session, Answer(message.n, Refusal("KernelError", text)))
+            self._hub.send(session, m.Answer(message.n, m.Refusal("KernelError", text)))
 
     def give_up(self, sessions: list[str], why: str = "its key was revoked") -> None:
         """Tell the scheduler that these sessions never come back."""
         self._next.extend((session, Revoked(why)) for session in sessions)
 
-    def _completed(self, session: str, message: Message) -> Message:
+    def _completed(self, session: str, message: m.Message) -> m.Message:
         """Add the loop's own values to a farm's state; remove results' bodies if they are too much for a client."""
-        if type(message) is Finals and self._is_much(session, message):
-            return Finals([msgspec.structs.replace(f, body=None) if f.body else f for f in message.finals])
-        if type(message) is Answer and type(message.reply) is FarmState:
+        if type(message) is m.Finals and self._is_much(session, message):
+            return m.Finals([msgspec.structs.replace(f, body=None) if f.body else f for f in message.finals])
+        if type(message) is m.Answer and type(message.reply) is FarmState:
             state = msgspec.structs.replace(
                 message.reply,
                 pid=os.getpid(),
@@ -549,10 +543,10 @@ class ControllerLoop:
                 store_bytes=self._store.size_bytes(),
                 found=self._found,
             )
-            return Answer(message.n, state)
+            return m.Answer(message.n, state)
         return message
 
-    def _is_much(self, session: str, message: Finals) -> bool:
+    def _is_much(self, session: str, message: m.Finals) -> bool:
         bodies_bytes = sum([len(final.body) for final in message.finals if final.body])
         return self._hub.backlog_bytes(session) + bodies_bytes > PUSH_BYTES
 
@@ -561,10 +555,10 @@ class ControllerLoop:
         return functions[0].code if functions else None
 
 
-def _refused(session: str, message: Message, why: str) -> Message:
+def _refused(session: str, message: m.Message, why: str) -> m.Message:
     """Return the refusal that replaces an answer which is too large to be sent."""
-    if type(message) is Answer:
-        return Answer(message.n, Refusal("ResultTooLarge", why))
+    if type(message) is m.Answer:
+        return m.Answer(message.n, m.Refusal("ResultTooLarge", why))
     if type(message) is TaskReply:
         return TaskReply(message.engine, message.run, message.n, Declined("ResultTooLarge", why))
     raise MessageFailed(session, type(message).__name__, ResultTooLarge(why))

@@ -12,9 +12,9 @@ from collections.abc import Collection, Iterable, Iterator
 
 import msgspec
 
-from ..core.agent_names import owner
 from ..core.messages import Finals, HandOut, Input, Results, Run, Special, TaskBatch
 from ..core.messages.task_types import Ended, FailureSummary, Final, Function, Incarnation
+from ..core.parsing import owner
 from ..core.saves import Save, SaveFunction, SaveTask
 from ..core.scheduler.decision import Assignment
 from ..core.states import Reason

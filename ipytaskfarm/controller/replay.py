@@ -6,8 +6,7 @@ from collections.abc import Iterator
 from pathlib import Path
 from typing import NamedTuple
 
-from ..core.scheduler.clock import Now
-from ..core.scheduler.decision import Decision
+from ..core.scheduler.decision import Decision, Now
 from ..core.scheduler.events import Event
 from ..core.scheduler.restore import restored_farm
 from ..core.scheduler.scheduler import Scheduler

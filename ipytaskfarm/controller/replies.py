@@ -15,18 +15,7 @@ from ..core.messages.running_task import Declined, Letter, Take, Taken, TaskMess
 from ..core.messages.tables import JobRow, JobTable, TaskRow
 from ..core.messages.task_types import Final, Submission
 from ..core.saves import MapPlace, TaskOfJob, TaskRecord
-from ..core.scheduler.decision import (
-    Load,
-    LoadEnded,
-    LoadExplanation,
-    LoadFinals,
-    LoadJobs,
-    LoadMail,
-    LoadOriginals,
-    LoadTable,
-    LoadTaken,
-    LookForJobs,
-)
+from ..core.scheduler import decision
 from ..core.scheduler.events import EndedLoaded, Event, JobsCleared, Originals
 from ..core.states import FREEZES
 from ..core.text import error_line, place_beside
@@ -65,13 +54,13 @@ class StoreReader(Protocol):
     def latest_retries(self, ids: Sequence[int]) -> dict[int, int]: ...
 
 
-def answer(store: StoreReader, load: Load) -> tuple[str, Answer | TaskReply] | tuple[str, Event]:
+def answer(store: StoreReader, load: decision.Load) -> tuple[str, Answer | TaskReply] | tuple[str, Event]:
     """Return (session, message to send); for `LoadOriginals` and `LoadEnded` the event that the scheduler waits for."""
-    if isinstance(load, LoadFinals):
+    if isinstance(load, decision.LoadFinals):
         ids, left = store.within(load.ids, FETCHED_BYTES)
         finals = [*store.finals(ids), *load.refusals]
         return load.session, Answer(load.n, Fetched(finals, load.unfinished, load.unknown, left))
-    if isinstance(load, LoadTable):
+    if isinstance(load, decision.LoadTable):
         found = [row for row in store.task_rows(load.ids) if load.name is None or row.name == load.name]
         rows = [row for each in found for row in item_rows(each, load.items.get(each.id))]
         if load.unretried:
@@ -79,7 +68,7 @@ def answer(store: StoreReader, load: Load) -> tuple[str, Answer | TaskReply] | t
             rows = [row for row in rows if row.id not in retried]
         table = last_rows([*load.rows, *rows], load.unknown, load.last, load.omitted, load.order, load.end)
         return load.session, Answer(load.n, table)
-    if isinstance(load, LoadOriginals):
+    if isinstance(load, decision.LoadOriginals):
         tasks = _originals(store, load)
         # Cleared since the question was asked, perhaps in the same turn.
         gone = sorted(set(load.ids) - {task.id for task in tasks})
@@ -93,26 +82,26 @@ def answer(store: StoreReader, load: Load) -> tuple[str, Answer | TaskReply] | t
         missing = [*load.missing, *gone]
         earlier, not_failed = [*load.earlier], load.not_failed
         return load.session, Originals(load.n, tasks, missing, not_failed, earlier, newest, load.latest, fault)
-    if isinstance(load, LoadEnded):
+    if isinstance(load, decision.LoadEnded):
         records = store.ended(load.ids, load.dependents)
         children, mail = store.conversations([record.id for record in records])
         return "", EndedLoaded(records, load.ids, load.outcome, load.asker, children, mail)
-    if isinstance(load, LoadMail):
+    if isinstance(load, decision.LoadMail):
         return _mail(store, load)
-    if isinstance(load, LoadTaken):
+    if isinstance(load, decision.LoadTaken):
         asked = load.call.question.ids if isinstance(load.call.question, Take) else []
         ids, left = store.within(asked[:TAKEN_MAX], FETCHED_BYTES)
         taken = Taken(store.finals(ids), [*left, *asked[TAKEN_MAX:]])
         return load.agent, TaskReply(load.call.engine, load.call.run, load.call.n, taken)
-    if isinstance(load, LoadJobs):
+    if isinstance(load, decision.LoadJobs):
         return load.session, Answer(load.n, _jobs(store, load))
-    if isinstance(load, LookForJobs):
+    if isinstance(load, decision.LookForJobs):
         there = store.jobs_with_tasks([job for job, _ in load.jobs])
         return "", JobsCleared([job for job in load.jobs if job[0] not in there])
     return load.session, Answer(load.n, _explanation(store, load))
 
 
-def _originals(store: StoreReader, load: LoadOriginals) -> list[Submission]:
+def _originals(store: StoreReader, load: decision.LoadOriginals) -> list[Submission]:
     """Return tasks as they were submitted; silent items as tasks that run one item of their chunk."""
     found = {task.id: task for task in store.original([load.chunks.get(i, i) for i in load.ids])}
     tasks = []
@@ -136,7 +125,7 @@ def _with_latest_work(store: StoreReader, tasks: list[Submission], newest: dict[
     ]
 
 
-def _calling(load: LoadOriginals, tasks: list[Submission]) -> tuple[list[Submission], str]:
+def _calling(load: decision.LoadOriginals, tasks: list[Submission]) -> tuple[list[Submission], str]:
     """Let tasks call the function that is to take the place of theirs; return why they cannot, too.
 
     They do not use the result cache: a key is that of a function."""
@@ -152,23 +141,23 @@ def _calling(load: LoadOriginals, tasks: list[Submission]) -> tuple[list[Submiss
     ], ""
 
 
-def unanswered(load: Load, why: str) -> tuple[str, Answer | TaskReply] | tuple[str, Event]:
+def unanswered(load: decision.Load, why: str) -> tuple[str, Answer | TaskReply] | tuple[str, Event]:
     """Return the refusal to send, or the event to handle, in place of an answer that the store cannot give."""
     refusal = Refusal("KernelError", why)
-    if isinstance(load, LoadEnded):
+    if isinstance(load, decision.LoadEnded):
         if load.asker is None:
             return "", EndedLoaded([], load.ids, load.outcome, None)
         return load.asker[0], Answer(load.asker[1], refusal)
-    if isinstance(load, LookForJobs):
+    if isinstance(load, decision.LookForJobs):
         return "", JobsCleared([])
-    call = load.call if isinstance(load, LoadTaken | LoadMail) else None
+    call = load.call if isinstance(load, decision.LoadTaken | decision.LoadMail) else None
     if call is not None:
-        agent = load.agent if isinstance(load, LoadTaken) else load.session
+        agent = load.agent if isinstance(load, decision.LoadTaken) else load.session
         return agent, TaskReply(call.engine, call.run, call.n, Declined(refusal.etype, why))
     return load.session, Answer(load.n, refusal)  # type: ignore[union-attr]
 
 
-def _jobs(store: StoreReader, load: LoadJobs) -> JobTable:
+def _jobs(store: StoreReader, load: decision.LoadJobs) -> JobTable:
     """Return a page of jobs: with the ids of their tasks, it ends with the task that is one too many."""
     kept = store.jobs_with_tasks([row.id for row in load.rows])
     rows = [row for row in load.rows if row.id in kept]
@@ -195,7 +184,7 @@ def _with_tasks(row: JobRow, found: list[TaskOfJob]) -> JobRow:
     return msgspec.structs.replace(row, ids=[task.id for task in members], items=chunks, retries=retries)
 
 
-def _mail(store: StoreReader, load: LoadMail) -> tuple[str, Answer | TaskReply]:
+def _mail(store: StoreReader, load: decision.LoadMail) -> tuple[str, Answer | TaskReply]:
     found = [Letter(*row) for row in store.mail(load.task, load.outgoing, load.after, MAIL_AT_ONCE)]
     letters = TaskMessages(found, load.over and len(found) < MAIL_AT_ONCE)
     if load.call is not None:
@@ -203,7 +192,7 @@ def _mail(store: StoreReader, load: LoadMail) -> tuple[str, Answer | TaskReply]:
     return load.session, Answer(load.n, letters)
 
 
-def _explanation(store: StoreReader, load: LoadExplanation) -> TextReply | Refusal:
+def _explanation(store: StoreReader, load: decision.LoadExplanation) -> TextReply | Refusal:
     lines = load.lines
     if lines is None:
         finals = store.finals([load.id])
@@ -237,7 +226,7 @@ def _run_time(run_s: float) -> str:
 def explain_item(chunk: Final, item: int) -> list[str]:
     """Return lines for people about a silent item of an ended chunk."""
     others = max(0, chunk.items - len(chunk.separate) - 1)
-    share = f"it shared a run of {_run_time(chunk.run_s)} with {others} other items"
+    share = f"it shared a run of {_run_time(chunk.run_s)} with {others} other item{'' if others == 1 else 's'}"
     times = {"id": item, "run_s": chunk.run_s / max(1, chunk.items - len(chunk.separate))}
     first, *rest = explain_final(msgspec.structs.replace(chunk, **times))
     return [f"{first}; {share}", *rest]

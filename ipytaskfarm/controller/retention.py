@@ -1,13 +1,19 @@
-"""Removal of old results, by age and by the size of the store (both off by default), and of unused code and blobs."""
+"""Removal of old results, by age and by the size of the store (both off by default), and of unused code and blobs.
+
+The room that they leave in the store is given back to the disk when somebody asks for it (`Compaction`).
+"""
 
 from __future__ import annotations
 
 import logging
 import threading
 import time
-from collections.abc import Iterable, Sequence
+from collections.abc import Callable, Iterable, Sequence
+from functools import partial
 from pathlib import Path
 
+from ..core.errors import StoreFull
+from ..core.messages import Answer, Refusal, TextReply
 from ..core.messages.task_types import SENT_AGAIN_BYTES, code_of
 from ..core.saves import Save, SaveTask
 from ..storage.backup import needed_blobs, unused_code
@@ -109,8 +115,7 @@ class BlobSweeper:
         if now_s < self._due_s or (self._thread is not None and self._thread.is_alive()):
             return
         self._due_s = now_s + SWEEP_S
-        self._thread = threading.Thread(target=self._sweep, name="sweep of blobs", daemon=True)
-        self._thread.start()
+        self._thread = _started(self._sweep, "sweep of blobs")
 
     def _sweep(self) -> None:
         try:
@@ -123,6 +128,17 @@ class BlobSweeper:
 
     def _needed(self, digests: Sequence[str]) -> set[str]:
         return needed_blobs(self._store, digests) | needed_by_cache(cache_file(self._store), digests)
+
+
+def _started(work: Callable[[], None], name: str) -> threading.Thread | None:
+    """Do work in a thread. None: there is no room for one now, so it is left for the next time."""
+    thread = threading.Thread(target=work, name=name, daemon=True)
+    try:
+        thread.start()
+    except RuntimeError as error:
+        log.warning("the %s is left out: %s", name, error)
+        return None
+    return thread
 
 
 class FunctionSweeper:
@@ -153,8 +169,7 @@ class FunctionSweeper:
             self.is_worth_it = False
             self._needed, self._found = set(), set()
             bytes_max = SENT_AGAIN_BYTES if now_s < self._all_from_s else 2**62
-            self._thread = threading.Thread(target=self._look, args=(bytes_max,), name="sweep of code", daemon=True)
-            self._thread.start()
+            self._thread = _started(partial(self._look, bytes_max), "sweep of code")
         return []
 
     def note(self, saves: Iterable[Save]) -> None:
@@ -174,3 +189,74 @@ class FunctionSweeper:
         except Exception:  # an error in a thread that nobody waits for
             log.exception("unused code could not be found")
         self._took_s = time.monotonic() - began_s
+
+
+PAGES = 500
+"""The most pages of the store (4 KiB each) that are given back in one turn."""
+PAGES_LEAST = 10
+STEP_S = 0.05
+"""Steps become smaller if they take longer: on a busy disk, or while the list of free pages, in which SQLite looks for
+each page that it gives back, is long."""
+
+AT_ONCE_BYTES = 16 * 2**20
+"""A file of an earlier version is written again in one turn up to this size."""
+
+
+class Compaction:
+    """The compaction that is under way, and who waits for its end."""
+
+    def __init__(self, store: Store) -> None:
+        self._store = store
+        self._asked: list[tuple[str, int]] = []
+        self._before_bytes = 0
+        self._began_s = 0.0
+        self._pages = PAGES_LEAST
+
+    @property
+    def under_way(self) -> bool:
+        """Whether the next turn has a step to do."""
+        return bool(self._asked)
+
+    def ask(self, session: str, n: int) -> None:
+        """Begin, or wait for the end of the compaction that is under way."""
+        if not self._asked:
+            self._before_bytes, self._began_s = self._store.size_bytes(), time.monotonic()
+            self._pages = PAGES_LEAST
+        self._asked.append((session, n))
+
+    def step(self) -> list[tuple[str, Answer]]:
+        """Make a step. Return (session, answer) for everybody who waits if it was the last one.
+
+        Raises:
+            StoreError: the store is broken.
+        """
+        if not self._asked:
+            return []
+        try:
+            reply = self._step()
+        except StoreFull as error:
+            reply = Refusal("StoreFull", str(error))
+        if reply is None:
+            return []
+        asked, self._asked = self._asked, []
+        return [(session, Answer(n, reply)) for session, n in asked]
+
+    def _step(self) -> TextReply | Refusal | None:
+        began_s = time.monotonic()
+        left = self._store.give_back(self._pages)
+        faster = STEP_S / max(time.monotonic() - began_s, 1e-6)
+        self._pages = max(PAGES_LEAST, min(PAGES, int(self._pages * min(2.0, faster))))
+        if left:
+            return None
+        if left is None and self._before_bytes <= AT_ONCE_BYTES:
+            self._store.compact()
+        elif left is None:
+            return Refusal(
+                "TaskError",
+                "the store was made by an earlier version, and can only be compacted as a whole: stop the farm, run "
+                "`ipytaskfarm compact` once, and start it again; from then on a running farm does it beside its work",
+            )
+        now_bytes, taken_s = self._store.size_bytes(), time.monotonic() - self._began_s
+        return TextReply(
+            f"{self._before_bytes / 2**20:,.1f} MiB before, {now_bytes / 2**20:,.1f} MiB now, in {taken_s:.1f} s"
+        )

@@ -12,21 +12,13 @@ import os
 import threading
 import time
 from collections import Counter, deque
+from collections.abc import Callable
+from functools import partial
 from pathlib import Path
 from typing import TypeAlias, get_args
 
-from ..core.handlers.view import UNFINISHED, unfinished_page, with_unfinished
-from ..core.messages import (
-    Answer,
-    ReadCauses,
-    ReadHistory,
-    ReadStretches,
-    ReadTaskInput,
-    ReadTaskPage,
-    Refusal,
-    Reply,
-)
-from ..core.messages.view import TaskPage
+from ..core import messages as m
+from ..core.handlers.view import UNFINISHED, unfinished_page, with_started, with_unfinished
 from ..core.scheduler.state import SchedulerState
 from ..core.states import State
 from ..core.text import text_of
@@ -40,11 +32,12 @@ WAITING_MAX = 32
 ALL_WAITING_MAX = 1000
 """The same of all sessions; but one question of each session may always wait."""
 
-StoreQuestion: TypeAlias = ReadCauses | ReadHistory | ReadStretches | ReadTaskInput | ReadTaskPage
+StoreQuestion: TypeAlias = m.ReadCauses | m.ReadHistory | m.ReadStretches | m.ReadTaskInput | m.ReadTaskPage
 STORE_QUESTIONS = frozenset(get_args(StoreQuestion))
 """The questions that are answered here."""
 
-_Found: TypeAlias = Reply | tuple[TaskPage, list[int]]
+_Found: TypeAlias = m.Reply | Callable[[SchedulerState], m.Reply]
+"""An answer, or how it is made of what the store has and what only memory knows."""
 
 
 class ViewAnswers:
@@ -75,18 +68,16 @@ class ViewAnswers:
         """Return a descriptor that is readable when there are answers; None before the first question."""
         return self._bell
 
-    def ask(self, session: str, key: str, n: int, question: StoreQuestion) -> Answer | None:
+    def ask(self, session: str, key: str, n: int, question: StoreQuestion) -> m.Answer | None:
         """Return the answer to a question of a session under this key; None if it comes with `answers`."""
-        if isinstance(question, ReadTaskPage) and question.state in UNFINISHED:
-            return Answer(n, unfinished_page(self._farm, question))
+        if isinstance(question, m.ReadTaskPage) and question.state in UNFINISHED:
+            return m.Answer(n, unfinished_page(self._farm, question))
         most = WAITING_MAX if self._asked.total() < ALL_WAITING_MAX else 1
         if self._asked[session] >= most:
-            return Answer(n, Refusal("TaskError", "too many questions at once: wait for the answers to the others"))
-        self._asked[session] += 1
+            return m.Answer(n, m.Refusal("TaskError", "too many questions at once: wait for the answers to the others"))
         if self._thread is None:
-            self._bell = os.eventfd(0, os.EFD_NONBLOCK | os.EFD_CLOEXEC)
-            self._thread = threading.Thread(target=self._serve, args=(self._bell,), name="reader of tasks", daemon=True)
-            self._thread.start()
+            self._begin()
+        self._asked[session] += 1
         with self._work:
             self._to_read.setdefault(session, deque()).append((n, question, self._farm.tasks.counts[State.FAILED]))
             self._key_of[session] = key
@@ -115,7 +106,7 @@ class ViewAnswers:
                 del self._to_read[session], self._key_of[session]
                 self._order.forget(session)
 
-    def answers(self) -> list[tuple[str, Answer]]:
+    def answers(self) -> list[tuple[str, m.Answer]]:
         """Return (session, answer) for each question that was answered. Never blocks."""
         if self._bell is None:
             return []
@@ -126,12 +117,20 @@ class ViewAnswers:
             session, n, reply = self._read.popleft()
             self._asked[session] -= 1
             # Tasks that have not ended stand in the store as they were submitted: only memory has their states.
-            if isinstance(reply, tuple):
-                reply = with_unfinished(self._farm, *reply)
-            found.append((session, Answer(n, reply)))
+            if callable(reply):
+                reply = reply(self._farm)
+            found.append((session, m.Answer(n, reply)))
         if found:
             self._asked += Counter()  # drops the entries with zero
         return found
+
+    def _begin(self) -> None:
+        """Start the thread.  Raises OSError or RuntimeError if no descriptor or thread is left."""
+        if self._bell is None:
+            self._bell = os.eventfd(0, os.EFD_NONBLOCK | os.EFD_CLOEXEC)
+        thread = threading.Thread(target=self._serve, args=(self._bell,), name="reader of tasks", daemon=True)
+        thread.start()
+        self._thread = thread
 
     def _serve(self, bell: int) -> None:
         tables: TaskTables | None = None
@@ -144,7 +143,7 @@ class ViewAnswers:
             except Exception as error:  # an error of that answer, not of the thread
                 log.exception("%s cannot be answered", type(question).__name__)
                 text = f"{type(question).__name__} cannot be answered: {type(error).__name__}: {text_of(error)}"
-                reply = Refusal("KernelError", text)
+                reply = m.Refusal("KernelError", text)
             self._charge(session, time.monotonic() - began_s)
             self._read.append((session, n, reply))
             os.eventfd_write(bell, 1)
@@ -164,12 +163,14 @@ class ViewAnswers:
 
 
 def _answer(tables: TaskTables, question: StoreQuestion, failed: int) -> _Found:
-    if isinstance(question, ReadCauses):
+    if isinstance(question, m.ReadCauses):
         return tables.causes(question)
-    if isinstance(question, ReadHistory):
-        return tables.history(question)
-    if isinstance(question, ReadStretches):
+    if isinstance(question, m.ReadHistory):
+        table = tables.history(question)
+        return table if isinstance(table, m.Refusal) else partial(with_started, table=table, question=question)
+    if isinstance(question, m.ReadStretches):
         return tables.stretches(question)
-    if isinstance(question, ReadTaskInput):
+    if isinstance(question, m.ReadTaskInput):
         return tables.task_input(question)
-    return tables.page(question, failed)
+    found = tables.page(question, failed)
+    return found if isinstance(found, m.Refusal) else partial(with_unfinished, page=found[0], holders=found[1])

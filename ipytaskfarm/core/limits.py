@@ -12,6 +12,9 @@ from dataclasses import dataclass, field
 PARTS_MAX = 1_000_000
 """The most values (numbers, texts, lists …) in one message. Bytes within a message count as one value."""
 
+PAYLOAD_BYTES = 64 << 10
+"""A payload or a function of this size is large: it counts when an engine is sent tasks ahead."""
+
 PROPERTIES_BYTES = 16 << 20
 """The most bytes of one engine's properties, as `properties_bytes` counts them."""
 

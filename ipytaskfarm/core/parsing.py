@@ -1,4 +1,8 @@
-"""Parsing of ids and times in the form in which people write them, on the command line and in magics."""
+"""Parsing of ids and times in the form in which people write them, on the command line and in magics.
+
+Also of the names of engines: an incarnation names its agent's session, and the session names the agent:
+``slurm-1.0:5e2f….3``.
+"""
 
 from __future__ import annotations
 
@@ -71,3 +75,24 @@ def parse_since(text: str, now_s: float) -> float:
     except (ValueError, OverflowError, OSError):  # the latter two: a year that is out of the clock's range
         expected = "how long ago, like 90s, 10m, 2h or 1d, or since when, like 2026-11-21T10:00"
         raise ValueError(f"{text!r} is not a time: {expected}") from None
+
+
+SHARED = "agent"
+"""The name in sessions of agents that share the role's key."""
+
+
+def owner(engine: str) -> str:
+    """Return the session of the agent that an engine belongs to."""
+    return engine.rpartition(".")[0]
+
+
+def agent_name(session: str) -> str:
+    """Return the agent's name according to its key.  "": the session has none."""
+    return session.rpartition(":")[0]
+
+
+def goes_by(agent: str, names: Iterable[str]) -> bool:
+    """Return whether an agent's name is one of these, or one of several that share it.
+
+    The agent ``dask-1.host`` goes by the name ``dask-1``."""
+    return any(agent == name or agent.startswith(f"{name}.") for name in names)

@@ -137,7 +137,6 @@ class Asks(msgspec.Struct, frozen=True, omit_defaults=True, kw_only=True):
 
     @property
     def identity(self) -> str | None:
-        """Return the identity of the environment."""
         return self.environment.identity if self.environment is not None else None
 
     @property
@@ -193,7 +192,11 @@ def unmet(condition: Condition, known: Mapping[str, Any]) -> str:
         holds = _holds(condition, found)
     except TypeError:
         return f"{condition}: it is {_cut(found)!r}, which cannot be compared with that"
-    return "" if holds else f"{condition}: it is {_shown(condition.name, found)}"
+    if holds:
+        return ""
+    at_least = condition.name in SIZES and condition.op == "=="
+    meant = f" ('>= {_shown(condition.name, condition.value)}' asks for as much at least)" if at_least else ""
+    return f"{condition}: it is {_shown(condition.name, found)}{meant}"
 
 
 def _shown(name: str, value: Any) -> str:

@@ -10,9 +10,8 @@ from typing import NamedTuple, TypeAlias
 import msgspec
 
 from .messages.agent import AgentProcess
-from .messages.dependencies import Needs
 from .messages.result_cache import CacheKey
-from .messages.task_types import AttemptRow, Final, Incarnation, JobSpec, Rules, RunKey
+from .messages.task_types import AttemptRow, Final, Incarnation, JobSpec, Needs, Rules, RunKey
 
 
 class SaveBlock(msgspec.Struct, frozen=True):
@@ -301,6 +300,8 @@ class TaskRecord(msgspec.Struct, frozen=True, gc=False):
     items: int = 0
     part: tuple[int, int] | None = None
     cache: CacheKey | None = None
+    payload_bytes: int = 0
+    """The size of its payload, with code that nobody before it needs, if one of them is large; else 0."""
 
 
 class FinalRecord(msgspec.Struct, frozen=True, array_like=True, gc=False):
@@ -310,7 +311,7 @@ class FinalRecord(msgspec.Struct, frozen=True, array_like=True, gc=False):
     reason: str
     name: str | None
     kept: bool = False
-    """See `core.messages.dependencies.Needs.keep`."""
+    """See `core.messages.task_types.Needs.keep`."""
     accepted_seq: int = 0
     """Its place in the order of acceptance."""
     items: int = 0

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import functools
 import inspect
 import sys
 from collections.abc import Callable
@@ -18,3 +19,10 @@ def signature_of(function: Callable[..., Any], follow_wrapped: bool = True) -> i
 
         options["annotation_format"] = Format.FORWARDREF
     return inspect.signature(function, follow_wrapped=follow_wrapped, **options)
+
+
+def called_name(function: Callable[..., Any]) -> str:
+    """Return the name of a function, that of the function of a partial, or that of the class of a callable object."""
+    while isinstance(function, functools.partial):
+        function = function.func
+    return getattr(function, "__name__", None) or type(function).__name__

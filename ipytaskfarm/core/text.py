@@ -16,6 +16,7 @@ from __future__ import annotations
 
 from collections.abc import Callable, Iterable
 from difflib import get_close_matches
+from signal import Signals
 from typing import Any
 
 import msgspec
@@ -69,6 +70,20 @@ def shown(value: object, length: int = SHOWN_CHARS) -> str:
 def error_line(etype: str, text: str) -> str:
     """Return an error as the last line of a traceback: ``ValueError: x``, without a text ``ValueError``."""
     return f"{etype}: {text}" if text else etype
+
+
+def last_line(text: str) -> str:
+    """Return the last line that is not blank: of a traceback, that is the error."""
+    lines = [line.strip() for line in text.splitlines() if line.strip()]
+    return lines[-1] if lines else ""
+
+
+def signal_text(number: int) -> str:
+    """Return a signal for people: its number and, unless it is a real-time signal, its name."""
+    try:
+        return f"signal {number} ({Signals(number).name})"
+    except ValueError:
+        return f"signal {number} (unknown)"
 
 
 def place_beside(text: str, place: str) -> str:

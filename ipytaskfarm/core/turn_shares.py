@@ -184,7 +184,6 @@ class TurnShares:
         return bool(self._light) or bool(self._heavy) or bool(self._next_turn)
 
     def begin(self) -> None:
-        """Begin a turn."""
         self._light_left_s, self._heavy_left_s = self.light_s, self.heavy_s
         self._is_heavy = False
         self._served.clear()

@@ -101,7 +101,7 @@ class UploadPlaces:
     def __init__(self, per_session: int = 8, per_key: int = 64, in_all: int = 128) -> None:
         """Create it with the largest numbers of unfinished uploads. Each has an open file and up to a piece of memory.
 
-        An honest client has no more than four at a time (`client.uploads.AT_ONCE`).
+        An honest client has no more than four at a time (`client.large_values.AT_ONCE`).
         """
         self._per_session, self._per_key, self._in_all = per_session, per_key, in_all
         self._sessions: Counter[str] = Counter()

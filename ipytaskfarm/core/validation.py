@@ -19,7 +19,7 @@ import msgspec
 from msgspec.msgpack import encode
 from msgspec.structs import replace
 
-from .agent_names import SHARED, agent_name, owner
+from . import messages as m
 from .arguments import INT_MAX, INT_MIN
 from .limits import PROPERTIES_BYTES, properties_bytes
 from .message_bounds import (
@@ -30,38 +30,24 @@ from .message_bounds import (
     why_nodes_refused,
     why_text_too_long,
 )
-from .messages import (
-    AgentProcess,
-    AgentsEnded,
-    AgentState,
-    CommandDone,
-    Crash,
-    DrainNode,
-    EngineDown,
-    EngineNote,
-    EngineReport,
-    EngineUp,
-    Frozen,
-    KernelAnswer,
-    Leaving,
-    NodeState,
-    OutputText,
-    PropertiesChanged,
-    Refusal,
-    RemoveAgents,
-    ResourceRequest,
-    Results,
-    Returned,
-    SetUp,
-    StackText,
-)
-from .messages.dependencies import IF_FAILED, Needs
 from .messages.kernel_bytes import PIECE_BYTES
 from .messages.pages import why_too_many
 from .messages.running_task import ItemsLeft, ProgressReport, TaskCall
-from .messages.task_types import Deferral, Ended, FailureSummary, FrozenRun, ItemEnd, ItemsEnded, LostInputs, Rules
+from .messages.task_types import (
+    IF_FAILED,
+    Deferral,
+    Ended,
+    FailureSummary,
+    FrozenRun,
+    ItemEnd,
+    ItemsEnded,
+    LostInputs,
+    Needs,
+    Rules,
+)
+from .parsing import SHARED, agent_name, owner
 from .requirements import OPERATORS, Allotment, Asks, Condition, Environment, Recycle
-from .scheduler.clock import Now
+from .scheduler.decision import Now
 from .scheduler.events import Event
 from .scheduler.queue import KnownRules
 from .scheduler.settings import PLACEMENTS
@@ -107,10 +93,10 @@ def _speaks_for(farm: SchedulerState, session: str, engine: str) -> bool:
 # -- an agent and its engines
 
 
-def _agent_state(farm: SchedulerState, session: str, event: AgentState, now: Now) -> AgentState:
+def _agent_state(farm: SchedulerState, session: str, event: m.AgentState, now: Now) -> m.AgentState:
     name = agent_name(session)
     former = [s for s in event.former[-FORMER_MAX:] if agent_name(s) == name and s != session]
-    engines: dict[str, EngineReport] = {}
+    engines: dict[str, m.EngineReport] = {}
     for report in event.engines:
         if len(engines) < ENGINES_MAX and (clean := _report(session, report, now)) is not None:
             engines.setdefault(clean.engine, clean)
@@ -137,10 +123,10 @@ def _agent_state(farm: SchedulerState, session: str, event: AgentState, now: Now
     )
 
 
-def _process(process: AgentProcess | None) -> AgentProcess | None:
+def _process(process: m.AgentProcess | None) -> m.AgentProcess | None:
     if process is None:
         return None
-    return AgentProcess(
+    return m.AgentProcess(
         _text(process.host, 400),
         _text(process.boot, 200),
         _text(process.namespace, 200),
@@ -157,21 +143,21 @@ def _own_name(by_key: str, reported: str) -> str:
     return "" if by_key == SHARED else by_key or _text(reported, 200)
 
 
-def _leaving(farm: SchedulerState, session: str, event: Leaving, now: Now) -> Leaving:
-    return Leaving(_seconds(event.within_s, 0.0))
+def _leaving(farm: SchedulerState, session: str, event: m.Leaving, now: Now) -> m.Leaving:
+    return m.Leaving(_seconds(event.within_s, 0.0))
 
 
-def _engine_up(farm: SchedulerState, session: str, event: EngineUp, now: Now) -> EngineUp | None:
+def _engine_up(farm: SchedulerState, session: str, event: m.EngineUp, now: Now) -> m.EngineUp | None:
     agent = farm.agents.by_session.get(session)
     report = _report(session, event.report, now)
     if agent is None or report is None:
         return None
     if report.engine not in agent.engines and len(agent.engines) >= ENGINES_MAX:
         return None
-    return EngineUp(report)
+    return m.EngineUp(report)
 
 
-def _report(session: str, report: EngineReport, now: Now) -> EngineReport | None:
+def _report(session: str, report: m.EngineReport, now: Now) -> m.EngineReport | None:
     """Return a checked report.  None: the engine is not of this session."""
     if owner(report.engine) != session or not 0 <= report.id <= 2**31:
         return None
@@ -220,13 +206,13 @@ def _of_engine(farm: SchedulerState, session: str, event: Any, now: Now) -> Any:
     return event if _speaks_for(farm, session, event.engine) else None
 
 
-def _engine_lost(farm: SchedulerState, session: str, event: EngineDown, now: Now) -> EngineDown | None:
+def _engine_lost(farm: SchedulerState, session: str, event: m.EngineDown, now: Now) -> m.EngineDown | None:
     if not _speaks_for(farm, session, event.engine):
         return None
     crash = event.crash
     return replace(
         event,
-        crash=Crash(
+        crash=m.Crash(
             crash.signal,
             crash.exit_code,
             _text(crash.cause, TEXT_MAX),
@@ -237,13 +223,13 @@ def _engine_lost(farm: SchedulerState, session: str, event: EngineDown, now: Now
     )
 
 
-def _results(farm: SchedulerState, session: str, event: Results, now: Now) -> Results | None:
+def _results(farm: SchedulerState, session: str, event: m.Results, now: Now) -> m.Results | None:
     agent = farm.agents.by_session.get(session)
     if agent is None or (event.engine not in agent.engines and not _speaks_for(farm, session, event.engine)):
         return None
     if all(map(_is_sound, event.ended)):
         return event
-    return Results(event.engine, [ended if _is_sound(ended) else _sound(ended, now) for ended in event.ended])
+    return m.Results(event.engine, [ended if _is_sound(ended) else _sound(ended, now) for ended in event.ended])
 
 
 def _is_sound(ended: Ended) -> bool:
@@ -304,16 +290,16 @@ def _item_end(told: ItemEnd) -> ItemEnd:
     )
 
 
-def _properties(farm: SchedulerState, session: str, event: PropertiesChanged, now: Now) -> PropertiesChanged | None:
+def _properties(farm: SchedulerState, session: str, event: m.PropertiesChanged, now: Now) -> m.PropertiesChanged | None:
     return event if _speaks_for(farm, session, event.engine) and _is_small(event) else None
 
 
-def _is_small(properties: PropertiesChanged) -> bool:
+def _is_small(properties: m.PropertiesChanged) -> bool:
     size = properties_bytes(properties.packed, properties.plain)
     return size <= PROPERTIES_BYTES and 0 <= properties.version <= NUMBER_MAX
 
 
-def _frozen(farm: SchedulerState, session: str, event: Frozen, now: Now) -> Frozen | None:
+def _frozen(farm: SchedulerState, session: str, event: m.Frozen, now: Now) -> m.Frozen | None:
     return replace(event, run=_frozen_run(event.run)) if _speaks_for(farm, session, event.engine) else None
 
 
@@ -324,11 +310,13 @@ def _frozen_run(run: FrozenRun | None) -> FrozenRun | None:
     return replace(run, error=error, place=place, used_s=_seconds(run.used_s, 0.0))
 
 
-def _set_up(farm: SchedulerState, session: str, event: SetUp, now: Now) -> SetUp | None:
+def _set_up(farm: SchedulerState, session: str, event: m.SetUp, now: Now) -> m.SetUp | None:
     return replace(event, error=event.error[:LONG_TEXT_MAX]) if _speaks_for(farm, session, event.engine) else None
 
 
-def _resource_request(farm: SchedulerState, session: str, event: ResourceRequest, now: Now) -> ResourceRequest | None:
+def _resource_request(
+    farm: SchedulerState, session: str, event: m.ResourceRequest, now: Now
+) -> m.ResourceRequest | None:
     if not _speaks_for(farm, session, event.engine) or len(event.amounts) > NAMES_MAX:
         return None
     # A request for more than there is of anything is answered with an error.
@@ -343,7 +331,7 @@ def _progress(farm: SchedulerState, session: str, event: ProgressReport, now: No
     return replace(event, total=total, message=_text(event.message, TEXT_MAX))
 
 
-def _engine_note(farm: SchedulerState, session: str, event: EngineNote, now: Now) -> EngineNote | None:
+def _engine_note(farm: SchedulerState, session: str, event: m.EngineNote, now: Now) -> m.EngineNote | None:
     agent = farm.agents.by_session.get(session)
     if agent is None or (event.engine is not None and not _speaks_for(farm, session, event.engine)):
         return None
@@ -355,8 +343,8 @@ def _engine_note(farm: SchedulerState, session: str, event: EngineNote, now: Now
 # -- reports about the node, and answers to queries
 
 
-def _node_state(farm: SchedulerState, session: str, event: NodeState, now: Now) -> NodeState:
-    return NodeState(
+def _node_state(farm: SchedulerState, session: str, event: m.NodeState, now: Now) -> m.NodeState:
+    return m.NodeState(
         event.load if 0.0 <= event.load <= 1.0 else 1.0,
         _within(event.free_memory, 0, NUMBER_MAX),
         _within(event.free_disk, 0, NUMBER_MAX),
@@ -372,18 +360,18 @@ def _node_state(farm: SchedulerState, session: str, event: NodeState, now: Now) 
     )
 
 
-def _stack_text(farm: SchedulerState, session: str, event: StackText, now: Now) -> StackText | None:
+def _stack_text(farm: SchedulerState, session: str, event: m.StackText, now: Now) -> m.StackText | None:
     asked = farm.requests.stacks.get(event.n)
     return replace(event, text=event.text[:LONG_TEXT_MAX]) if asked is not None and asked[2] == session else None
 
 
-def _kernel_answer(farm: SchedulerState, session: str, event: KernelAnswer, now: Now) -> KernelAnswer | None:
+def _kernel_answer(farm: SchedulerState, session: str, event: m.KernelAnswer, now: Now) -> m.KernelAnswer | None:
     asked = farm.requests.kernels.get(event.n)
     is_sound = asked is not None and asked[2] == session and len(event.reply.data) <= PIECE_BYTES
     return event if is_sound else None
 
 
-def _output_text(farm: SchedulerState, session: str, event: OutputText, now: Now) -> OutputText | None:
+def _output_text(farm: SchedulerState, session: str, event: m.OutputText, now: Now) -> m.OutputText | None:
     asked = farm.requests.outputs.get(event.n)
     if asked is None or owner(asked[1]) != session or event.run != asked[2]:
         return None
@@ -396,22 +384,22 @@ def _output_text(farm: SchedulerState, session: str, event: OutputText, now: Now
 
 
 _CHECKS: dict[type, Check] = {
-    AgentState: _agent_state,
-    Leaving: _leaving,
-    EngineUp: _engine_up,
-    EngineDown: _engine_lost,
-    Results: _results,
-    Returned: _of_engine,
-    CommandDone: _of_engine,
-    PropertiesChanged: _properties,
-    StackText: _stack_text,
-    KernelAnswer: _kernel_answer,
-    OutputText: _output_text,
-    EngineNote: _engine_note,
-    NodeState: _node_state,
-    SetUp: _set_up,
-    Frozen: _frozen,
-    ResourceRequest: _resource_request,
+    m.AgentState: _agent_state,
+    m.Leaving: _leaving,
+    m.EngineUp: _engine_up,
+    m.EngineDown: _engine_lost,
+    m.Results: _results,
+    m.Returned: _of_engine,
+    m.CommandDone: _of_engine,
+    m.PropertiesChanged: _properties,
+    m.StackText: _stack_text,
+    m.KernelAnswer: _kernel_answer,
+    m.OutputText: _output_text,
+    m.EngineNote: _engine_note,
+    m.NodeState: _node_state,
+    m.SetUp: _set_up,
+    m.Frozen: _frozen,
+    m.ResourceRequest: _resource_request,
     TaskCall: _of_engine,
     ProgressReport: _progress,
     ItemsLeft: _items_left,
@@ -444,19 +432,19 @@ def _text(text: str, most: int) -> str:
 # -- tasks and questions of clients
 
 
-def why_refused(question: object) -> Refusal | None:
+def why_refused(question: object) -> m.Refusal | None:
     """Return the answer to a question that makes no sense.  None: it can be answered."""
     why = why_too_many(question) or _why_wrong_names(question) or why_not_storable(question)
-    return Refusal("ValueError", f"{type(question).__name__}: {why}") if why else None
+    return m.Refusal("ValueError", f"{type(question).__name__}: {why}") if why else None
 
 
 def _why_wrong_names(question: object) -> str:
     """Return why a question names no agents or nodes.  "" means it does.
 
     The agents of the farm's own machine have no name, and an empty name would mean all of them."""
-    if isinstance(question, DrainNode):
+    if isinstance(question, m.DrainNode):
         return why_nodes_refused(question)
-    if isinstance(question, RemoveAgents | AgentsEnded) and "" in question.names:
+    if isinstance(question, m.RemoveAgents | m.AgentsEnded) and "" in question.names:
         return "an agent's name in it is empty: name the agents, as `ipytaskfarm agents list` shows them"
     return ""
 

@@ -20,9 +20,9 @@ from typing import Any
 import msgspec
 
 from ipytaskfarm.core import errors
-from ipytaskfarm.core.agent_names import goes_by
 from ipytaskfarm.core.messages import FarmStatus, RemoveAgents
 from ipytaskfarm.core.messages.tables import FarmState
+from ipytaskfarm.core.parsing import goes_by
 from ipytaskfarm.deployment.enrolment import enrol, revoke
 from ipytaskfarm.deployment.home import Home
 from ipytaskfarm.deployment.light_client import Questioner

@@ -30,7 +30,7 @@ class Listener(Protocol):
     """The listener that is told about events."""
 
     def progress(self, text: str) -> None:
-        """Show what is waited for."""
+        """Show what is waited for; the next text replaces this one."""
 
     def say(self, line: str) -> None:
         """Show a line about an event."""

@@ -19,13 +19,12 @@ from typing import TYPE_CHECKING, Any, NoReturn, Unpack
 
 from ipytaskfarm.core import errors
 from ipytaskfarm.core.arguments import check_seconds
-from ipytaskfarm.core.formatting import last_line, ready_engines
-from ipytaskfarm.core.text import did_you_mean
+from ipytaskfarm.core.text import did_you_mean, last_line
 from ipytaskfarm.deployment.home import TEMPORARY_NAME, Home
 from ipytaskfarm.deployment.settings import farm_settings
 from ipytaskfarm.deployment.start_errors import last_error, with_remedy
 from ipytaskfarm.deployment.supervisor import FarmPhase, Supervisor
-from ipytaskfarm.display.farm_tables import engine_table
+from ipytaskfarm.display.farm_tables import engine_table, ready_engines
 from ipytaskfarm.settings.checks import Agents, check_agents
 from ipytaskfarm.settings.declarations import FarmArguments, with_settings
 from ipytaskfarm.system import process
@@ -380,7 +379,8 @@ class Farm:
         if phase < FarmPhase.RUNNING or state is None:
             return f"<{what} {self.name!r}: starting>"
         counts = state.counts
-        tasks = f"{counts.get('scheduled', 0)} tasks scheduled, {counts.get('pending', 0)} running"
+        scheduled = counts.get("scheduled", 0)
+        tasks = f"{scheduled} task{'' if scheduled == 1 else 's'} scheduled, {counts.get('pending', 0)} running"
         paused = ", paused" if state.held else ""
         open_to = f", {self._supervisor.listening}" if self._supervisor.listening else ""
         return f"<{what} {self.name!r}: {ready_engines(state)} of {state.wanted} engines, {tasks}{paused}{open_to}>"

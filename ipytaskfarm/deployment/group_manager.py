@@ -15,9 +15,9 @@ from dataclasses import dataclass, field
 from typing import Any
 
 from ipytaskfarm.core import errors
-from ipytaskfarm.core.agent_names import SHARED, agent_name, goes_by, owner
 from ipytaskfarm.core.messages import AgentsEnded, FarmStatus, Question, RemoveAgents, Reply, SetWanted
 from ipytaskfarm.core.messages.tables import FarmState
+from ipytaskfarm.core.parsing import SHARED, agent_name, goes_by, owner
 from ipytaskfarm.core.scheduler.autoscaling import AGENT_PATIENCE_S, ENGINE_PATIENCE_S, Limits, Load, Scaler
 from ipytaskfarm.deployment import agent_groups as grouped
 from ipytaskfarm.deployment.agent_groups import AgentGroup

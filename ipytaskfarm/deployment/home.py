@@ -21,12 +21,10 @@ import msgspec
 
 from ipytaskfarm.core import errors
 from ipytaskfarm.deployment.copies import find, forget_processes, settled
-from ipytaskfarm.deployment.lock_holders import lock_holders
 from ipytaskfarm.deployment.settings import DEFAULT_PORT, FarmSettings
-from ipytaskfarm.storage.backup import has_unfinished, incarnation_of
+from ipytaskfarm.storage.backup import has_unfinished, incarnation_of, usable_record
 from ipytaskfarm.storage.beside import STORE_NAME as STORE_NAME, beside, recorders_folder
 from ipytaskfarm.storage.disk import network_file_system
-from ipytaskfarm.storage.lost_record import usable_record
 from ipytaskfarm.system import farm_paths
 from ipytaskfarm.system.farm_paths import TEMPORARY, ConnectionInfo, FarmRecord
 from ipytaskfarm.system.odd_files import (
@@ -36,7 +34,7 @@ from ipytaskfarm.system.odd_files import (
     set_aside_unless_folder,
 )
 from ipytaskfarm.system.private_files import set_aside_lock
-from ipytaskfarm.system.supervision import OWNER, PROCESSES_FILE, SUPERVISOR, is_alive, read_processes
+from ipytaskfarm.system.supervision import OWNER, PROCESSES_FILE, SUPERVISOR, is_alive, lock_holders, read_processes
 from ipytaskfarm.transport.keys import AGENTS_FOLDER, KEYS_FILE
 
 STARTER_NAME = "started-by.json"
@@ -103,12 +101,10 @@ class Home:
 
     @property
     def client_file(self) -> Path:
-        """Return the connection file of clients."""
         return farm_paths.connection_path(self.name)
 
     @property
     def agent_file(self) -> Path:
-        """Return the connection file of agents."""
         return farm_paths.connection_path(self.name, "agent")
 
     @cached_property
@@ -125,7 +121,6 @@ class Home:
 
     @property
     def logs(self) -> Path:
-        """Return the folder of logs."""
         return self.folder / "logs"
 
     def log(self, kind: str) -> Path:
@@ -297,7 +292,6 @@ class Home:
         return next((int(r["pid"]) for r in self.read_processes() if r["kind"] == OWNER and is_alive(r)), None)
 
     def read_info(self) -> ConnectionInfo:
-        """Return the clients' connection file."""
         return farm_paths.read_connection_file(self.client_file)
 
     def living_info(self) -> ConnectionInfo | None:
@@ -516,7 +510,6 @@ class HomeLock:
         _locked_here.add(path)
 
     def release(self) -> None:
-        """Release the lock."""
         _locked_here.discard(self._path)
         self._lock.release()
 

@@ -18,17 +18,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import TypeVar
 
-from ipytaskfarm.core import errors
-from ipytaskfarm.core.messages import (
-    Answer,
-    AskQuestion,
-    CommandAnswer,
-    FarmChanges,
-    Question,
-    Refusal,
-    Reply,
-    SendCommand,
-)
+from ipytaskfarm.core import errors, messages as m
 from ipytaskfarm.core.messages.pages import ask_in_pages, of_kind
 from ipytaskfarm.deployment.home import Home
 from ipytaskfarm.system.farm_paths import ConnectionInfo, connection_reader, is_stale
@@ -41,8 +31,8 @@ R = TypeVar("R")
 
 @dataclass
 class _Asked:
-    question: Question
-    then: Callable[[Reply], None]
+    question: m.Question
+    then: Callable[[m.Reply], None]
 
 
 class Questioner:
@@ -55,7 +45,7 @@ class Questioner:
     def __init__(
         self,
         read_info: Callable[[], ConnectionInfo],
-        on_changes: Callable[[FarmChanges], None] | None = None,
+        on_changes: Callable[[m.FarmChanges], None] | None = None,
         folder: Path | None = None,
     ) -> None:
         """Create it.
@@ -71,14 +61,14 @@ class Questioner:
         name = f"{user_name()}@{socket.gethostname()} {os.getpid()}"
         self._link = Link(read_info, "client", uuid.uuid4().hex, name, python=platform.python_version())
         self._asked: dict[int, _Asked] = {}
-        self._commands: dict[int, Callable[[CommandAnswer], None]] = {}
+        self._commands: dict[int, Callable[[m.CommandAnswer], None]] = {}
         self._last = 0
         self.farm_version = ""
         """The controller's version of this package; "" before the first epoch."""
         self.refused: Exception | None = None
         """Set once the controller has refused this session for good."""
 
-    def ask(self, question: Question, then: Callable[[Reply], None]) -> int:
+    def ask(self, question: m.Question, then: Callable[[m.Reply], None]) -> int:
         """Send a question with the next `step`, and return its number.
 
         `then` is called with the reply, which may be a `Refusal`.
@@ -87,17 +77,17 @@ class Questioner:
         self._asked[self._last] = _Asked(question, then)
         # Before the first epoch nothing may be sent; `step` sends it then.
         if self._link.epoch:
-            self._link.send(AskQuestion(self._last, question))
+            self._link.send(m.AskQuestion(self._last, question))
         return self._last
 
-    def command(self, engines: list[int], verb: str, body: bytes, then: Callable[[CommandAnswer], None]) -> int:
+    def command(self, engines: list[int], verb: str, body: bytes, then: Callable[[m.CommandAnswer], None]) -> int:
         """Send a command to engines at once, and return its number. `then` is called with each answer.
 
         An answer that is lost with the controller does not come: wait for a while, then call `forget`.
         """
         self._last += 1
         self._commands[self._last] = then
-        self._link.send(SendCommand(self._last, engines, verb, body))
+        self._link.send(m.SendCommand(self._last, engines, verb, body))
         return self._last
 
     def forget(self, number: int) -> None:
@@ -114,26 +104,26 @@ class Questioner:
         """Handle the events. Return whether there is something to send at once."""
         to_send = False
         for event in events:
-            if isinstance(event, ReceivedMessage) and isinstance(event.message, Answer):
+            if isinstance(event, ReceivedMessage) and isinstance(event.message, m.Answer):
                 asked = self._asked.pop(event.message.n, None)
                 if asked is not None:
                     before = self._last
                     asked.then(event.message.reply)
                     to_send = to_send or self._last > before
-            elif isinstance(event, ReceivedMessage) and isinstance(event.message, CommandAnswer):
+            elif isinstance(event, ReceivedMessage) and isinstance(event.message, m.CommandAnswer):
                 if event.message.n in self._commands:
                     self._commands[event.message.n](event.message)
-            elif isinstance(event, ReceivedMessage) and isinstance(event.message, FarmChanges):
+            elif isinstance(event, ReceivedMessage) and isinstance(event.message, m.FarmChanges):
                 if self._on_changes is not None:
                     self._on_changes(event.message)
             elif isinstance(event, NewEpoch):
                 self.farm_version = event.welcome.version
                 # Unacknowledged questions were lost with the old epoch; the others may have been lost unanswered.
                 for n, asked in self._asked.items():
-                    self._link.send(AskQuestion(n, asked.question))
+                    self._link.send(m.AskQuestion(n, asked.question))
                     to_send = True
             elif isinstance(event, Refused):
-                self.refused = refusal_error(Refusal(event.refuse.etype, event.refuse.text))
+                self.refused = refusal_error(m.Refusal(event.refuse.etype, event.refuse.text))
         return to_send
 
     @property
@@ -146,7 +136,12 @@ class Questioner:
         """Return why there is no connection now, for people; "" while there is one."""
         return self._link.problem
 
-    def answer(self, question: Question, timeout_s: float | None = 5.0) -> Reply:
+    @property
+    def lack_of_room(self) -> str:
+        """Return why the controller handles nothing at present, if its store has no room; "" otherwise."""
+        return self._link.problem if self._link.waits_for_room else ""
+
+    def answer(self, question: m.Question, timeout_s: float | None = 5.0) -> m.Reply:
         """Ask a question, in pages if it is about many tasks, and return the reply. Raise the error of a refusal.
 
         Raises:
@@ -155,12 +150,12 @@ class Questioner:
         """
         return ask_in_pages(question, lambda page: self._answer(page, timeout_s))
 
-    def answer_for(self, question: Question, expected: type[R], timeout_s: float | None = 5.0) -> R:
+    def answer_for(self, question: m.Question, expected: type[R], timeout_s: float | None = 5.0) -> R:
         """Return the reply to a question, as `answer` does.  Raises TypeError for a reply of another type."""
         return of_kind(self.answer(question, timeout_s), expected, question)
 
-    def _answer(self, question: Question, timeout_s: float | None) -> Reply:
-        replies: list[Reply] = []
+    def _answer(self, question: m.Question, timeout_s: float | None) -> m.Reply:
+        replies: list[m.Reply] = []
         self.ask(question, replies.append)
         deadline = None if timeout_s is None else time.monotonic() + timeout_s
         while True:
@@ -178,7 +173,7 @@ class Questioner:
                     f"the farm does not answer within {timeout_s:g} s: {returns or self._link.problem or 'busy'}"
                 )
             self._link.wait(math.inf if deadline is None else deadline)
-        if isinstance(replies[0], Refusal):
+        if isinstance(replies[0], m.Refusal):
             raise refusal_error(replies[0])
         return replies[0]
 
@@ -221,7 +216,7 @@ def connect(farm: str) -> Questioner:
     return Questioner(read, folder=Path(info.folder) if info.folder and info.node == socket.gethostname() else None)
 
 
-def refusal_error(refusal: Refusal) -> Exception:
+def refusal_error(refusal: m.Refusal) -> Exception:
     """Return the exception that a refusal names: one of the farm's, a builtin, or else a plain `TaskFarmError`."""
     chosen = getattr(errors, refusal.etype, None) or getattr(builtins, refusal.etype, None)
     if isinstance(chosen, type) and issubclass(chosen, Exception):

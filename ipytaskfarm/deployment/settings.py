@@ -120,7 +120,7 @@ def farm_settings(
 
 
 def _is_passed(name: str, value: object) -> bool:
-    return bool(SETTINGS[name].processes) and value is not None and value != ()
+    return any(map(SETTINGS[name].is_of, (CONTROLLER, AGENT))) and value is not None and value != ()
 
 
 def _limits(least: int | None, most: int | None, idle_s: float | None) -> Limits | None:

@@ -9,8 +9,8 @@ import threading
 from pathlib import Path
 
 from ipytaskfarm.core import errors
-from ipytaskfarm.core.formatting import last_line
 from ipytaskfarm.core.messages.tables import FarmState
+from ipytaskfarm.core.text import last_line
 from ipytaskfarm.system.files import tail
 
 GIVE_UP_S = 1.0
@@ -59,7 +59,7 @@ def last_error(log: Path) -> str:
 
 
 def failed_starts(lines: list[str]) -> list[str]:
-    """Return one line for each engine that did not start, from a farm's changes (`core.formatting.changes`)."""
+    """Return one line for each engine that did not start, from a farm's changes (`display.farm_tables.changes`)."""
     found = [match[1] for line in lines if (match := _FAILED_START.match(line)) is not None]
     return [_cause(text) for text in found]
 

@@ -17,6 +17,7 @@ The phases are entered once each, in this order (a failure leads from any phase 
 
 from __future__ import annotations
 
+import contextlib
 import os
 import select
 import socket
@@ -27,16 +28,18 @@ from enum import IntEnum
 from typing import Protocol
 
 from ipytaskfarm.core import errors
-from ipytaskfarm.core.formatting import changes, last_line, ready_engines
 from ipytaskfarm.core.messages import FarmStatus, HoldFarm, Question, Refusal, Reply, SetSticky, SetWanted, StopFarm
 from ipytaskfarm.core.messages.engine_commands import ExecuteBody
 from ipytaskfarm.core.messages.tables import FarmState
+from ipytaskfarm.core.text import last_line
+from ipytaskfarm.deployment.daemon import Listener
 from ipytaskfarm.deployment.group_manager import GroupManager
 from ipytaskfarm.deployment.home import Home, HomeLock
 from ipytaskfarm.deployment.light_client import Questioner, refusal_error
 from ipytaskfarm.deployment.settings import FarmSettings, agent_flags, controller_flags
 from ipytaskfarm.deployment.start_errors import StartWatch, check_loopback, check_threads, last_error, with_remedy
 from ipytaskfarm.deployment.watched_process import RESTARTS, WatchedProcess
+from ipytaskfarm.display.farm_tables import changes, ready_engines
 from ipytaskfarm.launchers import EXIT_UNKNOWN, Processes, ProcessSpec, describe_exit
 from ipytaskfarm.launchers.local import LocalProcesses, trim
 from ipytaskfarm.system.host import open_standard_descriptors, working_folder
@@ -62,14 +65,8 @@ class FarmPhase(IntEnum):
     ENDED = 6
 
 
-class Audience(Protocol):
-    """The listener that is told about events."""
-
-    def progress(self, text: str) -> None:
-        """Show what the start waits for; the next text replaces this one."""
-
-    def say(self, line: str) -> None:
-        """Show a line about an event."""
+class Audience(Listener, Protocol):
+    """A listener that is also told when the farm is up."""
 
     def ready(self, state: FarmState) -> None:
         """Report that the farm is up, with its engines."""
@@ -154,15 +151,12 @@ class Supervisor:
             self._record()  # this process supervises the adopted ones
         except OSError as error:
             self._abandon()
-            raise self._start_failure(error) from error
+            raise errors.StoreError(with_remedy(f"farm {self.home.name!r} cannot be started: {error}")) from error
         except BaseException:
             self._abandon()
             raise
         if self._ready_read is None:
             self._connect()
-
-    def _start_failure(self, error: OSError) -> Exception:
-        return errors.StoreError(with_remedy(f"farm {self.home.name!r} cannot be started: {error}"))
 
     def run(self) -> None:
         """Supervise the farm until it has ended. Raise the reason if its end was not requested."""
@@ -449,7 +443,7 @@ class Supervisor:
                 self._end()
             elif self._groups.has_agents:
                 self._audience.progress("waiting for the agents on other machines to end")
-        elif self._kill_at is not None and now >= self._kill_at:
+        elif self._kill_at is not None and now >= self._kill_at - self._needless_s():
             self._kill(now)
 
     def _ask_status(self, now: float) -> None:
@@ -504,16 +498,22 @@ class Supervisor:
 
     def _kill(self, now: float) -> None:
         """End processes that are too slow: SIGTERM, then SIGKILL; the controller first, because agents hold results."""
-        self._kill_at = now + KILL_S
-        self._killed += 1
+        self._kill_at, self._killed = now + KILL_S, self._killed + 1
         targets = [self._controller] if self._controller.lives else self._agents
+        lack = self._questioner.lack_of_room if self._questioner is not None else ""
+        how = f"{lack and f' ({lack})'}: {'killing' if self._killed > 1 else 'asking'} it"
         for watched in targets:
             if watched.placed is not None:
-                self._audience.say(f"the {watched.kind} does not end: {'killing' if self._killed > 1 else 'asking'} it")
+                self._audience.say(f"the {watched.kind} does not end{how}")
                 if self._killed > 1:
                     watched.placed.kill()
                 else:
                     watched.placed.terminate()
+
+    def _needless_s(self) -> float:
+        """Return how much earlier a controller may be ended that can commit nothing, nor hear that it must stop."""
+        is_full = self._questioner is not None and self._questioner.lack_of_room and self.phase is FarmPhase.STOPPING
+        return (float("inf") if self.settings.owned else ANSWER_S) if is_full and not self._killed else 0.0
 
     def _end(self) -> None:
         self.phase = FarmPhase.ENDED
@@ -575,8 +575,7 @@ class Supervisor:
                 self._controller_is_ready()
 
     def _next_deadline(self) -> float:
-        deadlines = [process.restart_at for process in (self._controller, *self._agents)]
-        deadlines.append(self._kill_at)
+        deadlines = [*(process.restart_at for process in (self._controller, *self._agents)), self._kill_at]
         if self._questioner is not None:
             deadlines.append(self._questioner.next_deadline())
         if FarmPhase.FILLING <= self.phase <= FarmPhase.STOPPING and not self._status_asked:
@@ -593,7 +592,5 @@ class Supervisor:
             self._connect()
 
     def _wake(self) -> None:
-        try:
+        with contextlib.suppress(OSError):  # its buffer is full of wake-ups already, or the supervisor has ended
             self._wake_write.send(b".")
-        except OSError:
-            pass  # its buffer is full of wake-ups already, or the supervisor has ended

@@ -8,7 +8,7 @@ from __future__ import annotations
 from collections.abc import Callable
 
 from ipytaskfarm.launchers import Placed, ProcessSpec
-from ipytaskfarm.system import stopped
+from ipytaskfarm.system import process
 
 LOOK_S = 2.0
 """Seconds between two looks at whether the process was stopped."""
@@ -46,7 +46,7 @@ class WatchedProcess:
         self.restarts = Restarts()
         self.placed_s = 0.0
         self.restart_at: float | None = None
-        self._stopped = stopped.StoppedWatch()
+        self._stopped = process.StoppedWatch()
         self._look_at = 0.0
 
     @property
@@ -60,4 +60,4 @@ class WatchedProcess:
             return False
         self._look_at = now + LOOK_S
         pid = self.placed.record().get("pid")
-        return self._stopped.too_long(isinstance(pid, int) and stopped.is_stopped(pid), now, stopped.STOPPED_S)
+        return self._stopped.too_long(isinstance(pid, int) and process.is_stopped(pid), now, process.STOPPED_S)

@@ -19,7 +19,7 @@ from ..core.messages.result_cache import (
     Recipe,
 )
 from .tables import Column, Table
-from .text import number, size, span, stamp
+from .text import number, size, span, when
 
 STAMP = 19
 """Characters of a date and time, which must not be cut."""
@@ -41,7 +41,7 @@ def why_hit(task: int, report: CacheReport) -> str:
     entry = report.entry
     if entry is not None:
         lines.append(
-            f"task {entry.task} computed it at {stamp(entry.made_s)} in {span(entry.run_s)}; "
+            f"task {entry.task} computed it at {when(entry.made_s)} in {span(entry.run_s)}; "
             f"it was taken {number(entry.hits, 'time')}"
         )
     else:
@@ -77,7 +77,7 @@ def why_miss(task: int, report: CacheReport) -> str:
     found = [*differences(key, nearest, report.recipe, report.nearest_recipe)]
     if not found:
         found = _without_differences(report, nearest)
-    head = f"nearest is task {nearest.task} of {stamp(nearest.made_s)}"
+    head = f"nearest is task {nearest.task} of {when(nearest.made_s)}"
     lines.append(f"{head}: {found[0]}" if len(found) == 1 else f"{head}:")
     if len(found) > 1:
         lines += [f"- {each}" for each in found[:SHOWN]]
@@ -217,8 +217,8 @@ def cache_table(table: CacheTable) -> Table:
     ]  # fmt: skip
     rows = [
         [
-            entry.function, stamp(entry.made_s), str(entry.task), span(entry.run_s), str(entry.hits),
-            stamp(entry.used_s), size(entry.size_bytes), entry.key[:12],
+            entry.function, when(entry.made_s), str(entry.task), span(entry.run_s), str(entry.hits),
+            when(entry.used_s), size(entry.size_bytes), entry.key[:12],
         ]
         for entry in table.rows
     ]  # fmt: skip

@@ -2,22 +2,18 @@
 
 from __future__ import annotations
 
-import time
 from collections import Counter
-from collections.abc import Sequence
-from typing import Any, TypeAlias
+from collections.abc import Mapping, Sequence
+from typing import Any
 
-from ..core.formatting import job_state
-from ..core.messages.tables import EngineRow, FrozenRow, JobRow, TaskRow
+from ..core.messages.tables import EngineRow, EventRow, FarmState, FrozenRow, JobRow, TaskRow
 from ..core.messages.task_types import FailureSummary
 from ..core.requirements import amount
 from ..core.states import STATE_WORDS, State, state_word
 from ..core.text import error_line
 from .tables import Column, Table
-from .text import ago, counts_text, ending, number, size, span, summary
+from .text import ago, counts_text, ending, number, size, span, summary, when
 
-EventRow: TypeAlias = tuple[float, int, str | None, str, int, str]
-"""A row of `core.messages.tables.EventTable`."""
 PAGE = 100
 """Number of rows that are shown of a longer table."""
 
@@ -72,12 +68,13 @@ _NODES = (
 )
 _JOBS = (
     Column("job"),
-    Column("id", 2),
+    Column("id", 3),
     Column("tasks"),
     Column("unfinished"),
+    Column("failed", 1),
     Column("state"),
-    Column("priority", 3),
-    Column("opened", 1, least=MOMENT),
+    Column("priority", 4),
+    Column("opened", 2, least=MOMENT),
 )
 _EVENTS = (
     Column("when", least=MOMENT),
@@ -131,18 +128,13 @@ def _task_cells(row: TaskRow) -> tuple[object, ...]:
     engine = None if row.engine_id is None or row.engine_id < 0 else row.engine_id  # it has ended without a run
     return (
         row.id, state, reason, row.name, engine, row.attempts, row.priority or "", when(row.submitted_s),
-        span(row.run_s), error_text(row.failure),
+        span(row.run_s or None), error_text(row.failure),
     )  # fmt: skip
 
 
 def error_text(failure: FailureSummary | None) -> str:
     """Return the type and the text of a task's error."""
     return "" if failure is None else error_line(failure.etype, failure.value)
-
-
-def when(at_s: float | None) -> str:
-    """Format a time as local date and time."""
-    return "" if at_s is None else time.strftime("%Y-%m-%d %H:%M:%S", time.localtime(at_s))
 
 
 def engine_table(rows: Sequence[EngineRow], at_s: float | None = None) -> Table:
@@ -197,14 +189,15 @@ def node_table(agents: Sequence[dict[str, Any]]) -> Table:
     return Table(_NODES, cells, nothing="no nodes")
 
 
-def job_table(rows: Sequence[JobRow]) -> Table:
-    """Return a table of jobs, the newest last."""
+def job_table(rows: Sequence[JobRow], failed: Mapping[str, int]) -> Table:
+    """Return a table of jobs, the newest last.  failed: job -> failed tasks, of the jobs of which they are known."""
     cells = [
         (
             row.name,
             row.id,
             row.total,
             row.unfinished,
+            failed.get(row.id) or "",
             job_state(row),
             (row.unfinished and row.priority) or "",
             when(row.opened_s or None),
@@ -212,7 +205,8 @@ def job_table(rows: Sequence[JobRow]) -> Table:
         for row in rows
     ]
     above = [f"{number(len(rows), 'job')}, the newest last"] if len(rows) > 1 else []
-    return Table(_JOBS, cells, above=above, nothing="no jobs")
+    marked = [place for place, row in enumerate(rows) if failed.get(row.id)]
+    return Table(_JOBS, cells, failed=marked, above=above, nothing="no jobs")
 
 
 def _is_good(event: str) -> bool:
@@ -228,3 +222,45 @@ def event_table(rows: Sequence[EventRow], *, page: int | None = None, above: Seq
     ]
     failed = [place for place, (*_, what, _, _) in enumerate(shown) if not _is_good(what)]
     return Table(_EVENTS, cells, failed=failed, above=above, nothing="nothing happened")
+
+
+UP = ("idle", "busy")
+"""The states of an engine that can be given work."""
+
+
+def job_state(row: JobRow) -> str:
+    """Return running, paused or ended, and after a colon why the job is aborted, if it is."""
+    over = row.unfinished == 0 and row.arrived >= row.total
+    state = "ended" if over else "paused" if row.paused else "running"
+    return f"{state}: {row.failed}" if row.failed else state
+
+
+def ready_engines(state: FarmState) -> int:
+    """Return how many engines can be given work."""
+    return sum(row.state in UP for row in state.engines)
+
+
+def changes(before: FarmState | None, after: FarmState) -> list[str]:
+    """Return one line for each engine that came, ended or was lost between two states of the farm."""
+    old = {row.engine: row for row in before.engines} if before is not None else {}
+    new = {row.engine: row for row in after.engines}
+    lines = _appended(before.losses if before is not None else [], after.losses)
+    lost = " ".join(lines)
+    for engine, row in old.items():
+        if engine not in new and f"engine {row.id} " not in lost:
+            lines.append(f"engine {row.id} ended (pid {row.pid})")
+    for engine, row in new.items():
+        was = old.get(engine)
+        if row.state in UP and (was is None or was.state not in UP):
+            lines.append(f"engine {row.id} is ready (pid {row.pid} on {row.node})")
+        if row.note and (was is None or was.note != row.note):
+            lines.append(f"engine {row.id}: {row.note}")
+    return lines
+
+
+def _appended(before: list[str], after: list[str]) -> list[str]:
+    """Return what is new in a list that grows at its end and loses its beginning."""
+    for length in range(min(len(before), len(after)), 0, -1):
+        if before[-length:] == after[:length]:
+            return after[length:]
+    return list(after)

@@ -99,8 +99,10 @@ def _lines_of(error: BaseException, shell: Any) -> list[str]:
 
 
 def _lines_of_ours(error: TaskFarmError) -> list[str]:
-    """Return the lines that IPython displays of an error of the farm's own classes, also in an engine's console."""
-    return _lines_of(error, builtins.get_ipython())  # type: ignore[attr-defined]
+    """Return the lines that IPython displays of an error of the farm's own classes, also in an engine's console, and in
+    a script that IPython runs before its prompt.
+    """
+    return _lines_of(error, sys.modules["IPython"].get_ipython())
 
 
 # Here, because `core` does not know IPython; for the class, because its errors are raised in a hundred places.
@@ -164,7 +166,6 @@ def _entries(tb: TracebackType | None) -> list[TracebackType]:
 
 
 def _farms(entries: list[TracebackType]) -> list[int]:
-    """Return which of these entries are the farm's."""
     return [place for place, each in enumerate(entries) if each.tb_frame.f_code.co_filename.startswith(_PACKAGE)]
 
 

@@ -53,9 +53,14 @@ def stamp(wall_s: float) -> str:
     return time.strftime("%Y/%m/%d %H:%M:%S", time.localtime(wall_s))
 
 
+def when(at_s: float | None) -> str:
+    """Format a wall-clock time as local date and time."""
+    return "" if at_s is None else time.strftime("%Y-%m-%d %H:%M:%S", time.localtime(at_s))
+
+
 def with_local_times(explanation: str) -> str:
-    """Return the explanation of an ended task, which has its moment in UTC, with the moment as `stamp` formats it."""
-    return _MOMENT.sub(lambda m: m[1] + stamp(datetime.fromisoformat(m[2]).timestamp()), explanation, count=1)
+    """Return the explanation of an ended task, which has its moment in UTC, with the moment as `when` formats it."""
+    return _MOMENT.sub(lambda m: m[1] + when(datetime.fromisoformat(m[2]).timestamp()), explanation, count=1)
 
 
 def ago(wall_s: float | None, until_s: float | None = None) -> str:

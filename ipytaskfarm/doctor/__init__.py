@@ -38,7 +38,6 @@ def fine(check: str, found: str) -> Finding:
 
 
 def doubtful(check: str, found: str, remedy: str) -> Finding:
-    """Return a warning."""
     return Finding(check, Level.WARNING, found, remedy)
 
 

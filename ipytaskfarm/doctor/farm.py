@@ -11,19 +11,19 @@ from typing import Any
 import psutil
 
 from ipytaskfarm.core import errors
-from ipytaskfarm.core.agent_names import goes_by
-from ipytaskfarm.core.formatting import ready_engines
 from ipytaskfarm.core.messages import FarmStatus
 from ipytaskfarm.core.messages.tables import FarmState
+from ipytaskfarm.core.parsing import goes_by
 from ipytaskfarm.deployment.agent_groups import AgentGroup
 from ipytaskfarm.deployment.home import Home
 from ipytaskfarm.deployment.light_client import connect
+from ipytaskfarm.display.farm_tables import ready_engines
 from ipytaskfarm.doctor import Finding, doubtful, fine, wrong
 from ipytaskfarm.doctor.network import is_loopback
 from ipytaskfarm.launchers.interface import AgentStatus
 from ipytaskfarm.storage.disk import MIN_FREE_BYTES
 from ipytaskfarm.system.farm_paths import ConnectionInfo
-from ipytaskfarm.system.stopped import is_stopped
+from ipytaskfarm.system.process import is_stopped
 from ipytaskfarm.version import __version__
 
 SKEW_S = 10.0
@@ -43,6 +43,8 @@ def ask(home: Home) -> tuple[Finding, FarmState | None]:
     name = f"{state.name!r}"
     if state.stopping:
         return doubtful("farm", f"{name} is stopping", "wait, then start it again"), state
+    if state.refusing:
+        return doubtful("farm", f"{name} accepts no task", state.refusing), state
     if state.held:
         again = f"ipytaskfarm resume --farm {home.name}"
         return doubtful("farm", f"{name} is paused: no task is started", again), state

@@ -200,3 +200,30 @@ def _of_controller(home: Home, info: ConnectionInfo, state: FarmState) -> Iterat
     yield machine.jumps(machine.since_boot_s(), time.time(), info.controller_started, state.started_s)
     found = (farm.controller_files(info.controller_pid), farm.supervisor(home))
     yield from (each for each in found if each is not None)
+
+
+TRIAL_S = 60.0
+
+
+def trial() -> Finding:
+    """Run the practical test, which takes some seconds and leaves nothing: a farm of one engine runs a task."""
+    # Only this check needs the client, of which the import takes long.
+    from ipytaskfarm.client import StringTask
+    from ipytaskfarm.deployment.farm import Farm
+
+    began_s = time.monotonic()
+    try:
+        with Farm(n=1, start_timeout=TRIAL_S) as farm, farm.task_client() as tc:
+            ready_s = time.monotonic()
+            task_id = tc.run(StringTask("x = 6 * 7", pull="x"))
+            tc.barrier([task_id], timeout=TRIAL_S)
+            answer = tc.get_task_result(task_id)["x"]
+            done_s = time.monotonic()
+    except (errors.TaskFarmError, OSError, TimeoutError) as error:
+        return wrong(
+            "try", " ".join(str(error).split()), "what is wrong above, first; then see what the engine printed"
+        )
+    if answer != 42:
+        return wrong("try", f"an engine says that 6 * 7 is {answer!r}", "replace this Python")
+    took = f"ready after {ready_s - began_s:.1f} s, a task done after {(done_s - ready_s) * 1000:.0f} ms more"
+    return fine("try", f"a farm of one engine: {took}; it is gone")

@@ -16,26 +16,117 @@ private to each run, which runs in a copy of the context of the user's commands.
 
 from __future__ import annotations
 
+import builtins
 import contextlib
 import contextvars
 import decimal
+import gc
+import locale
+import logging
 import os
+import resource
+import signal
+import socket
 import sys
+import tempfile
+import threading
 import time
 import warnings
 from collections.abc import Callable
+from functools import partial
 from typing import TYPE_CHECKING, Any, TypeVar
 
-from ..serialization.import_settings import IMPORT_SETTINGS
+from ..serialization.import_settings import IMPORT_SETTINGS, ProcessSetting, merge_lists, merge_names
+from ..system.process import resident_bytes
 from .change_hooks import CHANGES, DESCRIPTORS, FOLDER, HANDLERS, LIMITS, LOCALE, TIMERS, UMASK, usual, watch
-from .helper_processes import LOKY_WORKERS
-from .import_effects import settings_of_imports
-from .interpreter import looked_at
-from .surroundings import CannotRestore, folder_now, watched_parts
+from .child_processes import LOKY_WORKERS
+from .interpreter import Builtins, Decimals, StartMethod, looked_at
+from .surroundings import RESOURCES, SIGNALS, CannotRestore, folder_now, watched_parts
+
+_ABSENT = object()
+_ATTRIBUTES = (
+    (sys, ("excepthook", "unraisablehook", "tracebacklimit", "dont_write_bytecode", "pycache_prefix")),
+    (threading, ("excepthook",)),
+    (warnings, ("showwarning", "formatwarning", "_showwarnmsg_impl")),
+    (logging, ("lastResort", "raiseExceptions", "_warnings_showwarning")),
+    (tempfile, ("tempdir",)),
+    (socket, ("socket",)),
+)
+
+
+def settings_of_imports() -> dict[str, ProcessSetting]:
+    """Return the settings by name. To look at all of them takes about 40 µs.
+
+    Not among them: the standard streams and the arguments, which belong to the task; timers and the signals with which
+    the farm ends an engine; what cannot be undone.
+
+    What calls of watched functions change is set by such calls, so that the baseline restores it.
+    """
+    chosen, decimals = StartMethod(), Decimals()
+    found = {
+        "working folder": ProcessSetting(folder_now, os.chdir),
+        "umask": ProcessSetting(_umask, os.umask),
+        "locale": ProcessSetting(
+            lambda: usual["setlocale"](locale.LC_ALL, None), partial(locale.setlocale, locale.LC_ALL)
+        ),
+        "recursion limit": ProcessSetting(sys.getrecursionlimit, sys.setrecursionlimit),
+        "switch interval": ProcessSetting(sys.getswitchinterval, sys.setswitchinterval),
+        "gc": ProcessSetting(gc.isenabled, lambda on: gc.enable() if on else gc.disable()),
+        "gc threshold": ProcessSetting(gc.get_threshold, lambda numbers: gc.set_threshold(*numbers)),
+        "socket time-out": ProcessSetting(socket.getdefaulttimeout, socket.setdefaulttimeout),
+        "log level": ProcessSetting(lambda: logging.root.level, logging.root.setLevel),
+        "log disabled": ProcessSetting(lambda: logging.root.manager.disable, logging.disable),
+        "start method": ProcessSetting(chosen.look, chosen.put),
+        "decimal default": ProcessSetting(decimals.look, decimals.put),
+        "builtins": ProcessSetting(lambda: dict(vars(builtins)), Builtins.put, merge_names),
+        "sys.path": _listed(lambda: sys.path),
+        "warnings filters": _listed(lambda: warnings.filters, vars(warnings)["_filters_mutated"]),
+        "log handlers": _listed(lambda: logging.root.handlers),
+        "log filters": _listed(lambda: logging.root.filters),
+    }
+    if hasattr(sys, "get_int_max_str_digits"):
+        found["digits of int"] = ProcessSetting(sys.get_int_max_str_digits, sys.set_int_max_str_digits)
+    for module, names in _ATTRIBUTES:
+        found |= {f"{module.__name__}.{name}": _attribute(module, name) for name in names}
+    for number in SIGNALS:
+        if number not in (signal.SIGINT, signal.SIGTERM):
+            found[f"signal {number}"] = ProcessSetting(
+                partial(signal.getsignal, number), partial(signal.signal, number)
+            )
+    for number in RESOURCES:
+        found[f"limit {number}"] = ProcessSetting(
+            partial(resource.getrlimit, number), partial(resource.setrlimit, number)
+        )
+    return found
+
+
+def _umask() -> int:
+    present: int = usual["umask"](0o077)
+    usual["umask"](present)
+    return present
+
+
+def _listed(find: Callable[[], Any], tell: Callable[[], None] = lambda: None) -> ProcessSetting:
+    def put(items: list[Any]) -> None:
+        find()[:] = items
+        tell()
+
+    return ProcessSetting(lambda: list(find()), put, merge_lists)
+
+
+def _attribute(module: Any, name: str) -> ProcessSetting:
+    def put(value: Any) -> None:
+        if value is _ABSENT:
+            delattr(module, name)
+        else:
+            setattr(module, name, value)
+
+    return ProcessSetting(lambda: vars(module).get(name, _ABSENT), put)
+
 
 if TYPE_CHECKING:
     from .capture import Capture
-    from .loops import Loops
+    from .surroundings import Loops
 
 T = TypeVar("T")
 LOOK_EVERY_S = 0.02
@@ -196,3 +287,34 @@ class Baseline:
         if folder_now() != self._cwd:
             with contextlib.suppress(OSError):  # the folder does not exist any more
                 usual["chdir"](self._cwd)
+
+
+COLLECT_EVERY_S = 0.05
+GROWTH_BYTES, GROWTH_SHARE = 32 << 20, 0.25
+"""A collection follows when the process has grown by both since the last one. The share is for values that stay: they
+would be examined again and again."""
+
+
+class Garbage:
+    """Collects cyclic garbage between runs if the process has grown.
+
+    Python collects cycles by the number of objects, not by their size: a model, a figure or an exception with its
+    frames is few objects and many megabytes. In a process of its own a task's garbage dies with it; here the next task
+    would be charged for it, and ended when the engine exceeds its limit of memory.
+    """
+
+    def __init__(self) -> None:
+        self.due_s = 0.0
+        """When (`time.perf_counter`) to look again."""
+        self._least = resident_bytes(os.getpid())
+        """Resident bytes, the fewest since the last collection."""
+
+    def look(self, now_s: float) -> None:
+        """Collect if the process has grown; not if the user's own code has switched the collector off."""
+        self.due_s = now_s + COLLECT_EVERY_S
+        resident = resident_bytes(os.getpid())
+        if resident - self._least < max(GROWTH_BYTES, GROWTH_SHARE * self._least):
+            self._least = min(self._least, resident)
+        elif gc.isenabled():
+            gc.collect()
+            self._least = resident_bytes(os.getpid())

@@ -109,8 +109,7 @@ class Capture:
     def settle(self, to_console: bool) -> None:
         """Take the text from the descriptors that belongs to no run.
 
-        Args:
-            to_console: whether a console's cell wrote it, which shows it then. Otherwise it goes to the log.
+        to_console: whether a console's cell wrote it, which shows it then. Otherwise it goes to the log.
         """
         if self._has_children:
             self._part_from_children()

@@ -28,7 +28,7 @@ import time
 from collections.abc import Callable
 from typing import Any
 
-from ..serialization.import_variables import IMPORT_VARIABLES
+from ..serialization.import_settings import IMPORT_VARIABLES
 
 FOLDER, ENVIRONMENT, UMASK, PRIORITY, LIMITS = "folder", "environment", "umask", "priority", "limits"
 HANDLERS, TIMERS, MASK, LOCALE, ZONE, FAULTS, IDENTITY, DESCRIPTORS = (

@@ -26,13 +26,11 @@ from ..serialization.pack import pack
 from ..serialization.shared_values import add_apart
 from ..storage.blobs import BlobWriter
 from ..system.concurrent_runs import COMPANY
-from .attempts import RunningAttempt
-from .child_processes import leave_fork
+from .child_processes import LOKY_WORKERS, leave_fork
 from .current import Deferred
-from .helper_processes import LOKY_WORKERS
 from .interrupt import Interrupts, cancelled, deadline_ns, error_of, told
 from .lane import QueuedRun
-from .run_records import RunRecords
+from .run_records import RunningAttempt, RunRecords
 from .shared_parts import Parts
 from .sinks import SINK
 

@@ -91,10 +91,8 @@ class DescriptorTap:
     def take(self, final: bool = True) -> BoundedText:
         """Return the text that was written since the last call; the middle of a long text is left out.
 
-        Args:
-            final: whether the output is complete. Then an incomplete character at the end is not waited for, and a file
-                in
-                memory is emptied.
+        final: whether the output is complete. Then an incomplete character at the end is not waited for, and a file in
+        memory is emptied.
         """
         with self._lock:
             text = self.partial or BoundedText()

@@ -23,7 +23,7 @@ from ..serialization.modules import take_out_own
 from .edited_modules import EDITED, PAUSE_S, Edited
 
 if TYPE_CHECKING:
-    from .callables import Callables
+    from .map_chunks import Callables
     from .namespace import Namespace
 
 CLOCKS_S = 2.0
@@ -160,8 +160,9 @@ class Edits:
         if failed:
             yield f"{_named(found)} {_was(found)}, and cannot be imported anew: {failed}"
         if kept:
+            verb = "is" if len(kept) == 1 else "are"
             yield (
-                f"{_named(found)} {_was(found)} and is imported anew; {_listed(kept)} on this engine {_of(kept)} "
+                f"{_named(found)} {_was(found)} and is imported anew; {_listed(kept)} on this engine {verb} of "
                 "what was imported before: make it again"
             )
 
@@ -208,7 +209,3 @@ def _was(found: list[Edited]) -> str:
 
 def _listed(names: list[str]) -> str:
     return ", ".join(names[:_NAMED_MAX]) + (" …" if len(names) > _NAMED_MAX else "")
-
-
-def _of(names: list[str]) -> str:
-    return "is of" if len(names) == 1 else "are of"

@@ -2,20 +2,26 @@
 
 from __future__ import annotations
 
+import contextlib
 import linecache
 import os
 import re
+import sys
 import sysconfig
+import time
 import traceback
+from collections.abc import Callable
 from pathlib import Path
 from types import TracebackType
 from typing import Any
 
 import msgspec
 
+from ..core.messages import FromEngine, Frozen
 from ..core.messages.payload import FailureBody
-from ..core.messages.task_types import FailureSummary
+from ..core.messages.task_types import FailureSummary, FrozenRun, RunKey
 from ..core.text import text_of
+from ..serialization.exceptions import known_sources
 from ..serialization.pack import chain_of, pack_error, traceback_of
 
 VALUE_CHARS_MAX = 2000
@@ -33,12 +39,9 @@ _HASH = re.compile(r"<(task|cell) [0-9a-f-]+>")
 
 
 def describe(error: BaseException, filename: str = "", code: str = "") -> tuple[FailureSummary, FailureBody]:
-    """Return the two forms of an error.
+    """Return the two forms of an error that ended a run. Its traceback is reduced to the user's frames.
 
-    Args:
-        error: the error that ended the run. Its traceback is reduced to the user's frames.
-        filename: the name of the run's own code in the traceback.
-        code: the run's own code, for the source lines.
+    filename, code: of the run itself, for the source lines of its frames.
     """
     for each in chain_of(error):
         BaseException.with_traceback(each, user_frames(traceback_of(each)))
@@ -122,7 +125,7 @@ def described(error: BaseException, filename: str = "", code: str = "") -> tuple
         failure = brief(error, problem)
         found = failure, FailureBody(failure.etype, failure.value)
     if note:
-        found = _with_note(found[0], note), found[1]
+        found = msgspec.structs.replace(found[0], value=f"{found[0].value}\n{note}"), found[1]
     BaseException.with_traceback(error, None)  # the class may override __setattr__
     return found
 
@@ -164,11 +167,6 @@ def _note_on(error: BaseException) -> str:
     return _notices[0]
 
 
-def _with_note(failure: FailureSummary, note: str) -> FailureSummary:
-    """Return a failure with the note after its text."""
-    return msgspec.structs.replace(failure, value=f"{failure.value}\n{note}")
-
-
 def half_imported(error: BaseException) -> str:
     """Return the name of a package whose import ended with this error while its compiled modules were loaded, or "".
 
@@ -176,7 +174,8 @@ def half_imported(error: BaseException) -> str:
     stay loaded, and those of numpy refuse a second import ("cannot load module more than once per process").
     """
     for name, folder in _packages(error.__traceback__).items():
-        if any(line.endswith(".so") and f" {folder}/" in line for line in _mapped()):
+        mapped = Path("/proc/self/maps").read_text(errors="replace").splitlines()
+        if any(line.endswith(".so") and f" {folder}/" in line for line in mapped):
             return name
     return ""
 
@@ -198,5 +197,71 @@ def _packages(place: TracebackType | None) -> dict[str, str]:
     return found
 
 
-def _mapped() -> list[str]:
-    return Path("/proc/self/maps").read_text(errors="replace").splitlines()
+ERROR_CHARS_MAX = 200
+
+
+class Freezer:
+    """What this engine keeps for a debugger.
+
+    From then on the engine is *frozen*: it runs no task and no command, and its surroundings stay as the run has left
+    them. ``%debug`` in a console opens the frames.
+    """
+
+    def __init__(self, engine: str, shell: Any, send: Callable[[FromEngine], None]) -> None:
+        self._engine = engine
+        self._shell = shell
+        self._send = send
+        self._error: BaseException | None = None
+        self._frames: TracebackType | None = None
+        self._sources = contextlib.ExitStack()
+        self.run: FrozenRun | None = None
+        """The run that failed.  None: the engine is not frozen."""
+
+    def keep(self, key: RunKey, task: int, error: BaseException) -> None:
+        """Freeze the engine with the frames of an error; an error without frames of the user's changes nothing.
+
+        Called before the error is packed, which leaves it without its frames.
+
+        task: the task as people know it: of a chunk, the item that failed.
+        """
+        frames = user_frames(traceback_of(error))
+        if frames is None or self.run is not None:
+            return
+        self._error, self._frames = error, frames
+        text = f"{type(error).__name__}: {text_of(error)}".partition("\n")[0]
+        self.run = FrozenRun(key, task, text[:ERROR_CHARS_MAX], place_of(error), time.time())
+        with contextlib.suppress(Exception):  # the error's class may do anything
+            BaseException.add_note(error, f"its engine keeps the frames for a while: tc.debug({task}) opens them")
+
+    def offer(self, filename: str, code: str) -> None:
+        """Let ``%debug`` and ``%tb`` find the frames, and tell the agent. Called when the run's end is recorded.
+
+        filename, code: of the run itself, as its frames name it; "" if it has none.
+        """
+        __tracebackhide__ = True  # the debugger does not show this frame
+        error, frames, run = self._error, self._frames, self.run
+        if error is None or frames is None or run is None:
+            return
+        self._sources.enter_context(known_sources([frames]))
+        if filename:
+            linecache.cache[filename] = (len(code), None, code.splitlines(keepends=True), filename)
+        # IPython leaves out the first frame of a traceback, which is its own.
+        here = sys._getframe()
+        whole = TracebackType(frames, here, here.f_lasti, here.f_lineno)
+        BaseException.with_traceback(error, whole)
+
+        def restore() -> None:
+            sys.last_type, sys.last_value, sys.last_traceback = type(error), error, whole
+            if sys.version_info >= (3, 12):
+                sys.last_exc = error
+            self._shell.InteractiveTB.tb = whole
+
+        restore()
+        self._shell.restore_error_of_task = restore  # `client.frozen` calls it: errors in a console come after this one
+        self._send(Frozen(self._engine, run))
+
+    def used(self) -> None:
+        """Note that a console runs a cell: the engine's time begins anew."""
+        if self.run is not None:
+            self.run = msgspec.structs.replace(self.run, used_s=time.time())
+            self._send(Frozen(self._engine, self.run))

@@ -22,7 +22,7 @@ from collections.abc import Callable
 from operator import is_
 from typing import Any
 
-from .helper_processes import TaskForkServer
+from .child_processes import TaskForkServer
 from .surroundings import Priority, Surrounding
 
 _ABSENT = object()

@@ -353,7 +353,7 @@ class EngineLane:
             self._give_back(message.runs, "recalled")
         elif isinstance(message, LaneExit):
             self._give_back(list(self._held), "stopping")
-            self._loop.call_soon_threadsafe(self._stop)
+            self._loop.call_soon_threadsafe(self._when_free, self._works.stop)
 
     def _take_batch(self, batch: TaskBatch) -> None:
         functions = self._functions
@@ -515,9 +515,6 @@ class EngineLane:
             return self._commands.popleft()
         except IndexError:  # the other thread has taken it
             return None
-
-    def _stop(self) -> None:
-        self._when_free(self._works.stop)
 
 
 def _has_input(fd: int) -> bool:

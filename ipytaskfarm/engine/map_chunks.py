@@ -5,6 +5,7 @@ from __future__ import annotations
 import contextlib
 import os
 import time
+from collections import OrderedDict
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from itertools import starmap
 from types import MappingProxyType
@@ -13,8 +14,9 @@ from typing import Any, NamedTuple
 from ..core.errors import InputsLost, TaskRejectError, UnpickleableException
 from ..core.messages.payload import FailureBody, ResultBody
 from ..core.messages.task_types import Deferral, FailureSummary, ItemEnd, LostInputs
-from ..core.signatures import signature_of
+from ..core.signatures import called_name, signature_of
 from ..core.states import DEFERS, LOSES_INPUTS, Reason
+from ..serialization.modules import bundles_of
 from ..serialization.pack import for_many, pack
 from ..serialization.tracebacks import argument_texts
 from ..storage.blobs import BlobWriter
@@ -23,6 +25,7 @@ from .change_hooks import CHANGES
 from .child_processes import leave_fork
 from .current import Deferred, details_of
 from .failures import described
+from .plain import function_reaches
 from .sinks import SINK, Sink, WrittenByItem
 
 SINGLY = 100
@@ -71,7 +74,7 @@ class Known:
         self.kept: list[object] = []
         """Keeps them alive."""
         self.reaches = reaches
-        """Whether its code mentions state that belongs to the whole process, see `side_effects`."""
+        """Whether its code mentions state that belongs to the whole process, see `function_reaches`."""
         self.segment = 1
         """The number of calls in the next segment."""
         self.singly = 0
@@ -128,8 +131,7 @@ class ItemNames(NamedTuple):
     def name(self, index: int) -> str:
         """Return an item's name: ``item 37 of 60: f(x=0.3)``."""
         of = "" if self.total is None else f" of {self.total}"
-        called = getattr(self.function, "__name__", None) or type(self.function).__name__
-        return f"item {self.first + index}{of}: {called}({self._arguments(index)})"
+        return f"item {self.first + index}{of}: {called_name(self.function)}({self._arguments(index)})"
 
     def _arguments(self, index: int) -> str:
         arguments = self.arguments(index)
@@ -235,7 +237,7 @@ class ChunkCalls:
         self._left: Any = None
         """Yields the items of the present segment that are not begun."""
         self.is_left = False
-        """Whether the items behind the one that runs are left to other engines, see `item_waits`."""
+        """Whether the items behind the one that runs are left to other engines, see `ItemWatch`."""
         self._is_forked = False
         """Whether this is a copy in a forked child of an item."""
         self.frozen = False
@@ -495,3 +497,42 @@ def _refusal(value: Any) -> Exception | None:
     except UnpickleableException as error:
         return error
     return None
+
+
+CALLABLES_KEPT = 512
+CALLABLES_BYTES_MAX = 256 * 1024 * 1024
+
+
+class Callables:
+    """Unpacked functions by digest. The least recently used one is dropped first."""
+
+    def __init__(self) -> None:
+        self._kept: OrderedDict[str, tuple[Known, int]] = OrderedDict()
+        self._bytes = 0
+
+    def get(self, digest: str) -> Known | None:
+        """Return the function if it is kept, else None."""
+        found = self._kept.get(digest)
+        if found is None:
+            return None
+        self._kept.move_to_end(digest)
+        return found[0]
+
+    def clear(self) -> None:
+        """Forget all functions."""
+        self._kept.clear()
+        self._bytes = 0
+
+    def add(self, digest: str, function: Callable[..., Any], size_bytes: int) -> Known:
+        """Keep a function and return its entry.
+
+        `size_bytes` is the size of its code, including the data that it carries.
+        """
+        known = Known(function, function_reaches(function), bundles_of(getattr(function, "brought", ((), ()))[1]))
+        self._bytes -= self._kept.pop(digest, (known, 0))[1]
+        self._kept[digest] = known, size_bytes
+        self._bytes += size_bytes
+        while len(self._kept) > CALLABLES_KEPT or (self._bytes > CALLABLES_BYTES_MAX and len(self._kept) > 1):
+            _, (_, gone) = self._kept.popitem(last=False)
+            self._bytes -= gone
+        return known

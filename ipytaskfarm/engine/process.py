@@ -36,16 +36,14 @@ from ..core.messages.blob_chunks import BlobHere, BlobKept
 from ..core.messages.payload import FailureBody
 from ..core.messages.running_task import TaskReply
 from ..serialization import rebuild_proxies
-from ..serialization.missing_modules import name_place
+from ..serialization.exceptions import name_place
 from ..serialization.rebuild_maps import was_named
 from ..storage.blobs import Blobs, fetch_from, use
 from ..system.bell import Bell
 from ..system.flight_recorder import Recorder
 from ..version import __version__
-from . import pool_watch, shared_memory
 from .baseline import LOOK_EVERY_S, Baseline
 from .capture import Capture
-from .cells import Cells
 from .child_processes import Starts
 from .commands import Commands
 from .descriptors import catch_descriptors
@@ -53,21 +51,19 @@ from .edited_modules import EDITED
 from .environments import Environments
 from .fetching import BlobRequests, NodeBlobs
 from .interrupt import Interrupts
-from .kernel import EngineApp, make_app
+from .kernel import Cells, EngineApp, make_app
 from .lane import EngineLane, QueuedRun, Step
-from .loops import Loops
+from .library_hooks import bars_as_text, keep_attached_memory, watch_pools
 from .namespace import Namespace
 from .plain import PlainTest
 from .profiling import Profiling
-from .progress_bars import bars_as_text
-from .properties import Properties
-from .property_reports import PropertyReports
+from .properties import Properties, PropertyReports
 from .result_bell import PAUSE_S, ResultBell
 from .runner import Runner
 from .shared_parts import Parts
 from .sinks import SINK
 from .streams import follow_threads, forget_parent
-from .surroundings import Faults
+from .surroundings import Faults, Loops
 
 
 class EngineSettings(msgspec.Struct, frozen=True):
@@ -222,8 +218,8 @@ class EngineProcess:
     def _prepare_for_children(self) -> None:
         """Prepare child processes of tasks to find by-value objects, and error messages to name this engine."""
         Starts(f"{self._settings.folder}/modules-{self._counter}").install()
-        pool_watch.install()
-        shared_memory.install()
+        watch_pools()
+        keep_attached_memory()
         rebuild_proxies.inherits = True
         name_place(f"on node {self._facts['node']}, engine {self._settings.id}")
 

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import threading
+import time
 from collections.abc import Callable, Iterable, Mapping
 from threading import RLock
 from typing import Any, TypeAlias
@@ -9,6 +11,7 @@ from typing import Any, TypeAlias
 from ..core.arguments import INT_MAX, INT_MIN
 from ..core.errors import InvalidProperty, UnpickleableException
 from ..core.limits import PROPERTIES_BYTES, properties_bytes
+from ..core.messages import PropertiesChanged
 from ..core.text import escaped, exactly, is_utf8, shown
 from ..serialization.pack import pack
 
@@ -135,3 +138,65 @@ def _check_size(packed: bytes, plain: Mapping[str, str | float | bool]) -> None:
             f"the engine's properties would have {size:,} bytes, and {PROPERTIES_BYTES:,} are the most: nothing was "
             "changed. Properties are for choosing engines; keep data in the namespace (push), or in files"
         )
+
+
+PAUSE_S = 0.05
+"""The shortest time between two reports, unless something that follows them is reported in between."""
+BYTES_PER_S = 16 << 20
+"""Large properties wait longer."""
+SMALL_BYTES = 64 << 10
+"""So much is reported before a result, however short the pause was."""
+
+
+class PropertyReports:
+    """Sends reports, or keeps the last one until it is due: each has all properties."""
+
+    def __init__(
+        self,
+        send: Callable[[PropertiesChanged], None],
+        wait: Callable[[], None],
+        clock: Callable[[], float] = time.monotonic,
+    ) -> None:
+        """Create it; wait: called when a report waits: somebody must call `watch` soon."""
+        self._send = send
+        self._wait = wait
+        self._clock = clock
+        self._lock = threading.RLock()
+        self._waiting: PropertiesChanged | None = None
+        self._due_s = 0.0
+
+    @property
+    def is_waiting(self) -> bool:
+        """Return whether a report waits."""
+        return self._waiting is not None
+
+    def changed(self, report: PropertiesChanged) -> None:
+        """Take the newest report. Any thread may call this."""
+        with self._lock:
+            self._waiting = report
+            self._send_if_due()
+        if self._waiting is not None:
+            self._wait()
+
+    def watch(self) -> None:
+        """Send the report that waits if it is due."""
+        if self._waiting is not None:
+            with self._lock:
+                self._send_if_due()
+
+    def flush(self) -> None:
+        """Send the report that waits before something is reported that follows it, unless it is large."""
+        waiting = self._waiting
+        if waiting is not None:
+            with self._lock:
+                if properties_bytes(waiting.packed, waiting.plain) <= SMALL_BYTES:
+                    self._due_s = 0.0
+                self._send_if_due()
+
+    def _send_if_due(self) -> None:
+        report, now_s = self._waiting, self._clock()
+        if report is None or now_s < self._due_s:
+            return
+        self._waiting = None
+        self._due_s = now_s + max(PAUSE_S, properties_bytes(report.packed, report.plain) / BYTES_PER_S)
+        self._send(report)

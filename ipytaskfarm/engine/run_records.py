@@ -1,25 +1,99 @@
-"""Composes the records of ended runs for the flight recorder."""
+"""Runs in progress, items of chunks that wait, and the records of ended runs for the flight recorder."""
 
 from __future__ import annotations
 
+import _thread
+import asyncio
+import os
+import threading
+import time
+from collections.abc import Callable
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
 import msgspec
 
-from ..core.errors import InputsLost, TaskRejectError
-from ..core.messages.payload import CallWork, FailureBody, ResultBody
-from ..core.messages.task_types import Deferral, Ended, FailureSummary, ItemsEnded, LostInputs
+from ..core.errors import InputsLost, TaskRejectError, TimeLimitExceeded
+from ..core.messages import Run
+from ..core.messages.payload import CallWork, FailureBody, ResultBody, StringWork
+from ..core.messages.running_task import ItemsLeft
+from ..core.messages.task_types import (
+    Deferral,
+    Ended,
+    FailureSummary,
+    FrozenRun,
+    ItemEnd,
+    ItemsEnded,
+    LostInputs,
+    RunKey,
+)
 from ..core.states import DEFERS, LOSES_INPUTS, Reason
 from ..core.text import encoded, text_of
 from ..serialization.pack import pack
 from ..serialization.shared_values import take_added
 from ..storage.blobs import BlobWriter
 from ..system.process import own_bytes
-from .attempts import RunningAttempt
 from .current import Deferred, details_of
 from .edited_modules import EDITED
 from .edits import differs_from
 from .failures import brief, described
 from .map_chunks import ChunkCalls, pack_values
 from .plain import source_of
+from .sinks import Sink
+
+if TYPE_CHECKING:
+    from .child_processes import Brought
+    from .current import CurrentTask
+    from .map_chunks import ChunkCalls, ItemNames
+
+
+class RunningAttempt:
+    """One run in progress."""
+
+    __slots__ = (
+        "run", "work", "sink", "started_s", "begun", "unready", "current", "brought", "reaches", "chunk", "item",
+        "raised", "row", "task", "is_open", "frozen",
+    )  # fmt: skip
+
+    def __init__(self, run: Run) -> None:
+        self.run = run
+        self.work: StringWork | CallWork | None = None
+        self.sink = Sink()
+        self.started_s = time.time()
+        self.begun = 0.0
+        self.unready = False
+        """Its environment could not be set up."""
+        self.current: CurrentTask | None = None
+        self.brought: Brought | None = None
+        """What its arguments brought by value."""
+        self.reaches = False
+        """Its code looks as if it changed what belongs to the whole process."""
+        self.chunk: ChunkCalls | None = None
+        """The calls of a chunk of a map."""
+        self.item: tuple[ItemNames, int] | None = None
+        """Of a run of one item of a map: its names, and its index among them."""
+        self.raised: BaseException | None = None
+        """What the farm has raised in it: it was aborted, or is over its time limit."""
+        self.row = 0
+        """Of a coroutine that runs beside others: its row in the flight recorder."""
+        self.task: asyncio.Task[None] | None = None
+        """Of a coroutine that runs beside others: the loop's task."""
+        self.is_open = False
+        """Of a coroutine that runs beside others: whether the user's code runs, so that it may be interrupted."""
+
+        self.frozen: FrozenRun | None = None
+        """Set if its failure has frozen the engine."""
+
+    @property
+    def key(self) -> RunKey:
+        """Return the run's key."""
+        return self.run.task, self.run.attempt
+
+    def outcome(self) -> Reason:
+        """Return the reason of a run that failed."""
+        if isinstance(self.raised, TimeLimitExceeded):
+            return Reason.TIME_LIMIT
+        return Reason.ABORTED if self.raised is not None else Reason.ERROR
 
 
 class RunRecords:
@@ -156,3 +230,64 @@ class RunRecords:
         if attempt.unready and attempt.raised is None:
             return Reason.ENVIRONMENT
         return attempt.outcome()
+
+
+WAITS_S = 0.5
+"""An item that has run for this many seconds waits, if it was busy for less than this share of them."""
+BUSY = 0.1
+LONG_S = 5.0
+"""An item that computes is left with its engine after this many seconds: perhaps it waits in a loop."""
+
+
+class ItemWatch:
+    """What an engine's lane has seen of the item that runs.
+
+    Items of one chunk run one after another. If one waits for another one, or for something that only happens when a
+    value of an earlier one has arrived, it would wait for ever. So while an item waits, the values before it are sent,
+    and the items behind it go to other engines. See docs/decisions/0087.
+
+    send: sends a message to the agent; any thread may call it. encode: encodes the result of an item.
+    """
+
+    def __init__(self, engine: str, send: Callable[[ItemsLeft], None], encode: Callable[[ResultBody], bytes]) -> None:
+        self._engine = engine
+        self._send = send
+        self._encode = encode
+        self._seen: tuple[RunKey, int] | None = None
+        """The chunk's run, and the item that ran at the last look."""
+        self._since_s = self._busy_s = 0.0
+
+    def look(self, attempt: RunningAttempt, chunk: ChunkCalls) -> None:
+        """Look at the item that runs.  The lane's thread calls this 20 times a second."""
+        if chunk.is_left:
+            return
+        now_s, busy_s = time.monotonic(), _main_busy_s()
+        seen = attempt.key, len(chunk.values)
+        if seen != self._seen:
+            self._seen, self._since_s, self._busy_s = seen, now_s, busy_s
+            return
+        run_s = now_s - self._since_s
+        waits = run_s >= WAITS_S and busy_s - self._busy_s < BUSY * run_s
+        if waits or run_s >= LONG_S:
+            values = chunk.leave_rest()
+            # Values have code of their own, which may wait for anything: the lane's thread must not.
+            _thread.start_new_thread(self._tell, (attempt, chunk, values))
+
+    def _tell(self, attempt: RunningAttempt, chunk: ChunkCalls, values: list[Any]) -> None:
+        told: list[ItemEnd] = []
+        try:
+            chunk.tell_before(values, attempt.sink.item_outputs(), self._encode, told)
+        except Exception:  # of the others, the chunk's end tells
+            pass
+        self._send(ItemsLeft(self._engine, attempt.key, len(values), told))
+
+
+def _main_busy_s() -> float:
+    """Return the seconds for which the main thread has computed, or has waited for a core to do so."""
+    try:
+        computed_ns, queued_ns, _ = Path(f"/proc/self/task/{os.getpid()}/schedstat").read_text().split()
+        return (int(computed_ns) + int(queued_ns)) / 1e9
+    except (OSError, ValueError):  # not every kernel tells
+        ident = threading.main_thread().ident
+        assert ident is not None
+        return time.clock_gettime(time.pthread_getcpuclockid(ident))

@@ -36,32 +36,22 @@ from ..serialization.rebuild import came
 from ..serialization.references import give_inputs
 from ..serialization.shared_values import forget_added
 from ..storage.blobs import BlobWriter
-from .attempts import RunningAttempt
-from .baseline import LONG_S
+from .baseline import LONG_S, Garbage
 from .begun_marks import BegunMarks
-from .callables import Callables
 from .capture import nothing_new
-from .child_processes import Brought, ChildProcesses, TaskMain, leave_fork, prepare_older, take_came
-from .code_templates import Plain
+from .child_processes import LOKY_WORKERS, Brought, ChildProcesses, TaskMain, leave_fork, prepare_older, take_came
 from .coroutines import Coroutines, attempt_here
-from .current import CurrentTask, Deferred, Interruptible
+from .current import CurrentTask, Deferred, Interruptible, giver
 from .edits import Edits
-from .failures import half_imported
-from .freezer import Freezer
-from .garbage import Garbage
-from .helper_processes import LOKY_WORKERS
-from .inputs import giver
+from .failures import Freezer, half_imported
 from .interrupt import Interrupts, cancelled, deadline_ns, told
-from .item_waits import ItemWatch
 from .lane import QueuedRun, Step
-from .map_chunks import ChunkCalls, ItemNames, Known, call_each, pack_values
-from .namespace import assigned_names
-from .plain import PlainTest, source_of
-from .run_records import RunRecords
+from .map_chunks import Callables, ChunkCalls, ItemNames, Known, call_each, pack_values
+from .namespace import assigned_names, task_names, written_globals
+from .plain import Plain, PlainTest, source_of
+from .run_records import ItemWatch, RunningAttempt, RunRecords
 from .shared_parts import Parts
 from .sinks import SINK
-from .task_names import task_names
-from .written_globals import written_globals
 
 Call: TypeAlias = Callable[[], Any]
 """The guarded part of a run: returns the packed value, or a coroutine that returns it."""

@@ -11,12 +11,12 @@ from ..storage.blobs import BlobStore
 from ..system.flight_recorder import Recorder
 from .baseline import Baseline
 from .capture import Capture
-from .cells import Cells
 from .environments import Environments
-from .loops import Loops
+from .kernel import Cells
 from .namespace import Namespace
 from .profiling import Profiling
 from .properties import Properties
+from .surroundings import Loops
 
 
 @dataclass(frozen=True)

@@ -196,10 +196,6 @@ class WrittenByItem(NamedTuple):
     outputs: list[dict[str, Any]]
 
 
-def _without_item(output: dict[str, Any]) -> dict[str, Any]:
-    return {key: value for key, value in output.items() if key != "item"}
-
-
 class Sink:
     """The output of one run. It exists before the run and is read after it. Any thread of the run may call `write`."""
 
@@ -287,7 +283,8 @@ class Sink:
         for output in self.outputs or ():
             if output["item"] < 0:
                 continue  # it was cleared
-            displays.setdefault(output["item"], []).append(_without_item(output))
+            shown = {key: value for key, value in output.items() if key != "item"}
+            displays.setdefault(output["item"], []).append(shown)
         return {
             item: WrittenByItem(encodable(out.get(item, "")), encodable(err.get(item, "")), displays.get(item, []))
             for item in sorted({*out, *err, *displays})

@@ -92,11 +92,11 @@ if TYPE_CHECKING:
         TimeoutError as TimeoutError,
         UnmetDependency as UnmetDependency,
     )
-    from ipytaskfarm.adapters.ipyparallel.executors import ViewExecutor as ViewExecutor
     from ipytaskfarm.adapters.ipyparallel.references import Reference as Reference, interactive as interactive
     from ipytaskfarm.adapters.ipyparallel.remote_functions import (
         PartsFunction as ParallelFunction,
         RemoteFunction as RemoteFunction,
+        ViewExecutor as ViewExecutor,
         parallel as parallel,
         remote as remote,
     )

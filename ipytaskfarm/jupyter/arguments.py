@@ -15,6 +15,20 @@ from IPython.utils.process import arg_split  # type: ignore[attr-defined]
 from ..core.text import did_you_mean
 
 _KINDS = {"int": "a whole number", "float": "a number"}
+_CODE = "; code goes into a cell that begins with %%task"
+_MEANT = {
+    "%task": {
+        **dict.fromkeys(("cancel", "kill", "stop"), "abort"), **dict.fromkeys(("wait", "join"), "barrier"),
+        **dict.fromkeys(("clear", "delete"), "remove"), **dict.fromkeys(("output", "stdout", "show"), "result"),
+        "errors": "failures", "why": "explain", "list": "%tasks",
+    },
+    "%taskfarm": {
+        "scale": "!ipytaskfarm engines add N", "engines": "!ipytaskfarm engines", "web": "!ipytaskfarm web",
+        "view": "tc.view()", "list": "!ipytaskfarm list", "jobs": "%task jobs", "restart": "stop, then start",
+        "help": "%taskfarm?", "pause": "%task pause", "resume": "%task resume",
+    },
+}  # fmt: skip
+"""Magic -> a word that is none of its actions -> what does it."""
 
 
 def parse_line(magic: Any, name: str, line: str) -> argparse.Namespace:
@@ -88,7 +102,8 @@ def _complaint(parser: MagicArgumentParser, name: str, error: argparse.ArgumentE
     word = wrong[2] or wrong[3]
     if action.choices is not None:
         choices: Iterable[str] = [str(each) for each in action.choices]
-        near = did_you_mean(word, choices, "")
-        each = ", ".join(choices)
+        meant = "" if flag else _MEANT.get(name, {}).get(word, "")
+        near = f", did you mean {meant}?" if meant else did_you_mean(word, choices, "")
+        each = ", ".join(choices) + (_CODE if name == "%task" and not flag else "")
         return f"there is no {flag or action.dest} {word!r}{near}" + ("" if near else f"; it is one of {each}")
     return f"{flag or action.dest} takes {_KINDS.get(wrong[1], wrong[1])}, not {word!r}"

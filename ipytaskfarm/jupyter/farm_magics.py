@@ -83,8 +83,9 @@ class FarmStatusView:
             f"controller: pid {s.pid} at {self._address} since {_time(s.started_s)}, {number(s.clients, 'client')}",
             f"store: {s.store_bytes / 2**20:.1f} MiB",
             f"tasks: {counts}",
+            *([] if s.stopping or not s.refusing else [f"no task is accepted: {s.refusing}"]),
             *(
-                f"agent on {a['node']}: pid {a['pid']}, {a['state']}, {a['starting']} engines starting"
+                f"agent on {a['node']}: pid {a['pid']}, {a['state']}, {number(a['starting'], 'engine')} starting"
                 for a in s.agents
             ),
             f"engines: {sum(e.state in ('idle', 'busy') for e in s.engines)} of {s.wanted} ready",
@@ -138,6 +139,9 @@ class FarmMagics(Magics):
             raise UsageError(f"%taskfarm: --wait must be 0 seconds or more, not {given.wait:g}")
         if given.farm and given.farm_option:
             raise UsageError(f"%taskfarm: which farm, {given.farm} or {given.farm_option}?")
+        if given.action == "start" and (given.farm or "").isdecimal():
+            n = given.farm
+            raise UsageError(f"%taskfarm start {n}: -n {n} starts {n} engines, --farm {n} a farm {n!r}")
         farm = given.farm or given.farm_option
         with short_errors():
             if given.action == "connect":

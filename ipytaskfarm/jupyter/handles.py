@@ -8,12 +8,11 @@ import html
 import threading
 import time
 from collections.abc import Generator, Iterable
-from typing import Any
+from typing import Any, NoReturn
 
 from ..client import TaskClient, TaskResult
-from ..client.display import text_html
 from ..client.estimate import span
-from ..client.output_printer import Displays, SeenOutput, rest_of
+from ..client.output_printer import Displays, SeenOutput, rest_of, text_html
 from ..client.results import NS
 from ..client.screens import Slot
 from ..client.streams import Stream
@@ -76,6 +75,9 @@ class TaskHandle:
 
     def __index__(self) -> int:
         return self.id
+
+    def __float__(self) -> NoReturn:
+        raise TypeError(f"the handle of task {self.id} is no number: its result() has the task's values")
 
     def __repr__(self) -> str:
         try:

@@ -15,8 +15,8 @@ from IPython.core.magic import no_var_expand
 from IPython.core.magic_arguments import argument, magic_arguments
 
 from ..client import MultiEngineClient
+from ..client.adapters import offer_magics
 from ..client.commands import PendingResult, show_entries
-from ..client.offered_magics import offer_magics
 from .arguments import check_variable, parse_line
 from .tracebacks import cell_place, short_errors
 

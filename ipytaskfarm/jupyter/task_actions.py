@@ -16,11 +16,12 @@ from IPython.core.error import UsageError
 from ..client import TaskClient
 from ..client.debugging import raised_by_task
 from ..client.ids import not_registered
+from ..client.operate import find_job
 from ..client.tables import FailureGroups
 from ..core.messages import ListTasks
 from ..core.messages.tables import TaskRows
 from ..core.parsing import parse_since
-from ..display.text import CELL_MAX, safe
+from ..display.text import CELL_MAX, number, safe
 
 
 @dataclass
@@ -60,8 +61,13 @@ def _abort(client: TaskClient, asked: ActionArguments) -> None:
     interrupt, reason = not asked.options.no_interrupt, asked.options.reason or ""
     if asked.options.job:
         client.job(asked.options.job).abort(reason, interrupt)
+        print(f"{_held(client, asked)} is aborted")
+        return
+    aborted = client.abort(asked.ids[0] if len(asked.ids) == 1 else asked.ids, interrupt, reason)
+    if left := len(asked.ids) - len(aborted):
+        print(f"{number(len(aborted), 'task')} aborted; {left:,} had ended")
     else:
-        client.abort(asked.ids[0] if len(asked.ids) == 1 else asked.ids, interrupt, reason)
+        print(f"{number(len(aborted), 'task')} aborted")
 
 
 def _retry(client: TaskClient, asked: ActionArguments) -> list[int]:
@@ -75,7 +81,8 @@ def _restart(client: TaskClient, asked: ActionArguments) -> list[int]:
 def _remove(client: TaskClient, asked: ActionArguments) -> int:
     if asked.options.all:
         return client.clear()
-    return client.clear(client.job(asked.options.job).ids if asked.options.job else asked.ids)
+    # A job's own ids are those of the last retries.
+    return client.clear(find_job(client.session, asked.options.job).task_ids() if asked.options.job else asked.ids)
 
 
 def _priority(client: TaskClient, asked: ActionArguments) -> None:
@@ -83,9 +90,10 @@ def _priority(client: TaskClient, asked: ActionArguments) -> None:
     if priority is None:
         raise UsageError("%task priority: which priority? --to N; tasks with a higher one start first, 0 is usual")
     if asked.options.job:
-        print(f"{client.job(asked.options.job).set_priority(priority)} tasks of priority {priority}")
+        changed = client.job(asked.options.job).set_priority(priority)
     else:
-        client.set_priority(asked.ids[0] if len(asked.ids) == 1 else asked.ids, priority)
+        changed = len(client.set_priority(asked.ids[0] if len(asked.ids) == 1 else asked.ids, priority))
+    print(f"{number(changed, 'unfinished task')} of priority {priority}")
 
 
 def _pause(client: TaskClient, asked: ActionArguments) -> None:
@@ -142,6 +150,7 @@ def _mark_done(client: TaskClient, asked: ActionArguments) -> None:
     result = None if asked.options.result is None else asked.value_of(asked.options.result)
     for task_id in asked.ids:
         client.mark_done(task_id, result)
+    print(f"{number(len(asked.ids), 'task')} marked as succeeded")
 
 
 def _mark_failed(client: TaskClient, asked: ActionArguments) -> Any:

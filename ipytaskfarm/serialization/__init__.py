@@ -5,8 +5,8 @@ puts them together on the other side, ``digests`` names functions and classes, `
 ``modules`` loads modules that travel by value. Controller and agents never import this package: they forward payloads
 as bytes.
 
-Pickles name the modules of the functions that rebuild their objects. Stores from before these modules were renamed
-contain the old names; `STORED_NAMES` keeps such pickles readable.
+Pickles name the modules of the functions that rebuild their objects, and of the objects' classes. Stores and sessions
+from before these modules were renamed contain the old names; `STORED_NAMES` keeps such pickles readable.
 """
 
 from __future__ import annotations
@@ -30,6 +30,11 @@ STORED_NAMES = {
     "ipytaskfarm.doors.pack_cycles": "ipytaskfarm.serialization.hash_cycles",
     "ipytaskfarm.doors.pack_parts": "ipytaskfarm.serialization.exception_parts",
     "ipytaskfarm.doors.pack_stages": "ipytaskfarm.serialization.definition_stages",
+    "ipytaskfarm.adapters.ipyparallel.execute_reply": "ipytaskfarm.adapters.ipyparallel.display",
+    "ipytaskfarm.client.kept_commands": "ipytaskfarm.client.multiengine",
+    "ipytaskfarm.client.nodes": "ipytaskfarm.client.tables",
+    "ipytaskfarm.client.profile_tables": "ipytaskfarm.client.profiles",
+    "ipytaskfarm.client.task_messages": "ipytaskfarm.client.operate",
 }
 """Module name in stored pickles -> the present module with the same functions."""
 

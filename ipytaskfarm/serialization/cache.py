@@ -10,6 +10,8 @@ import sys
 import uuid
 import weakref
 from collections import OrderedDict
+from math import inf
+from time import monotonic
 from typing import Any
 
 from ..core.messages.payload import DIGEST_BYTES, IN_BLOB, READ_ONLY, WITH_BUFFERS
@@ -30,45 +32,58 @@ _POOLED_MAX = 8
 _modules = sys.modules
 _ENTRIES_MAX = 1024
 _OUT_OF_BAND_BYTES = 16 * 1024
+_BESIDE_BYTES = 2**20
+"""So many bytes of buffers that are too small to be blobs stand beside a pickle. Further ones stay in it, so that it
+becomes a blob itself: a list of a thousand small arrays would travel inside messages."""
 _ALIGNMENT = 64
-_DEFINITION_BYTES = 16 * 2**20
+_PAUSE_LOOKS = 100
+_DEFINITION_BYTES = 4 * 2**20
 """The pickle of a function is a blob from this size on. Smaller ones, with sources of modules in them, stay inside:
 then the function has a name that does not depend on its pickle, and is not packed again at each call."""
 
 
-def keep_inside(buffer: pickle.PickleBuffer, beside: list[memoryview]) -> bool:
-    """Return whether a buffer stays in the pickle. If not, the buffer has been added to `beside`."""
-    try:
-        raw = buffer.raw()
-    except BufferError:
-        return True  # not contiguous
-    if raw.nbytes < _OUT_OF_BAND_BYTES:
-        return True
-    beside.append(raw)
-    return False
+class _Beside:
+    """The buffers that stand beside a pickle."""
 
-
-class _Sink:
-    """A pickler with its output and the large buffers that it met."""
-
-    __slots__ = ("buffers", "file", "pickler")
+    __slots__ = ("buffers", "small_bytes")
 
     def __init__(self) -> None:
-        self.file = io.BytesIO()
         self.buffers: list[memoryview] = []
-        self.pickler = Pickler(self.file, 5, buffer_callback=self.take)
+        self.small_bytes = 0
 
     def take(self, buffer: pickle.PickleBuffer) -> bool:
-        """Return whether the buffer stays in the pickle."""
-        return keep_inside(buffer, self.buffers)
+        """Return whether a buffer stays in the pickle."""
+        try:
+            raw = buffer.raw()
+        except BufferError:
+            return True  # not contiguous
+        if raw.nbytes < _OUT_OF_BAND_BYTES:
+            return True
+        if raw.nbytes < BLOB_BYTES:
+            self.small_bytes += raw.nbytes
+            if self.small_bytes > _BESIDE_BYTES:
+                return True
+        self.buffers.append(raw)
+        return False
+
+
+class _Sink(_Beside):
+    """A pickler with its output and the large buffers that it met."""
+
+    __slots__ = ("file", "pickler")
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.file = io.BytesIO()
+        self.pickler = Pickler(self.file, 5, buffer_callback=self.take)
 
     def dump(self, obj: Any, writer: BlobWriter | None) -> bytes:
         """Return one pack. After an exception the sink must not be used again."""
         dump_settled(self.pickler, self.file, obj)
         data = self.file.getvalue()
         if self.buffers or (writer is not None and len(data) >= BLOB_BYTES):
-            data = _frame(data, self.buffers, writer)
-            self.buffers = []
+            data = b"".join(_laid_out(data, self.buffers, writer))
+            self.buffers, self.small_bytes = [], 0
         self.file.seek(0)
         self.file.truncate()
         self.pickler.forget()
@@ -92,10 +107,6 @@ def dumps(obj: Any, writer: BlobWriter | None = None) -> bytes:
     if len(_pool) < _POOLED_MAX:
         _pool.append(sink)
     return data
-
-
-def _frame(data: bytes, buffers: list[memoryview], writer: BlobWriter | None) -> bytes:
-    return b"".join(_laid_out(data, buffers, writer))
 
 
 def _laid_out(
@@ -204,7 +215,7 @@ def _part(view: memoryview, position: int, size: int) -> tuple[memoryview, int]:
 class KeptEntry:
     """A kept value with its guards."""
 
-    __slots__ = ("guards", "owner", "seen", "value")
+    __slots__ = ("guards", "look_s", "owner", "seen", "value")
 
     def __init__(self, owner: weakref.ref[Any], guards: list[Guard] | None, value: Any) -> None:
         self.owner = owner
@@ -213,6 +224,8 @@ class KeptEntry:
         self.value = value
         self.seen = b""
         """The function's pack at the most recent look; only used if `guards` is None."""
+        self.look_s = inf
+        """When to look again at what the function reads of this session."""
 
 
 class KeptPacks:
@@ -274,8 +287,25 @@ def unchanged_function(function: object) -> Function | None:
     entry = _functions.get(function)
     if entry is None or entry.guards is None or not hold(entry.guards):
         return None
+    if monotonic() >= entry.look_s:
+        _look_again(entry, function)
     known: Function = entry.value
     return known
+
+
+def _look_again(entry: KeptEntry, function: object) -> None:
+    """Tell what this session has set since the function was packed, and tasks do not have."""
+    session_state.begin()
+    entry.look_s = _look_s(function, is_known=True)
+    session_state.end()
+
+
+def _look_s(function: object, *, is_known: bool = False) -> float:
+    """Note what a function reads of this session, and return when to look again, so that looks take 1 % of the time."""
+    began_s = monotonic()
+    session_state.look_through(function, is_known=is_known)
+    ended_s = monotonic()
+    return ended_s + _PAUSE_LOOKS * (ended_s - began_s)
 
 
 def packed_function(function: Any, writer: BlobWriter | None = None, *, is_environment: bool = False) -> Function:
@@ -290,25 +320,18 @@ def packed_function(function: Any, writer: BlobWriter | None = None, *, is_envir
     """
     entry = _functions.get(function)
     # The function is packed first, because the errors of the pickler say which part cannot travel.
-    session_state.begin()
-    used_marks.keys.clear()
     renews = not is_environment and changes_itself(function)
-    packed, named = build.Renewing(function) if renews else function, dict[str, None]()
-    try:
-        parts = _parts_inline(packed, writer)
-    except Exception:
-        kind = None if is_environment else member_pickler()
-        if kind is None:
-            raise
-        session_state.begin()
-        used_marks.keys.clear()
-        parts, named = _parts_inline(packed, writer, kind), kind.named
-        session_state.note_members(getattr(function, "__qualname__", ""), named)
+    packed = build.Renewing(function) if renews else function
+    parts, named = _parts_and_members(packed, writer, None if is_environment else function)
     is_known = entry is not None and _same(entry.seen, parts)
-    if not (is_known or is_environment):
-        session_state.look_through(function)
+    look_s = entry.look_s if entry is not None and is_known else 0.0
+    if is_environment:
+        look_s = inf
+    elif monotonic() >= look_s:
+        look_s = _look_s(function)
     of_session = session_state.end(of_setup=is_environment) or renews
     if entry is not None and is_known:
+        entry.look_s = look_s
         seen: Function = entry.value
         return seen
     code = b"".join(parts)
@@ -330,24 +353,44 @@ def packed_function(function: Any, writer: BlobWriter | None = None, *, is_envir
     made = entry.value if entry is not None and entry.value.digest == digest else Function(digest=digest, code=code)
     sure = digester is not None and digester.sure
     entry = _functions.put(function, digester.guards if digester is not None and sure else None, made)
-    if entry is not None and not sure:
-        entry.seen = code
+    if entry is not None:
+        if not sure:
+            entry.seen = code
+        entry.look_s = look_s
     return made
+
+
+def _parts_and_members(
+    packed: Any, writer: BlobWriter | None, function: object
+) -> tuple[list[bytes | memoryview], dict[str, None]]:
+    """Return the pack of a function, and what in it goes as a member of a module since it cannot be pickled.
+
+    function: the function that is noted to use these members; None: none may go so.
+    """
+    session_state.begin()
+    used_marks.keys.clear()
+    try:
+        return _parts_inline(packed, writer), {}
+    except Exception:
+        kind = member_pickler() if function is not None else None
+        if kind is None:
+            raise
+        session_state.begin()
+        used_marks.keys.clear()
+        parts = _parts_inline(packed, writer, kind)
+        session_state.note_members(getattr(function, "__qualname__", ""), kind.named)
+        return parts, kind.named
 
 
 def _parts_inline(function: Any, writer: BlobWriter | None, kind: type[Pickler] = Pickler) -> list[bytes | memoryview]:
     """Return a pack of the function in parts. Its large buffers are not copied until the parts are joined."""
     if later and later[0] in _modules:
         refuse_connections()
-    buffers: list[memoryview] = []
-
-    def take(buffer: pickle.PickleBuffer) -> bool:
-        return keep_inside(buffer, buffers)
-
-    data = dump_inline(function, kind, take)
-    if not buffers and (writer is None or len(data) < _DEFINITION_BYTES):
+    beside = _Beside()
+    data = dump_inline(function, kind, beside.take)
+    if not beside.buffers and (writer is None or len(data) < _DEFINITION_BYTES):
         return [data]
-    return _laid_out(data, buffers, writer, _DEFINITION_BYTES)
+    return _laid_out(data, beside.buffers, writer, _DEFINITION_BYTES)
 
 
 def _refers_to_blobs(parts: list[bytes | memoryview]) -> bool:

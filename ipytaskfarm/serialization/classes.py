@@ -26,10 +26,10 @@ from collections.abc import Callable, Collection, Iterable
 from typing import Any, get_args
 
 from . import known_classes, rebuild as build, rebuild_classes as build_classes
-from .annotations import EVALUATED_LATE, MADE_BY_PYTHON, own_annotations, texts_of
-from .class_state import state_of_class
 from .definition_stages import After, Stages, Whole, join, reduced
+from .function_parts import EVALUATED_LATE, MADE_BY_PYTHON, own_annotations, texts_of
 from .global_names import annotation_names, is_hint
+from .kept_changes import state_of_class
 from .known_classes import travelled
 from .module_origin import Travel
 from .pickler import (
@@ -48,6 +48,7 @@ from .pickler import (
     reduced_by_pickle,
 )
 from .process_values import asked
+from .standard_values import place_in_context
 
 _TYPES_OF_TYPES = {
     value: name
@@ -84,9 +85,10 @@ def reduce_class(pickler: Pickler, cls: type) -> Reduced:
     derived = _C_TYPES.get(_type_name(type(cls)))
     if derived is not None and _made_by_library(cls):
         return derived(cls)
-    if not pickler.inline:
-        return build.load_class, pickler.packed_class(cls)
-    return take_apart(pickler, cls, *pickler.class_digests(cls))
+    if (place := place_in_context(cls)) is not None:
+        return by_member("mpmath", place)
+    packed = None if pickler.inline else pickler.packed_class(cls)
+    return take_apart(pickler, cls, *pickler.class_digests(cls)) if packed is None else (build.load_class, packed)
 
 
 def _is_of_own_models(cls: type) -> bool:
@@ -516,20 +518,16 @@ def _reduce_parameter(pickler: Pickler, found: Any) -> Reduced:
     named = find_named_variable(found)
     if named is not None:
         return named
-    kind = type(found).__name__
-    build_classes.note_parameter(kind, found)
-    return build_classes.new_parameter, (
-        kind,
-        found.__name__,
-        found.__module__,
-        build_classes.parameter_keywords(found),
-    )
+    build_classes.note_parameter(type(found).__name__, found)
+    return build_classes.new_parameter, build_classes.parameter_parts(found)
 
 
 def _reduce_alias(pickler: Pickler, found: Any) -> Reduced:
     named = find_named_variable(found)
-    start = (found.__name__, found.__value__, found.__type_params__)
-    return named if named is not None else (build_classes.new_type_alias, start)
+    if named is not None:
+        return named
+    start = (found.__name__, found.__module__, [*map(build_classes.parameter_parts, found.__type_params__)])
+    return build_classes.open_type_alias, start, found.__value__, None, None, build_classes.close_type_alias
 
 
 def _reduce_forward_ref(pickler: Pickler, found: Any) -> Reduced:

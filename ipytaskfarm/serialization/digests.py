@@ -31,9 +31,7 @@ from collections.abc import Callable, Iterable
 from typing import Any, TypeAlias
 
 from ..core.errors import VersionMismatch
-from .annotations import annotations_of
 from .changeable_types import HOLDERS, cannot_change, is_array, is_mutable, is_numpys_chance, owned_by
-from .class_state import state_of_class
 from .classes import (
     class_attributes,
     class_hints,
@@ -44,8 +42,9 @@ from .classes import (
     struct_digested,
     without_seeds,
 )
+from .code_objects import place_of
 from .function_imports import imports_of
-from .function_parts import cell_state
+from .function_parts import annotations_of, cell_state
 from .global_names import absent_submodules
 from .guards import (
     AttributesGuard,
@@ -59,9 +58,9 @@ from .guards import (
     RegistrationsGuard,
     SubmodulesGuard,
 )
+from .kept_changes import state_of_class
 from .module_bundles import bundle_of
 from .module_origin import Travel, home_module, travel
-from .moved_code import place_of
 from .pickler import (
     REDUCERS,
     added_attributes,
@@ -76,7 +75,7 @@ from .pickler import (
     used_submodules,
 )
 from .rebuild import is_call
-from .standard_values import default_of, find_named_method
+from .standard_values import default_of, find_named_method, of_library, without_locks
 
 _ITEMS_GUARDED_MAX = 64
 _ITEMS_WALKED_MAX = 4096
@@ -153,7 +152,7 @@ class Digester:
     def __init__(self, seen: Seen | None = None, *, with_state: bool = True) -> None:
         """Create it; `seen` holds what other walks have seen whose objects are used together with this one.
 
-        with_state: whether the state of classes counts, see `class_state`.
+        with_state: whether the state of classes counts, see `state_of_class`.
         """
         self._seen: Seen = {} if seen is None else seen
         self._with_state = with_state
@@ -398,6 +397,8 @@ class Digester:
             members = enum_members(cls)
             extras = enum_extras(cls)
             self.guards.append(MembersGuard(cls))
+            if (boundary := vars(cls).get("_boundary_")) is not None:  # what becomes of bits that have no name
+                attributes = {**attributes, "_boundary_": boundary}
         return self._parts(
             "class",
             cls.__qualname__,
@@ -409,12 +410,9 @@ class Digester:
             tuple((name, tuple(sorted(extra.items()))) for name, extra in extras.items()),
             (self._in_order if self.in_order else self._sorted)("attributes", attributes),
             self._sorted("hints", class_hints(cls)),
-            self._registered(cls),
+            tuple(sorted(map(self.encode, [*registered_subclasses(cls), *registered_with(cls)]))),
             struct_digested(cls),
         )
-
-    def _registered(self, cls: type) -> tuple[bytes, ...]:
-        return tuple(sorted(map(self.encode, [*registered_subclasses(cls), *registered_with(cls)])))
 
     def _module(self, module: types.ModuleType) -> bytes:
         content = content_of(module)
@@ -456,7 +454,7 @@ class Digester:
             obj = obj.copy(order="C")  # the pickler sends it so, and its buffer can be hashed
         reducer = REDUCERS.get(type(obj))
         if reducer is None:
-            reducer = inherited_reducer(type(obj))
+            reducer = inherited_reducer(type(obj)) or of_library(type(obj))
         if reducer is not None:
             reduced = reducer(None, obj)  # type: ignore[arg-type] # those called here do not use the pickler
         if reduced is NotImplemented:
@@ -470,8 +468,15 @@ class Digester:
         if isinstance(reduced, str):
             if not reduced.replace(".", "").isidentifier():  # "f (vectorized)" of `numpy.frompyfunc`
                 raise pickle.PicklingError(f"cannot pickle {reduced!r}")
+            module = getattr(obj, "__module__", None)
+            way = travel(module) if isinstance(module, str) else Travel.REFERENCE
             self.sure = sure and known
-            return self._parts("global", getattr(obj, "__module__", None), reduced)
+            if way is Travel.SOURCE:
+                return self._member(way, str(module), reduced)
+            if way is Travel.LOOSE:
+                self.sure = False
+                return self._parts("named", type(obj), *without_locks(obj.__getstate__()))
+            return self._parts("global", module, reduced)
         reduced = (*reduced, None, None, None)
         parts = (reduced[0], reduced[1], reduced[2], *(tuple(each) for each in reduced[3:5] if each is not None))
         result = self._parts("reduced", *parts)

@@ -30,9 +30,8 @@ import msgspec
 from dill import _dill
 
 from ..core.errors import SessionError
-from .annotations import annotations_of
 from .function_globals import Names, placed, remember
-from .function_parts import cell_state
+from .function_parts import annotations_of, cell_state
 from .module_origin import Travel, travel
 from .pack import pack, unpack
 from .pickler import reduce_exception

@@ -112,7 +112,7 @@ def _is_elsewhere(top: str, folders: set[str]) -> bool:
 
 def _candidates(top: str) -> Iterator[str]:
     yield top
-    yield from _providers().get(top, ())
+    yield from _read_providers(tuple(sys.path)).get(top, ())
 
 
 def _installed(name: str) -> Iterator[tuple[str, str, str]]:
@@ -128,13 +128,9 @@ def _installed(name: str) -> Iterator[tuple[str, str, str]]:
             yield str(own or name), str(version), str(folder)
 
 
-def _providers() -> dict[str, list[str]]:
-    """Return module -> names of its distributions.  The list is read again when ``sys.path`` has changed."""
-    return _read_providers(tuple(sys.path))
-
-
 @functools.lru_cache(maxsize=1)
 def _read_providers(path: tuple[str, ...]) -> dict[str, list[str]]:
+    """Return module -> names of its distributions.  The list is read again when ``sys.path`` has changed."""
     # importlib.metadata.packages_distributions() fails for all if the metadata of one are damaged.
     providers: dict[str, list[str]] = {}
     for found in importlib.metadata.distributions():

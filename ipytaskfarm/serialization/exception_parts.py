@@ -141,14 +141,9 @@ def _is_lost(name: str, value: object, again: dict[str, Any]) -> bool:
 
 
 def open_error(data: bytes, fields: bytes | None) -> BaseException:
-    """Return the exception from its pickle.
+    """Return the exception from its pickle; fields: the pickle of the attributes that it lacks, or None.
 
-    Args:
-        data: the pickle of the exception.
-        fields: the pickle of the attributes that `data` lacks, or None.
-
-    Raises:
-        Any error that the class of the exception raises.
+    Raises any error that the class of the exception raises.
     """
     error = loads(data)
     if not isinstance(error, BaseException):

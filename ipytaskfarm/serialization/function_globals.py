@@ -86,7 +86,7 @@ placed = PlacedNames()
 
 
 class SetupGlobals:
-    """The globals that the setup of this engine's environment has assigned or changed, see `setup_globals`."""
+    """The globals that the setup of this engine's environment has assigned or changed."""
 
     def __init__(self) -> None:
         self.values: dict[str, dict[str, Any]] = {}

@@ -147,26 +147,20 @@ def _by_code(code: types.CodeType, package: str) -> tuple[str, ...]:
 
 
 def names_imported(function: types.FunctionType, used: Mapping[str, Any]) -> tuple[str, ...]:
-    """Return the full names of the modules that a function may import, whether they travel or not.
+    """Return the full names of the modules that a by-value function may import, whether they travel or not.
 
-    Args:
-        function: a function that travels by value.
-        used: the globals that it uses.
+    used: the globals that it uses.
     """
     package = package_of(function.__globals__)
     names = _by_code(function.__code__, package)
-    values = [*_beside(function), *used.values()]
+    beside = (*defaults_of(function), *closure_of(function))
+    values = [*(value for _, value in beside), *used.values()]
     aliases = any(map(is_import_call, values))
     if not aliases and not asks_by_name(function.__code__):
         return names
     found = module_names([*_texts(values[:_TEXTS_MAX]), *(_constants(function.__code__) if aliases else ())])
     more = {full for full in resolve(package, True, found) if full and full != package} if found else ()
     return tuple(sorted({*names, *more}))
-
-
-def _beside(function: types.FunctionType) -> Iterator[Any]:
-    """Yield the defaults of a function, and the values of its closure."""
-    yield from (value for _, value in (*defaults_of(function), *closure_of(function)))
 
 
 def imports_of(function: types.FunctionType, used: Mapping[str, Any]) -> Imports | None:

@@ -11,10 +11,11 @@ import linecache
 import os
 import re
 import sys
+import threading
 import types
 import typing
 import warnings
-from collections.abc import Iterable, Iterator, Mapping
+from collections.abc import Callable, Iterable, Iterator, Mapping
 from typing import Any
 
 _EXTENDED = dis.EXTENDED_ARG
@@ -28,6 +29,7 @@ _BY_NAME = frozenset(
 
 _HINTS_ARE = (type, types.ModuleType, types.FunctionType, typing.TypeVar, typing.ParamSpec, typing.NewType)
 _IN_TYPING = frozenset({"typing", "types", "typing_extensions"})
+_OF_TYPING = _IN_TYPING | {"annotationlib", "collections.abc"}
 
 
 def nested_codes(code: types.CodeType) -> Iterator[types.CodeType]:
@@ -157,12 +159,21 @@ def _names_in(annotation: str) -> tuple[str, ...]:
 
 
 def annotation_names(annotations: Mapping[str, Any]) -> list[str]:
-    """Return the sorted names that string annotations mention."""
-    names: set[str] = set()
-    for annotation in annotations.values():
-        if isinstance(annotation, str):
-            names.update(_names_in(annotation))
-    return sorted(names)
+    """Return the sorted names that string annotations mention, also those inside of others: ``Optional["Node"]``."""
+    return sorted({name for each in annotations.values() for text in _texts_in(each) for name in _names_in(text)})
+
+
+def _texts_in(annotation: Any) -> Iterator[str]:
+    """Yield the strings in an annotation that stand for types."""
+    if isinstance(annotation, str):
+        yield annotation
+    elif type(annotation).__module__ in _OF_TYPING and not isinstance(annotation, type):
+        text = getattr(annotation, "__forward_arg__", None)
+        if isinstance(text, str):
+            yield text
+        elif getattr(annotation, "__origin__", None) is not typing.Literal:
+            for each in getattr(annotation, "__args__", ()):
+                yield from _texts_in(each)
 
 
 def is_hint(value: Any) -> bool:
@@ -295,3 +306,42 @@ def engine_owns(name: str, here: Mapping[str, Any]) -> bool:
     owner = getattr(here[name], "__self__", here[name])
     place = getattr(owner, "__module__", None) or type(owner).__module__
     return isinstance(place, str) and place.startswith(("IPython", "ipykernel"))
+
+
+_SURE = frozenset({int, float, complex, bool, str, bytes, type(None), types.ModuleType, types.BuiltinFunctionType})
+_LARGE_BYTES = 1 << 20
+"""An array of this size is not pickled as a trial: it can be sent, and a trial would take as long as sending it."""
+
+
+class _TrialPickles(threading.local):
+    """The values of which the thread finds out whether they can be sent."""
+
+    def __init__(self) -> None:
+        self.under_way: set[int] = set()
+
+
+_trials = _TrialPickles()
+
+
+def can_be_sent(value: Any, dump: Callable[[Any], object]) -> bool:
+    """Return whether a value can be pickled, which code may mean by a text that it has: ``eval("model.fit(x)")``.
+
+    A text may also name a global by chance. If that is a lock or a generator, the function is sent without it.
+
+    dump: pickles the value. A function that names itself in a text is reached again by that.
+    """
+    if type(value) in _SURE or id(value) in _trials.under_way or _is_large(value):
+        return True
+    _trials.under_way.add(id(value))
+    try:
+        dump(value)
+    except Exception:
+        return False
+    finally:
+        _trials.under_way.discard(id(value))
+    return True
+
+
+def _is_large(value: Any) -> bool:
+    size = getattr(value, "nbytes", 0)
+    return isinstance(size, int) and size > _LARGE_BYTES

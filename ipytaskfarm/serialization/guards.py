@@ -15,9 +15,8 @@ import weakref
 from collections.abc import Iterable
 from typing import Any
 
-from .annotations import annotations_of
 from .classes import hint_names
-from .function_parts import ABSENT, cell_content
+from .function_parts import ABSENT, annotations_of, cell_content
 from .module_bundles import Bundle, is_current
 
 _ABSENTS = itertools.repeat(ABSENT)

@@ -4,6 +4,8 @@
 session's own objects.  On a farm each engine has copies.  Found are only the forms that tell by themselves that a later
 call, or the session, is meant to see the change.  A function that clears the object, or takes away what it has added,
 uses it for itself; ``if key not in known: known[key] = …`` is a cache.
+
+The attributes that a class's own code changes are its state, see `state_of_class`.
 """
 
 from __future__ import annotations
@@ -19,7 +21,7 @@ from collections import deque
 from collections.abc import Iterator
 from typing import Any
 
-from .function_parts import closure_of
+from .function_parts import closure_of, function_of
 from .global_names import last_line, mentioned, nested_codes
 from .module_origin import Travel, travel
 
@@ -53,10 +55,7 @@ def change_of_owner(code: types.CodeType) -> str:
 def may_change(value: Any, how: str, function: str) -> bool:
     """Return whether a change of this form changes the value, or binds its name to another one.
 
-    Args:
-        value: what the name stands for.
-        how: the form, as `changes_of` returns it.
-        function: the qualified name of the function.
+    how: the form, as `changes_of` returns it. function: the qualified name of the function.
     """
     kind = type(value)
     if isinstance(value, CONTAINERS):  # of a default, too
@@ -374,3 +373,70 @@ def _root(target: ast.expr) -> str | None:
 
 def _is_setdefault(node: ast.expr) -> bool:
     return isinstance(node, ast.Call) and isinstance(node.func, ast.Attribute) and node.func.attr == "setdefault"
+
+
+_SKIPPED = frozenset({"CACHE", "EXTENDED_ARG"})
+
+
+def state_of_class(cls: type) -> frozenset[str]:
+    """Return the names of the class's own attributes that methods of it, of its bases or of its metaclass change.
+
+    ``Model.count += 1``, ``cls.known[name] = …``, ``next(Model.ids)``: such attributes are the *state* of the class,
+    which each process has for itself. They do not tell which class it is, as a call changes them, here or on an engine.
+    """
+    found: set[str] = set()
+    changing: set[str] = set()
+    drawing: set[str] = set()
+    for code, owner in _codes_of(cls):
+        found |= _set_on_classes(code, owner)
+        drawing |= mentioned(code)
+        if may_store(code):
+            changing |= mentioned(code)
+    return frozenset(
+        name
+        for name, value in vars(cls).items()
+        if not (name.startswith("__") and name.endswith("__"))
+        and (
+            name in found
+            or (name in changing and isinstance(value, CONTAINERS))
+            or (name in drawing and isinstance(value, Iterator))
+        )
+    )
+
+
+def _codes_of(cls: type) -> Iterator[tuple[types.CodeType, str]]:
+    """Yield the code of each method, and the name of its parameter that is an instance; "" for none."""
+    for kind, of_instances in ((cls, True), (type(cls), False)):
+        for base in kind.__mro__:
+            if travel(base.__module__) is Travel.REFERENCE:
+                continue
+            for name, value in vars(base).items():
+                function = function_of(value)
+                if type(function) is types.FunctionType and travel(function.__module__) is not Travel.REFERENCE:
+                    code = function.__code__
+                    is_method = function is value and of_instances and name != "__new__"
+                    yield code, code.co_varnames[0] if is_method and code.co_argcount else ""
+
+
+@functools.lru_cache(4096)
+def _set_on_classes(code: types.CodeType, instance: str) -> frozenset[str]:
+    """Return the attributes that a code sets on anything but the variable `instance`."""
+    found: set[str] = set()
+    for each in nested_codes(code):
+        loaded = copied = ""
+        for step in dis.get_instructions(each):
+            if step.opname in _SKIPPED:
+                continue
+            if step.opname == "STORE_ATTR" and (not instance or loaded != instance):
+                found.add(step.argval)
+            elif step.opname == "COPY":
+                copied = loaded
+            loaded = _loaded(step) if step.opname != "SWAP" else copied  # of ``self.n += 1``
+    return frozenset(found)
+
+
+def _loaded(step: dis.Instruction) -> Any:
+    """Return the local variable that an instruction loads last; "" for all other instructions."""
+    if not step.opname.startswith("LOAD_FAST"):
+        return ""
+    return step.argval[-1] if isinstance(step.argval, tuple) else step.argval

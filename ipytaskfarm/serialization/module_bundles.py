@@ -27,7 +27,7 @@ import msgspec
 
 from ..system import process
 from ..system.user_code import depth_of_user
-from .assigned_globals import AssignedGlobals, state_to_compare
+from .assigned_globals import AssignedGlobals, state_to_compare, warn_of_script_parts
 from .file_looks import FileLook, Stamp, stamp_of
 from .module_origin import (
     Shipped,
@@ -41,9 +41,7 @@ from .module_origin import (
     when_rules_change,
 )
 from .module_state import parsed, state_of
-from .program_arguments import program_arguments, readers_of_arguments
-from .program_settings import warn_of_settings
-from .script_parts import warn_of_script_parts
+from .program_settings import program_arguments, readers_of_arguments, warn_of_settings
 
 DATA_BYTES_MAX = 16 * 2**20
 """The limit for the data files of one package. Files beyond it do not travel."""

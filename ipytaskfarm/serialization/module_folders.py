@@ -108,12 +108,7 @@ def child_folder() -> str:
 
 
 def write_set(members: Sequence[ModuleSource], beside: Sequence[types.ModuleType]) -> None:
-    """Replace the content of `child_folder`.
-
-    Args:
-        members: the active modules.
-        beside: modules that were found in the sender's folders.
-    """
+    """Replace the content of `child_folder`.  beside: modules that were found in the sender's folders."""
     root = tempfile.mkdtemp(prefix="set-", dir=private_folder())
     write_members(root, members)
     for module in beside:

@@ -123,8 +123,7 @@ def needs_engine(module: types.ModuleType, source: bytes, file: str) -> bool:
 def take_names(tell: bool) -> None:
     """Bind the names that are placed on the engine at present, in all modules.
 
-    Args:
-        tell: whether to report it in the output, which the user will read.
+    tell: whether to report it in the output, which the user will read.
     """
     if _seen.generation == placed.generation and not _seen.any_shared:
         return

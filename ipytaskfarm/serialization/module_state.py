@@ -224,10 +224,7 @@ class _Names:
     def _look(self, node: ast.AST, parameters: frozenset[str], shared: frozenset[str]) -> None:
         """Look at a node and all below it.
 
-        Args:
-            node: the node.
-            parameters: those of the functions around it.
-            shared: the names that the function around it declares global.
+        parameters: those of the functions around it. shared: the names that the function around it declares global.
         """
         if isinstance(node, _Function | ast.Lambda):
             arguments = node.args
@@ -344,9 +341,7 @@ def changed_by_imports(names: Iterable[str], sources: Iterable[bytes]) -> set[st
 def callers_at_import(names: Iterable[str], sources: Mapping[str, bytes]) -> set[str]:
     """Return the modules that call one of these names while they are imported, also by functions of the modules.
 
-    Args:
-        names: names as in `_Effects.calls`.
-        sources: module -> its source.
+    names: as in `_Effects.calls`. sources: module -> its source.
     """
     wanted = set(names)
     read = _that_matter(wanted, list(sources.values()))

@@ -32,12 +32,12 @@ import msgspec
 from . import module_bundles
 from .file_looks import Stamp, stamp_at
 from .function_globals import placed
-from .import_variables import follow_modules, run_module
+from .import_settings import follow_modules, run_module
 from .module_bundles import Bundle, ModuleSource
 from .module_folders import as_arrived, home_of, write_set
 from .module_names import begin_module, end_module, needs_engine, take_names
 from .module_origin import Shipped, entry_of, is_compiled
-from .program_arguments import as_arguments
+from .program_settings import as_arguments
 from .rebuild import is_own_side, loading
 
 _VERSIONS_KEPT = 512
@@ -452,10 +452,9 @@ def active_versions() -> Iterator[tuple[str, str]]:
 def write_for_children(synced: list[tuple[Any, ...]]) -> bool:
     """Write the active modules to `child_folder`, for processes that are about to start.
 
-    Args:
-        synced: the key of the modules that were written most recently. It is updated in place.
+    synced: the key of the modules that were written most recently. It is updated in place.
 
-    Returns: whether the modules have changed since the last call.
+    Returns whether the modules have changed since the last call.
     """
     key = (*active, *_beside)
     if synced and synced[0] == key:

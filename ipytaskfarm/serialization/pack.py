@@ -18,22 +18,97 @@ from __future__ import annotations
 import contextlib
 import inspect
 import pickle
+import sys
+import threading
+import time
 import traceback
 import types
-from collections.abc import Callable, Mapping, MutableMapping, Sequence
+from collections.abc import Callable, Iterable, Mapping, MutableMapping, Sequence
 from typing import Any
 
 from ..core.errors import TaskFarmError, UnpickleableException, VersionMismatch
 from ..core.messages.task_types import Function
 from ..storage.blobs import BlobWriter
 from .cache import class_digests, dumps, loads, packed_function, unchanged_function
-from .exceptions import brief_error, chain_of, pack_error, traceback_of, unpack_error
+from .exceptions import brief_error, chain_of, missing, pack_error, traceback_of, unpack_error
 from .function_globals import Names
-from .missing_modules import missing
+from .function_parts import closure_of
+from .module_bundles import size_text, working
 from .module_origin import add_dependency
-from .packing_notice import notice
 from .rebuild import Renewing, bind, for_many, loading
 from .refusals import LOOKED_AT_MAX, PATH_CHARACTERS_MAX, Culprit, explain, find_culprit, type_name
+
+NOTICE_AFTER_S = 2.0
+_LOOK_EVERY_S = 0.25
+_IDLE_S = 30.0
+"""The watching thread ends when nothing was packed for this time."""
+
+
+class PackingNotice:
+    """The packing in progress in this process, and when it began."""
+
+    def __init__(self) -> None:
+        self.on = False
+        """Whether notices are shown. Only clients set this: nobody reads what an engine prints by itself."""
+        self.what: Any = None
+        self.name = ""
+        self.begun = 0.0
+        self.thread: threading.Thread | None = None
+
+    def begin(self, what: Any, name: str | tuple[str, ...]) -> None:
+        """Record that packing begins. The caller sets `what` to None when it has ended."""
+        self.name = name if isinstance(name, str) else name[0]
+        self.begun = time.monotonic()
+        self.what = (what,)
+        if self.thread is None:
+            self.thread = threading.Thread(target=self._look, name="ipytaskfarm packing notice", daemon=True)
+            self.thread.start()
+
+    def _look(self) -> None:
+        said = 0.0
+        while time.monotonic() - self.begun < _IDLE_S or self.what is not None:
+            time.sleep(_LOOK_EVERY_S)
+            what, begun = self.what, self.begun
+            if what is not None and begun != said and time.monotonic() - begun > NOTICE_AFTER_S:
+                said = begun
+                print(f"packing {self.name}: {working.what or _largest(what[0])} …", file=sys.stderr, flush=True)
+        self.thread = None
+
+
+notice = PackingNotice()
+
+
+def _largest(obj: Any) -> str:
+    """Describe the largest part, as far as it can be found without a deep search."""
+    try:
+        return _described(max(_parts(obj), key=_size, default=obj))
+    except Exception:  # it changes while another thread packs it, or the user's code that gives its size fails
+        return f"a {type(obj).__name__}"
+
+
+def _parts(obj: Any) -> Iterable[Any]:
+    if isinstance(obj, types.FunctionType):
+        yield from (obj.__globals__[name] for name in obj.__code__.co_names if name in obj.__globals__)
+        yield from obj.__defaults__ or ()
+        yield from (value for _, value in closure_of(obj))
+    elif isinstance(obj, tuple | list):
+        for each in obj[:1000]:
+            yield from _parts(each)
+    elif isinstance(obj, dict):
+        yield from obj.values()
+    else:
+        yield obj
+
+
+def _size(obj: Any) -> int:
+    size = getattr(obj, "nbytes", None)
+    return size if isinstance(size, int) else sys.getsizeof(obj)
+
+
+def _described(obj: Any) -> str:
+    name = type(obj).__name__
+    return f"{'an' if name[0].lower() in 'aeiou' else 'a'} {name} ({size_text(_size(obj))})"
+
 
 __all__ = [
     "add_dependency",
@@ -89,13 +164,7 @@ def pack(obj: Any, names: str | tuple[str, ...] = "value", writer: BlobWriter | 
 
 
 def pack_arguments(args: Sequence[Any], kwargs: dict[str, Any], writer: BlobWriter | None = None) -> bytes:
-    """Pack the arguments of a call as the tuple of both.
-
-    Args:
-        args: by position.
-        kwargs: by name.
-        writer: as for `pack`.
-    """
+    """Pack the arguments of a call as the tuple of both; writer: as for `pack`."""
     if not kwargs and PLAIN.issuperset(map(type, args)):
         return pickle.dumps((args, kwargs), 5)
     return pack((args, kwargs), ("args", "kwargs"), writer)
@@ -209,10 +278,7 @@ def unpack_lasting(
 ) -> Any:
     """Return a value that outlives the task; otherwise like `unpack`.
 
-    Args:
-        data: see `unpack`.
-        namespace: see `unpack`.
-        steps: collects the functions that a later task must call before it uses the value. They install its modules.
+    steps: collects the functions that a later task must call before it uses the value. They install its modules.
     """
     return _unpack_settled(data, namespace, steps)[0]
 
@@ -364,10 +430,7 @@ def class_digest(cls: type) -> str:
 
 
 def unpack_environment(code: bytes, namespace: MutableMapping[str, Any] | None = None) -> tuple[Any, list[Names]]:
-    """Return an environment, and the globals of the functions that came with it.
-
-    Args:
-        code: the bytes in the `code` of what `pack_environment` returned.
-        namespace: see `unpack`.
+    """Return an environment, from the `code` of what `pack_environment` returned, and the globals of the functions that
+    came with it.
     """
     return _unpack_settled(code, namespace, None)

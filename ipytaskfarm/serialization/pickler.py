@@ -32,14 +32,14 @@ from . import (
     rebuild_values as build_values,
     session_state,
 )
-from .annotations import annotations_of
 from .definition_stages import LEAVES, STAGE_REDUCERS, Stages, join, reduced
 from .function_globals import Names
 from .function_imports import imports_of
-from .function_parts import cell_state, closure_of
+from .function_parts import annotations_of, cell_state, closure_of
 from .global_names import (
     added_by_rewriting,
     annotation_names,
+    can_be_sent,
     engine_owns,
     global_names,
     is_hint,
@@ -47,7 +47,6 @@ from .global_names import (
     only_in_texts,
     source_of,
 )
-from .guessed_globals import can_be_sent
 from .hash_cycles import CYCLE_REDUCERS, Cycles, dump_settled, has_own_hash, reduce_hashed
 from .module_bundles import Imports, bundle_of
 from .module_origin import Travel, home_module, package_of, travel

@@ -116,10 +116,7 @@ def asked(value: Any, name: str, default: Any = None) -> Any:
 def own_value(value: Any, function: types.FunctionType, name: str) -> Any:
     """Return the stand-in for a function's global that belongs to this process; any other value as it is.
 
-    Args:
-        value: the global.
-        function: the function that uses it.
-        name: under which name it uses it.
+    name: under which name the function uses it.
     """
     kind = type(value)
     if kind.__name__ in _CLIENTS and str(kind.__module__).startswith(_PACKAGE) and _is_method(function):

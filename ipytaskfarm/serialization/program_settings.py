@@ -15,10 +15,11 @@ import contextlib
 import functools
 import linecache
 import os
+import re
 import sys
 import types
 import warnings
-from collections.abc import Iterable, Iterator, Mapping, Set
+from collections.abc import Iterable, Iterator, Mapping, Sequence, Set
 from pathlib import Path
 from typing import Any, NamedTuple
 
@@ -26,7 +27,7 @@ from ..system.user_code import depth_of_user
 from .assigned_globals import source_says, told
 from .kept_changes import CONTAINERS, tree_of
 from .module_origin import Travel, travel
-from .module_state import CHANGING_CALLS, parsed
+from .module_state import CHANGING_CALLS, callers_at_import, parsed
 from .process_values import asked
 
 _OWN_FOLDER = str(Path(__file__).parents[1])
@@ -188,6 +189,8 @@ class _ProgramWalk:
                 elif scope.code is None or _is_setting(each, node, scope):
                     whole = isinstance(node, ast.Assign) and each is target and not isinstance(each, ast.Subscript)
                     self._set(each, node, scope, node.value if whole else None)
+                    while isinstance(each, ast.Subscript):
+                        each = each.value
                     if isinstance(each, ast.Attribute):
                         self._library(each, node, scope)
 
@@ -463,3 +466,38 @@ def _is_read_before(target: ast.expr, node: ast.AST, scope: _Scope) -> bool:
         and ast.unparse(each) == text
         for each in ast.walk(scope.code)
     )
+
+
+PARSING = frozenset(("parse_args", "parse_known_args", "parse_intermixed_args", "parse_known_intermixed_args"))
+"""Methods of argparse that read ``sys.argv`` if they are given nothing."""
+_READING = PARSING | {"argv", "docopt", "parse_args_into_dataclasses"}
+_READS = re.compile(rb"\b(?:%s)\b" % b"|".join(name.encode() for name in sorted(_READING)))
+
+
+def program_arguments() -> tuple[str, ...]:
+    """Return ``sys.argv``; () if there are no arguments, or if they are a kernel's, which are nothing to its cells.
+
+    ``args = parser.parse_args()`` at the top of a settings module is common, and an engine, which imports the module
+    anew, has no arguments. Such a module gets those of the program for its import, as in a process that multiprocessing
+    or loky has started.
+    """
+    return tuple(sys.argv) if len(sys.argv) > 1 and "__file__" in vars(sys.modules["__main__"]) else ()
+
+
+def readers_of_arguments(sources: Mapping[str, bytes]) -> set[str]:
+    """Return the modules that read the program's arguments while they are imported.
+
+    sources: module -> its source, of all modules of a bundle."""
+    return callers_at_import(_READING, sources) if any(map(_READS.search, sources.values())) else set()
+
+
+@contextlib.contextmanager
+def as_arguments(arguments: Sequence[str]) -> Iterator[None]:
+    """Let the process have these arguments; () for those that it has."""
+    before = sys.argv
+    if arguments:
+        sys.argv = list(arguments)
+    try:
+        yield
+    finally:
+        sys.argv = before

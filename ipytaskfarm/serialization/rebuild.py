@@ -23,6 +23,7 @@ from collections.abc import Callable, Iterable, Iterator, MutableMapping
 from typing import Any
 
 from ..core.errors import VersionMismatch
+from ..core.signatures import called_name
 from .function_globals import Names, placed, remember, setup_globals
 from .function_parts import function_of
 from .known_classes import is_unfilled, known_class, note_built, note_pack, note_unfilled, steps_of_pack, travelled
@@ -97,6 +98,8 @@ def bind(
         return function(*args, **kwargs)
 
     functools.update_wrapper(call, function)
+    if not hasattr(function, "__name__"):  # a partial, or a callable object
+        call.__name__ = call.__qualname__ = called_name(function)
     if not any(each.assigned for each in names):
         call.steps = steps  # type: ignore[attr-defined]
     return call
@@ -361,7 +364,7 @@ def load_class(born: str, digest: str, packed: bytes) -> Any:
     """Return a class that data refers to.
 
     The definition is a pickle of its own, which is opened only if this process does not know the class; and if it is
-    another one than the last, because the code of the class has moved in its file, which `moved_code` follows. The
+    another one than the last, because the code of the class has moved in its file, which `code_objects` follows. The
     modules that the class needs are put in place in any case: another task may have taken them out.
     """
     known = known_class(born, digest)

@@ -24,8 +24,8 @@ from collections import OrderedDict
 from typing import Any
 
 from . import known_classes, rebuild as build
+from .code_objects import follow_moves
 from .known_classes import is_unfilled, known_class, note_unfilled, travelled
-from .moved_code import follow_moves
 from .rebuild import TYPED_DICT, ancestors, complete_function, quiet  # stored pickles name the third one here
 
 
@@ -449,6 +449,11 @@ def new_parameter(kind: str, name: str, module: str, keywords: dict[str, Any]) -
     return found
 
 
+def parameter_parts(found: Any) -> tuple[str, str, str, dict[str, Any]]:
+    """Return the arguments with which `new_parameter` makes a type variable."""
+    return type(found).__name__, found.__name__, found.__module__, parameter_keywords(found)
+
+
 def parameter_keywords(found: Any) -> dict[str, Any]:
     """Return the keyword arguments that the type variable was made with, without its name."""
     keywords: dict[str, Any] = {}
@@ -466,6 +471,30 @@ def new_forward_ref(name: str, is_argument: bool, module: Any, is_class: bool) -
     return typing.ForwardRef(name, is_argument=is_argument, module=module, is_class=is_class)
 
 
-def new_type_alias(name: str, value: Any, parameters: tuple[Any, ...]) -> Any:
-    """Return the object that a ``type`` statement makes."""
-    return vars(typing)["TypeAliasType"](name, value, type_params=parameters)
+_open_aliases: dict[int, list[Any]] = {}
+_STARS = {"TypeVar": "", "TypeVarTuple": "*", "ParamSpec": "**"}
+
+
+def open_type_alias(name: str, module: str, parameters: list[tuple[str, str, str, dict[str, Any]]]) -> Any:
+    """Return the object that a ``type`` statement makes; its value, which may mention it, comes after it."""
+    texts = []
+    for number, (kind, parameter, _, keywords) in enumerate(parameters):
+        of_it = f"parameters[{number}][3]"
+        bounds = [f"{of_it}['constraints'][{place}]" for place in range(len(keywords.get("constraints", ())))]
+        bound = f": ({', '.join(bounds)})" if bounds else f": {of_it}['bound']" if "bound" in keywords else ""
+        default = f" = {of_it}['default']" if "default" in keywords else ""
+        texts.append(f"{_STARS[kind]}{parameter}{bound}{default}")
+    head = f"{name}[{', '.join(texts)}]" if texts else name
+    names: dict[str, Any] = {"__name__": module}
+    exec(f"def make(value, parameters):\n    type {head} = value[0]\n    return {name}", names)
+    value: list[Any] = []
+    found = names["make"](value, parameters)
+    _open_aliases[id(found)] = value
+    for each in found.__type_params__:  # the value mentions these
+        note_parameter(type(each).__name__, each)
+    return found
+
+
+def close_type_alias(found: Any, value: Any) -> None:
+    """Give a type alias the value that it evaluates to."""
+    _open_aliases.pop(id(found)).append(value)

@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import contextlib
 import importlib
+import json.scanner
 import logging
 import sys
 import types
@@ -15,6 +16,7 @@ import typing
 import uuid
 import weakref
 from collections import OrderedDict
+from collections.abc import Callable
 from contextvars import ContextVar
 from typing import Any, cast
 
@@ -23,6 +25,11 @@ def load_stream(name: str, part: str | None) -> Any:
     """Return this process's own standard stream, or its ``buffer``."""
     stream = getattr(sys, name)
     return stream if part is None else getattr(stream, part)
+
+
+def new_json_scanner(parts: dict[str, Any]) -> Any:
+    """Return the scanner in C of a ``json.JSONDecoder``, which it copies these attributes from."""
+    return json.scanner.c_make_scanner(types.SimpleNamespace(**parts))  # type: ignore[attr-defined]
 
 
 def fill_state(obj: Any, state: Any) -> None:
@@ -65,6 +72,35 @@ def context_variable(key: str, name: str, *default: Any) -> ContextVar[Any]:
             _marks[key] = found
             _marks_of[id(found)] = key
     return cast(ContextVar[Any], found)
+
+
+_arrived: set[int] = set()
+"""Addresses of the objects in `_marks` that `named_object` has made."""
+
+
+def named_object(key: str, kind: type) -> Any:
+    """Return the one object of this process that stands for that of another process with this key."""
+    found: Any = _marks.get(key)
+    if found is None:
+        found = object.__new__(kind)
+        if len(_marks) < _MARKS_MAX:
+            _marks[key] = found
+            _marks_of[id(found)] = key
+            _arrived.add(id(found))
+    return found
+
+
+def fill_named(found: Any, state: Any) -> None:
+    """Set the state of an object that came here. One that was made here has its own."""
+    if id(found) in _arrived:
+        fill_state(found, state)
+
+
+def new_wrapping(kind: Any, locks: dict[str, Callable[[], Any]]) -> Any:
+    """Build what a decorator has made of a function, without its attributes."""
+    found = object.__new__(kind)
+    found.__dict__.update({name: make() for name, make in locks.items()})
+    return found
 
 
 def key_of_mark(found: object) -> str | None:
@@ -111,16 +147,33 @@ def new_odict_view(kind: str, content: list[Any]) -> Any:
     return OrderedDict(enumerate(content)).values()
 
 
-def new_descriptor(base: Any, cls: Any, args: tuple[Any, ...], state: dict[str, Any]) -> Any:
+def new_descriptor(
+    base: Any, cls: Any, args: tuple[Any, ...], state: dict[str, Any], locks: dict[str, Callable[[], Any]]
+) -> Any:
     """Build an instance of a subclass of property, classmethod, staticmethod or cached_property.
 
     The subclass's own ``__init__`` is not called: its arguments are unknown, and the attributes that it set are in
-    `state`.
+    `state` and, if they are locks, in `locks`.
     """
     found = base.__new__(cls)
     base.__init__(found, *args)
-    if state:
-        found.__dict__.update(state)
+    if state or locks:
+        found.__dict__.update(state, **{name: make() for name, make in locks.items()})
+    return found
+
+
+def new_element(text: bytes, is_tree: bool, is_html: bool) -> Any:
+    """Build an element of lxml, with the text behind it, or a tree."""
+    name = "lxml.html" if is_html else "lxml.etree"
+    library = importlib.import_module(name)
+    make = library.XHTMLParser if is_html else library.XMLParser
+    parser = make(huge_tree=True, resolve_entities=False, strip_cdata=False, recover=is_html)
+    etree = importlib.import_module("lxml.etree")
+    if is_tree:
+        return etree.fromstring(text, parser).getroottree()
+    around = etree.fromstring(b"<around>" + text + b"</around>", parser)
+    found = around[0]
+    around.remove(found)
     return found
 
 

@@ -4,7 +4,8 @@ The parts make the first half of a cache key, and differences between two recipe
 a digest of its own content; where the content refers to another part, the name of that part stands in its place.  So a
 change of a helper changes the helper's part and not that of each caller.
 
-Not in a recipe: file names, lines and numbers of cells, comments and docstrings, addresses, the order of sets.
+Not in a recipe: file names, lines and numbers of cells, comments, addresses, the order of sets, and docstrings, unless
+code of the function asks for docstrings.
 """
 
 from __future__ import annotations
@@ -26,14 +27,13 @@ from ..core.errors import UnpickleableException
 from ..core.messages.result_cache import KeyPart, Recipe
 from ..core.messages.task_types import Function
 from ..system.user_code import cell_of
-from .annotations import annotations_of
 from .cache import KeptPacks, hold
-from .code_digests import code_digest
+from .code_objects import code_digest
 from .digests import Digester, Seen
 from .distributions import version_of
 from .file_arguments import File
 from .function_imports import asks_by_name, imports_of, is_import_call, names_imported
-from .function_parts import closure_of, defaults_of
+from .function_parts import annotations_of, closure_of, defaults_of
 from .global_names import mentioned, nested_codes, passes_modules, whole_uses
 from .guards import BundleGuard, FunctionGuard
 from .module_bundles import Bundle, bundle_of
@@ -168,11 +168,14 @@ class _Walk:
         """Address -> digest, of values that have it under each name: no mutable object is first seen in them."""
         self._spaces: dict[int, int] = {}
         """Address of the globals of a function -> their number: two modules or namespaces may have one name."""
+        self._reads_texts = False
 
     def recipe(self, function: Any) -> FunctionRecipe:
         name = _name_of(function)
         self.add("callable", name, self.digest_of(function, ""), "")
         self.go_on()
+        if self._reads_texts:
+            self._add_docstrings()
         self.add_packages()
         self.add("python", "Python", PYTHON, "")
         parts = tuple(sorted(self.parts.values(), key=lambda part: (part.kind, part.name, part.user, part.digest)))
@@ -183,6 +186,13 @@ class _Walk:
             tuple(self.content.items()),
             tuple(each for _, each in self._seen.values() if type(each) is object),
         )
+
+    def _add_docstrings(self) -> None:
+        for each in self._alive:
+            label = self._names.get(id(each))
+            if label is not None and isinstance(each.__doc__, str):
+                text = each.__doc__.encode("utf-8", "surrogatepass")
+                self.add("docstring", label, hashlib.sha256(text).hexdigest(), "")
 
     def key(self) -> str:
         """Return the digest of all parts."""
@@ -312,6 +322,7 @@ class _Walk:
             used, wanted = used_globals(function)
         found = used
         names = {*_names_used(code), *((ALL,) if asks_by_name(code) else ())}
+        self._reads_texts = self._reads_texts or not names.isdisjoint(_ASK_FOR_TEXTS)
         # One that uses builtins alone travels without its module.
         of_module = used or ALL in names or not vars(builtins).keys() >= {*wanted}
         if of_module and home is not None and travel(home.__name__) is Travel.SOURCE:
@@ -437,7 +448,10 @@ class _Walk:
         for module, name, definition in reached.definitions:
             whole = f"{module}.{name}" if name else module
             self.add(definition.kind, whole, definition.digest, user, "" if not name else f"line {definition.line}")
+            self._reads_texts = self._reads_texts or not definition.uses.isdisjoint(_ASK_FOR_TEXTS)
         for module, member in reached.members.items():
+            if self._reads_texts:
+                self.add("source of module", module, hashlib.sha256(member.source).hexdigest(), user)
             for path, content in member.data.items():
                 self.add("data file", f"{module}/{path}", hashlib.sha256(content).hexdigest(), user)
             if is_compiled(member.file):
@@ -558,6 +572,7 @@ def _names_used(code: types.CodeType) -> set[str]:
     return names if names.isdisjoint(_COMPUTES) else {*names, ALL}
 
 
+_ASK_FOR_TEXTS = ("__doc__", "getdoc", "getsource", "getsourcelines")
 _COMPUTES = ("getattr", "globals", "vars", "__dict__", "eval", "exec", "dir", "attrgetter", "getmembers")
 
 

@@ -96,7 +96,6 @@ _REMEDIES = {
     "cProfile.Profile": "send its statistics, such as `pstats.Stats(profile).stats`",
     "psutil.Process": "send its pid",
     "unittest.mock.NonCallableMock": "make it inside the task",
-    "_struct.Struct": "send its format",
     "re.Match": "send what it found, such as its `groups()`",
     "hmac.HMAC": "send its digest, or hash inside the task",
     "zlib.Compress": _MAKE,
@@ -147,22 +146,21 @@ class Culprit(NamedTuple):
     part: Any
     owner: Any
     """The object of an installed library that the part belongs to, without code of the user between them; or None."""
+    definition: type | None = None
+    """The class of the user, if the part is in one."""
 
 
 def find_culprit(
     obj: Any, names: str | tuple[str, ...], fails: Callable[[Any], bool], steps_max: int = LOOKED_AT_MAX
 ) -> Culprit:
-    """Return the innermost part that fails by itself.
+    """Return the innermost part that fails by itself of what cannot be pickled.
 
-    Args:
-        obj: what cannot be pickled.
-        names: the name of the object, or the names of its items.
-        fails: returns whether an object cannot be pickled.
-        steps_max: the most steps from a part to one of its parts, or back.
+    names: the name of the object, or the names of its items. fails: returns whether an object cannot be pickled.
+    steps_max: the most steps from a part to one of its parts, or back.
     """
     if isinstance(names, str):
         owner = obj if _is_of_library(obj) else None
-        stack = [(Culprit(names, obj, owner), _children(obj))]
+        stack = [(Culprit(names, obj, owner, obj if isinstance(obj, type) else None), _children(obj))]
         if remedy_of(obj) is not None:
             return Culprit(names, obj, None)
     else:
@@ -170,7 +168,7 @@ def find_culprit(
     seen = {id(obj)}
     deepest: Culprit | None = None
     for _ in range(steps_max):
-        (path, current, owner), parts = stack[-1]
+        (path, current, owner, definition), parts = stack[-1]
         for step, part in parts:
             if id(part) in seen or not fails(part):
                 continue
@@ -179,7 +177,9 @@ def find_culprit(
                 holder = None
             else:
                 holder = part if owner is None and _is_of_library(part) else owner
-            found = Culprit(path + step, part, holder)
+            found = Culprit(path + step, part, holder, definition)
+            if isinstance(part, type) and _is_of_user(part):
+                found = found._replace(definition=part)
             if remedy_of(part) is not None:
                 return _alone(found)  # its parts do not matter: a thread is refused, not the lock inside it
             stack.append((found, _children(part)))
@@ -309,14 +309,14 @@ def type_name(obj: Any) -> str:
 
 def explain(found: Culprit, error: BaseException) -> str:
     """Return the error message."""
-    path, culprit, owner = found
+    path, culprit, owner, _ = found
     path = path if len(path) <= PATH_CHARACTERS_MAX else f"{path[:200]}…{path[-100:]}"
     made = _MADE_ON_FIRST_USE.search(path)  # by a call here: on an engine the function makes another one
     if owner is not None:
         # What is inside does not help: nobody knows the locks of a database's engine.
         part, whole = type_name(culprit), type_name(owner)
         instead = _set_back(made) if made else f"make the {type(owner).__name__} inside the task"
-        return f"{path}: a {part}, which belongs to a {whole}, cannot be pickled: {instead}"
+        return f"{path}: a {part}, which belongs to a {whole}, cannot be pickled: {_or_in_module(instead, found)}"
     reason = str(error)
     remedy = remedy_of(culprit)
     article = "an" if type_name(culprit)[0].lower() in "aeiou" else "a"
@@ -329,4 +329,15 @@ def explain(found: Culprit, error: BaseException) -> str:
     if made:
         remedy = _set_back(made)
     what = f"{article} {type_name(culprit)} cannot be pickled"
-    return f"{path}: {what}{'' if known else f' ({type(error).__name__}: {reason})'}: {remedy}"
+    return f"{path}: {what}{'' if known else f' ({type(error).__name__}: {reason})'}: {_or_in_module(remedy, found)}"
+
+
+def _or_in_module(remedy: str, found: Culprit) -> str:
+    """Add what also helps with a global or a class: engines import modules, and make what is in them."""
+    if not (remedy.endswith("inside the task") or remedy == _PLAINER):
+        return remedy
+    if found.definition is not None:
+        other = f"define {found.definition.__name__} in a module of yours that the function imports"
+        return other if found.owner is not None else f"{remedy}, or {other}"
+    is_global = " (global '" in found.path
+    return f"{remedy}, or make it in a module of yours that the function imports" if is_global else remedy

@@ -15,6 +15,7 @@ import functools
 import linecache
 import locale
 import logging
+import os
 import random
 import sys
 import types
@@ -30,13 +31,12 @@ from .module_origin import Travel, home_module, travel
 from .module_state import parsed
 from .outside_inputs import dotted_names, full_name
 from .process_values import asked
-from .program_arguments import PARSING, program_arguments
-from .program_settings import program_settings
-from .session_patches import patches
+from .program_settings import PARSING, program_arguments, program_settings
 from .session_settings import (
     FILTERS,
     LOCALE,
     LOGGING,
+    changed_numbers,
     changed_settings,
     changed_variables,
     computed_variables,
@@ -56,17 +56,21 @@ class Reading(NamedTuple):
     """Whether it is told by a note: a warning would itself be an error, or values do not depend on it."""
 
 
-def readings(function: Any) -> Iterator[Reading]:
-    """Yield what a function that is being packed reads of this session."""
+def readings(function: Any, *, is_known: bool = False) -> Iterator[Reading]:
+    """Yield what a function reads of this session.
+
+    is_known: it is not packed now, when those of the main module would be looked at one by one.
+    """
     reached = list(_reached(function))
     if not reached:
         return
     names = frozenset[str]().union(*(mentioned(each.__code__) for each in reached))
     for each in reached:
-        if home_module(each.__globals__) is not None:  # others are looked at one by one when they are packed
-            for name in mentioned(each.__code__):
-                if name in each.__globals__:
-                    yield from (Reading(*found) for found in changed_settings(each.__globals__[name]))
+        if is_known or home_module(each.__globals__) is not None:
+            for name in mentioned(each.__code__) & each.__globals__.keys():
+                value = each.__globals__[name]
+                yield from (Reading(*found) for found in changed_settings(value))
+                yield from (Reading(*found) for found in changed_numbers(each, value))
             yield from (Reading(*found) for found in changed_variables(each))
         yield from _context_variables(each)
         yield from (Reading(*found, is_note=True) for found in computed_variables(each, _program_sources()))
@@ -82,6 +86,8 @@ def readings(function: Any) -> Iterator[Reading]:
         yield from _locale(reached)
     if names.isdisjoint(_LOGGING) and not names.isdisjoint(("info", "debug")):
         yield from _logs(reached)
+    if "hash" in names and os.environ.get("PYTHONHASHSEED", "random") == "random":
+        yield from _hashes(reached)
 
 
 def _reached(function: Any) -> Iterator[types.FunctionType]:
@@ -411,3 +417,106 @@ def _logs(reached: Iterable[types.FunctionType]) -> Iterator[Reading]:
                     is_note=True,
                 )
                 return
+
+
+def patches(reached: Iterable[types.FunctionType]) -> Iterator[tuple[str, str]]:
+    """Yield (name, sentence) for what these functions use of installed modules, and the session has replaced.
+
+    A function that would send a request where the program has put a mock must not do so without a word.
+    """
+    for function in reached:
+        for name in _replaced(function):
+            where = "Python" if name.startswith("builtins.") else name.partition(".")[0]
+            yield (
+                name,
+                f"{function.__qualname__.rpartition('<locals>.')[2]} uses {name.removeprefix('builtins.')}, which this "
+                f"session has replaced: tasks use that of {where}. Replace it in the function, or for all with "
+                "mec.execute(…)",
+            )
+
+
+def _replaced(function: types.FunctionType) -> Iterator[str]:
+    here = function.__globals__
+    for name in mentioned(function.__code__) - here.keys():
+        if name in vars(builtins) and _is_of_session(vars(builtins)[name]):
+            yield f"builtins.{name}"
+    for name in _looked_up(function.__code__):
+        if name[0] == _GLOBAL:
+            root, _, rest = name[1:].partition(".")
+            owner = here.get(root)
+            if not isinstance(owner, types.ModuleType | type):
+                continue
+            name = f"{full_name(owner)}.{rest}"
+        found = _replaced_in(name)
+        if found:
+            yield found
+
+
+_GLOBAL = "\0"
+
+
+@functools.lru_cache(4096)
+def _looked_up(code: types.CodeType) -> tuple[str, ...]:
+    """Return the dotted names that a code looks up; those that begin with a global have a mark before them."""
+    names = {name for name, _ in dotted_names(code, lambda name: f"{_GLOBAL}{name}")}
+    return tuple(sorted(name for name in names if "." in name))
+
+
+def _replaced_in(name: str) -> str:
+    """Return the part of a dotted name that the session has replaced: an attribute of a module, or of a class there."""
+    owner: Any = None
+    whole = ""
+    for part in name.split("."):
+        whole = f"{whole}.{part}" if whole else part
+        if owner is None or type(owner) is types.ModuleType:
+            module = sys.modules.get(whole)
+            if module is not None:
+                if travel(whole) is not Travel.REFERENCE:
+                    return ""
+                owner = module
+                continue
+        if owner is None:
+            return ""
+        value = vars(owner).get(part)
+        if _is_of_session(value):
+            return whole
+        if not isinstance(value, type):
+            return ""
+        owner = value
+    return ""
+
+
+def _is_of_session(value: Any) -> bool:
+    """Return whether a value was made by the program's own code, or is a mock."""
+    kind = type(value)
+    if kind is types.FunctionType:
+        return _is_own(value.__globals__.get("__name__"))  # `wraps` copies the name of a module
+    if kind is types.MethodType:
+        return _is_of_session(value.__func__)
+    if kind is functools.partial:
+        return _is_of_session(value.func)
+    if isinstance(value, type):
+        return _is_own(value.__module__)
+    return _is_own(kind.__module__) or any(cls.__module__ == "unittest.mock" for cls in kind.__mro__)
+
+
+def _is_own(module: object) -> bool:
+    """Return whether a module of this name is the program's own; those of Cython's types have no files."""
+    return module == "__main__" or (isinstance(module, str) and travel(module) is Travel.SOURCE)
+
+
+# -- hashes
+
+
+def _hashes(reached: Iterable[types.FunctionType]) -> Iterator[Reading]:
+    """Yield that a function computes with hashes, rather than to be found by them."""
+    for each in reached:
+        own = {name for code in nested_codes(each.__code__) if code.co_name != "__hash__" for name in code.co_names}
+        if "hash" in own and each.__globals__.get("hash", hash) is hash:
+            yield Reading(
+                "hash",
+                f"{_short(each)} uses hash(), which gives another number for the same text in this session, and on "
+                "each node. Use zlib.crc32 or hashlib, or start farm and session with PYTHONHASHSEED=0",
+                is_note=True,
+            )
+            return

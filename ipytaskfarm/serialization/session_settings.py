@@ -5,6 +5,7 @@ Only settings on which values depend: how a library prints is left alone, but fo
 
 from __future__ import annotations
 
+import decimal
 import dis
 import functools
 import os
@@ -36,6 +37,27 @@ def changed_settings(value: Any) -> Iterator[tuple[str, str]]:
         if changed:
             what, remedy = ", ".join(changed[:3]) + (" …" if len(changed) > 3 else ""), _REMEDIES[top]
             yield top, f"this session has changed settings of {top} ({what}) that tasks do not have: {remedy}"
+
+
+def changed_numbers(function: types.FunctionType, value: Any) -> Iterator[tuple[str, str]]:
+    """Yield (key, sentence) if a value belongs to decimal or numpy, and this session has changed how they compute."""
+    kind: Any = type(value)
+    if value is decimal or value is decimal.Decimal or kind is decimal.Decimal:
+        here, usual = decimal.getcontext(), decimal.DefaultContext
+        if (here.prec, here.rounding) != (usual.prec, usual.rounding) and not sets_itself(function, NUMBERS):
+            text = (
+                f"this session's decimal context (prec={here.prec}, {here.rounding}) is not that of tasks, which begin "
+            )
+            text += f"with prec={usual.prec}, {usual.rounding}: set it in the function, or for all with mec.execute(…)"
+            yield "decimal", text
+    elif kind is types.ModuleType and value.__name__ == "numpy":
+        raising = [name for name, action in value.geterr().items() if action in ("raise", "call")]
+        if raising and not sets_itself(function, NUMBERS):
+            text = (
+                f"numpy raises here for {', '.join(raising)} (np.seterr), but not in tasks, which begin with numpy's "
+            )
+            text += "settings: use np.errstate in the function, or np.seterr for all with mec.execute(…)"
+            yield "numpy", text
 
 
 def changed_variables(function: types.FunctionType) -> Iterator[tuple[str, str]]:

@@ -11,7 +11,6 @@ All of these give other numbers than a plain run, without an error.
 
 from __future__ import annotations
 
-import decimal
 import functools
 import random
 import sys
@@ -27,7 +26,7 @@ from .function_parts import closure_of, defaults_of
 from .kept_changes import change_of_owner, changed_by_methods, changes_of, may_change, may_store, sets_attributes
 from .module_origin import Travel, travel
 from .session_reads import readings
-from .session_settings import NUMBERS, changed_settings, changed_variables, sets_itself
+from .session_settings import changed_numbers, changed_settings, changed_variables
 
 _WARNED_MAX = 1000
 _PLAIN = frozenset((bool, int, float, complex, str, bytes, type(None), list, tuple, dict, set))
@@ -63,7 +62,7 @@ def look(function: types.FunctionType, used: dict[str, Any]) -> None:
     name = function.__qualname__.rpartition("<locals>.")[2]
     for path, value in (*used.items(), *defaults_of(function)):
         _look_at(name, path, value)
-        _look_at_numbers(function, value)
+        _noted.texts.extend(changed_numbers(function, value))
         if type(value) not in _PLAIN:
             _noted.texts.extend(changed_settings(value))
     _noted.texts.extend(changed_variables(function))
@@ -84,9 +83,12 @@ def look(function: types.FunctionType, used: dict[str, Any]) -> None:
                 _note_change(name, path, how)
 
 
-def look_through(function: Any) -> None:
-    """Note what a function reads of this session, with all functions of the user that it reaches."""
-    for found in readings(function):
+def look_through(function: Any, *, is_known: bool = False) -> None:
+    """Note what a function reads of this session, with all functions of the user that it reaches.
+
+    is_known: it was not packed now, so that `look` has not been called.
+    """
+    for found in readings(function, is_known=is_known):
         if not found.is_note:
             _noted.texts.append((found.key, found.text))
         elif _is_news((found.key, "")):  # of one function it is told for all
@@ -216,27 +218,6 @@ def _look_at(function: str, path: str, value: Any) -> None:
         text = f"{function} draws from {path}, which is copied to each engine in its present state: tasks on several "
         text += f"engines get the same random numbers. Give each task its own as an argument, such as {remedy}"
         _noted.texts.append((f"{function}.{path}", text))
-
-
-def _look_at_numbers(function: types.FunctionType, value: Any) -> None:
-    """Note that this session has changed how numbers behave that a function uses."""
-    kind = type(value)
-    if value is decimal or value is decimal.Decimal or kind is decimal.Decimal:
-        here, usual = decimal.getcontext(), decimal.DefaultContext
-        if (here.prec, here.rounding) != (usual.prec, usual.rounding) and not sets_itself(function, NUMBERS):
-            text = (
-                f"this session's decimal context (prec={here.prec}, {here.rounding}) is not that of tasks, which begin "
-            )
-            text += f"with prec={usual.prec}, {usual.rounding}: set it in the function, or for all with mec.execute(…)"
-            _noted.texts.append(("decimal", text))
-    elif kind is types.ModuleType and value.__name__ == "numpy":
-        raising = [name for name, action in value.geterr().items() if action in ("raise", "call")]
-        if raising and not sets_itself(function, NUMBERS):
-            text = (
-                f"numpy raises here for {', '.join(raising)} (np.seterr), but not in tasks, which begin with numpy's "
-            )
-            text += "settings: use np.errstate in the function, or np.seterr for all with mec.execute(…)"
-            _noted.texts.append(("numpy", text))
 
 
 def _is_generator(value: Any, kind: type) -> bool:

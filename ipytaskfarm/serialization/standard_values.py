@@ -6,6 +6,7 @@ has itself.
 
 from __future__ import annotations
 
+import _thread
 import abc
 import ast
 import contextlib
@@ -215,20 +216,28 @@ def refuse_connections() -> None:
 # Subclasses of descriptors
 
 
-def _own_reduce(cls: type) -> bool:
+def _own_reduce(cls: Any) -> bool:
     """Return whether a class defines in Python how its instances are reduced."""
-    return any(
-        isinstance(base.__dict__.get(name), types.FunctionType)
-        for base in cls.__mro__
-        for name in ("__reduce__", "__reduce_ex__")
-    )
+    return isinstance(cls.__reduce__, types.FunctionType) or isinstance(cls.__reduce_ex__, types.FunctionType)
 
 
 def _described(base: type, found: Any, args: tuple[Any, ...], own: tuple[str, ...] = ()) -> Reduced:
     if _own_reduce(type(found)):
         return NotImplemented
     state = {name: value for name, value in getattr(found, "__dict__", {}).items() if name not in own}
-    return values.new_descriptor, (base, type(found), args, state)
+    return values.new_descriptor, (base, type(found), args, *without_locks(state))
+
+
+def without_locks(state: Any) -> tuple[Any, dict[str, Callable[[], Any]]]:
+    """Return a state without the locks among its attributes, and what makes these."""
+    if not isinstance(state, dict):
+        return state, {}
+    locks = {name: _LOCKS[type(value)] for name, value in state.items() if type(value) in _LOCKS}
+    return {name: value for name, value in state.items() if name not in locks}, locks
+
+
+_LOCKS: dict[type, Callable[[], Any]] = {_thread.LockType: _thread.allocate_lock, _thread.RLock: _thread.RLock}
+"""Locks of descriptors and decorators, such as astropy's ``lazyproperty``: each process makes its own."""
 
 
 def _reduce_wrapped(pickler: Pickler, found: Any) -> Reduced:
@@ -372,14 +381,30 @@ def _of_name_resolver(kind: type) -> Any:
     return (lambda pickler, found: (kind, ())) if named else None
 
 
-def _of_stateless(kind: type) -> Any:
-    """Find the reducer for types without a state of their own, whose instances pickle refuses or cannot restore."""
+def _of_few_parts(kind: type) -> Any:
+    """Find the reducer for types whose instances pickle refuses or cannot restore, and a few parts make anew."""
     named = (kind.__module__, kind.__name__)
     if named == ("random", "SystemRandom"):
         return lambda pickler, found: (kind, ())
+    if named == ("_struct", "Struct"):
+        return lambda pickler, found: (kind, (found.format,))
+    if named == ("_json", "Scanner"):
+        return lambda pickler, found: (values.new_json_scanner, (_parts_of(found, _SCANNER),))
+    if kind.__module__ in ("msgspec.json", "msgspec.msgpack") and kind.__name__ in ("Encoder", "Decoder"):
+        return lambda pickler, found: (functools.partial(kind, **_parts_of(found, _CODEC)), ())
     if kind.__name__ == "finfo" and str(kind.__module__).partition(".")[0] == "numpy":
         return lambda pickler, found: (kind, (found.dtype,))
     return None
+
+
+_SCANNER = ("strict", "object_hook", "object_pairs_hook", "parse_float", "parse_int", "parse_constant")
+_CODEC = (
+    "type", "strict", "dec_hook", "float_hook", "ext_hook", "enc_hook", "decimal_format", "uuid_format", "order"
+)  # fmt: skip
+
+
+def _parts_of(found: Any, names: Iterable[str]) -> dict[str, Any]:
+    return {name: getattr(found, name) for name in names if hasattr(found, name)}
 
 
 def _of_wrapt(kind: type) -> Any:
@@ -394,6 +419,128 @@ def _of_wrapt(kind: type) -> Any:
         (found.__wrapped__, found._self_wrapper, found._self_enabled),
         vars(found) or None,
     )
+
+
+def _of_mpmath(kind: Any) -> Any:
+    """Find the reducer for the contexts of mpmath, by which its matrices compute, and its constants: each process has
+    its own.
+    """
+    if not (kind.__module__.startswith("mpmath.ctx_") and kind.__name__.endswith(("Context", "constant"))):
+        return None
+    members = vars(sys.modules["mpmath"])
+
+    def reduce(pickler: Pickler, found: Any) -> Reduced:
+        name = next((name for name, value in list(members.items()) if value is found), None)
+        return NotImplemented if name is None else by_member("mpmath", name)
+
+    return reduce
+
+
+def place_in_context(cls: type) -> str | None:
+    """Return where a class is that a context of mpmath has made for itself, such as ``mp.matrix``."""
+    if not str(cls.__module__).startswith("mpmath."):
+        return None
+    contexts = vars(sys.modules["mpmath"])
+    places = ((name, key, value) for name in ("mp", "fp", "iv") for key, value in list(vars(contexts[name]).items()))
+    return next((f"{name}.{key}" for name, key, value in places if value is cls), None)
+
+
+def _of_lxml(kind: type) -> Any:
+    """Find the reducer for elements and trees of lxml, which travel as text: an element without what is around it."""
+    if kind.__module__ not in ("lxml.etree", "lxml.html"):
+        return None
+    etree: Any = sys.modules["lxml.etree"]
+    if not issubclass(kind, etree._Element | etree._ElementTree):
+        return None
+
+    def reduce(pickler: Pickler, found: Any) -> Reduced:
+        is_tree = isinstance(found, etree._ElementTree)
+        text = etree.tostring(found, encoding="utf-8", with_tail=not is_tree)
+        parts = text, is_tree, type(found.getroot() if is_tree else found).__module__ == "lxml.html"
+        with contextlib.suppress(etree.XMLSyntaxError):
+            if etree.tostring(values.new_element(*parts), encoding="utf-8") == text:
+                return values.new_element, parts
+        return NotImplemented  # HTML may have names that are none in XML
+
+    return reduce
+
+
+def _of_global_names(kind: Any) -> Any:
+    """Find the reducer for objects that pickle writes as the name of a global (their ``__reduce__`` returns a string).
+
+    Engines have no such name in a notebook or script: what wraps a function, such as cachetools' ``cached``, travels
+    with its attributes; another object is compared by identity.
+    """
+    if not _own_reduce(kind) or (not hasattr(kind, "__get__") and travel(kind.__module__) is Travel.REFERENCE):
+        return None
+    finders = (find(kind) for find in KINDS if find is not _of_global_names)
+    plain = next(filter(None, finders), None) or plain_reducer(kind)
+
+    def reduce(pickler: Pickler, found: Any) -> Reduced:
+        reduced = found.__reduce_ex__(5)
+        if not isinstance(reduced, str):
+            if _is_of_class(reduced[1], found):
+                if len(reduced[1]) > 2:  # what else it needs, such as SQLAlchemy's mapping, is not in the class
+                    raise pickle.PicklingError("it is made with its class")
+                return _by_attributes(found)
+            return reduced if plain is None else plain(pickler, found)
+        way = travel(module := pickle.whichmodule(found, reduced))  # type: ignore[attr-defined]
+        if way is not Travel.LOOSE:
+            return NotImplemented if way is Travel.REFERENCE else by_member(module, reduced)
+        if hasattr(kind, "__get__"):
+            return _by_attributes(found)
+        start: Any = _by_identity(found, values.named_object, kind)
+        if start is NotImplemented:
+            return start
+        return (*start, object.__getstate__(found), None, None, values.fill_named)
+
+    return reduce
+
+
+def _is_of_class(arguments: tuple[Any, ...], found: object) -> bool:
+    """Return whether arguments name a class that travels by value, and the name of an object in it."""
+    classes = [each for each in arguments if isinstance(each, type) and find_named(each) is None]
+    return any(vars(cls).get(name) is found for cls in classes for name in arguments if isinstance(name, str))
+
+
+def _by_attributes(found: object) -> Reduced:
+    """Reduce what a decorator has made of a function to its attributes."""
+    state, locks = without_locks(object.__getstate__(found))
+    return values.new_wrapping, (type(found), locks), state, None, None, values.fill_state
+
+
+def _of_curry(kind: type) -> Any:
+    """Find the reducer for functions that toolz has curried, which it reduces to the names of their functions."""
+    if kind.__name__ != "curry":
+        return None
+
+    def reduce(pickler: Pickler, found: Any) -> Reduced:
+        restore, (cls, function, *rest, is_whole) = found.__reduce__()
+        module, _, name = function.partition(":") if isinstance(function, str) else ("", "", "")
+        way = travel(module) if module else Travel.REFERENCE
+        if way is Travel.SOURCE and is_whole:
+            return by_member(module, name)
+        if way is Travel.SOURCE:
+            function = functools.reduce(getattr, name.split("."), sys.modules[module])
+        elif way is Travel.LOOSE:
+            function = found.func
+        return restore, (cls, function, *rest, is_whole if way is Travel.REFERENCE else None)
+
+    return reduce
+
+
+def of_library(kind: type) -> Any:
+    """Find the reducer for types of some libraries."""
+    find = _LIBRARIES.get(str(kind.__module__).partition(".")[0])
+    return None if find is None else find(kind)
+
+
+_LIBRARIES: dict[str, Callable[[Any], Any]] = {
+    "cytoolz": _of_curry,
+    "lxml": _of_lxml,
+    "mpmath": _of_mpmath,
+    "toolz": _of_curry,
+}
 
 
 def _of_module_singles(kind: Any) -> Any:
@@ -424,7 +571,8 @@ def _has_no_state(found: Any) -> bool:
 
 
 REDUCERS[vars(typing)["_GenericAlias"]] = _reduce_alias
-KINDS += [_of_compiled, _of_name_resolver, _of_stateless, _of_wrapt, *shared_state.KINDS, _of_module_singles]
+KINDS[:0] = [of_library, _of_global_names]
+KINDS += [_of_compiled, _of_name_resolver, _of_few_parts, _of_wrapt, *shared_state.KINDS, _of_module_singles]
 BASES.update(
     {
         vars(io)["IOBase"].__base__: _reduce_stream,

@@ -9,18 +9,17 @@ import inspect
 import math
 import os
 import re
-from collections.abc import Iterable, Mapping
+from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass, field
 from datetime import timedelta
 from pathlib import Path
 from typing import Any
 
 from ..core.arguments import check_bytes, check_count, check_seconds
-from ..core.failure_values import FAILURE_VALUES
 from ..core.parsing import parse_span
 from ..core.requirements import bytes_of
 from ..core.scheduler.autoscaling import IDLE_S
-from ..core.scheduler.settings import COPY_PLACES, COROUTINES_MAX, PLACEMENTS
+from ..core.scheduler.settings import COROUTINES_MAX
 
 LEASE_LEAST_S = 5.0
 """A shorter lease would end engines in short pauses of the network."""
@@ -194,27 +193,12 @@ def check_environment_patience(what: str, value: object) -> float | None:
     return -1.0 if unlimited else check_seconds(what, value)
 
 
-def check_placement(what: str, value: object) -> str | None:
-    """Return the name of a placement, see `core.scheduler.engine_choice`."""
-    if value is None:
-        return None
-    if not isinstance(value, str) or value not in PLACEMENTS:
-        raise ValueError(f"{what} must be one of {', '.join(PLACEMENTS)}, not {value!r}")
-    return value
-
-
-def check_failure_values(what: str, value: object) -> str | None:
-    """Return one of `core.failure_values.FAILURE_VALUES`."""
-    if value is not None and value not in FAILURE_VALUES:
-        raise ValueError(f"{what} must be one of {', '.join(FAILURE_VALUES)}, not {value!r}")
-    return value
-
-
-def check_copy_place(what: str, value: object) -> str | None:
-    """Return one of `core.scheduler.settings.COPY_PLACES`."""
-    if value is not None and value not in COPY_PLACES:
-        raise ValueError(f"{what} must be one of {', '.join(map(repr, COPY_PLACES))}, not {value!r}")
-    return value
+def check_choice(what: str, value: object, choices: Sequence[str]) -> str | None:
+    """Return one of these words."""
+    if value is None or (isinstance(value, str) and value in choices):
+        return value
+    words = ", ".join(repr(each) if " " in each else each for each in choices)
+    raise ValueError(f"{what} must be one of {words}, not {value!r}")
 
 
 def check_times(what: str, value: object) -> float | None:
@@ -268,11 +252,16 @@ def read_startup(what: str, startup: object) -> tuple[str | None, str]:
 
     Raises:
         FileNotFoundError: the file cannot be read.
+        ValueError: a str is the name of a file, or the file is not UTF-8.
         SyntaxError: the code is not valid Python.
     """
     if startup is None:
         return None, ""
     if isinstance(startup, str):
+        if re.fullmatch(r"\S+\.py", startup):
+            raise ValueError(
+                f"{what}={startup!r} is the name of a file, and a str is code: give pathlib.Path({startup!r})"
+            )
         return startup, "start-up code"
     if isinstance(startup, os.PathLike):
         path = Path(startup).expanduser()

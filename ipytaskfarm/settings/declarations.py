@@ -23,30 +23,12 @@ from pathlib import Path
 from textwrap import fill
 from typing import TYPE_CHECKING, Annotated, Any, Literal, NoReturn, TypedDict, TypeVar, get_args, get_type_hints
 
+from ..core.failure_values import FAILURE_VALUES
+from ..core.limits import PeerLimits
 from ..core.scheduler.autoscaling import IDLE_S
-from ..core.scheduler.settings import PLACEMENTS, SchedulerSettings
+from ..core.scheduler.settings import COPY_PLACES, PLACEMENTS, SchedulerSettings
 from ..core.text import did_you_mean
-from .checks import (
-    Agents,
-    check_agents,
-    check_copy_place,
-    check_coroutines,
-    check_engines,
-    check_environment_patience,
-    check_failure_values,
-    check_lease,
-    check_placement,
-    check_port,
-    check_resources,
-    check_share,
-    check_times,
-    existing_folders,
-    file_path,
-    folder_path,
-    policy_name,
-    read_startup,
-)
-from .limits import LimitArguments
+from . import checks
 from .setting import AGENT, CONTROLLER, Setting, count_setting, seconds_setting, size_setting
 
 if TYPE_CHECKING:
@@ -54,6 +36,7 @@ if TYPE_CHECKING:
 
 DEFAULT_HOST = "127.0.0.1"
 DEFAULT_POLICY = "ipytaskfarm.policies:FIFO"
+_LIMITS = PeerLimits()
 
 
 def _switch(help: str) -> Setting:
@@ -63,14 +46,6 @@ def _switch(help: str) -> Setting:
 def _optional_patience(text: str) -> float | None:
     patience_s = float(text)
     return None if patience_s < 0 else patience_s
-
-
-def _placement(text: str) -> str | None:
-    return check_placement("placement", text)
-
-
-def _failure_values(text: str) -> str | None:
-    return check_failure_values("failure-values", text)
 
 
 def _resource(text: str) -> tuple[str, float]:
@@ -87,7 +62,7 @@ class LeadingArguments(TypedDict, total=False):
             help="the number of engines on this machine",
             unit="N",
             means="the usable cores; with agents 0",
-            check=check_engines,
+            check=checks.check_engines,
             flag="n engines",
             section="Start",
         ),
@@ -108,7 +83,7 @@ class LeadingArguments(TypedDict, total=False):
             help="a file with code that every fresh engine runs first (in Python a `pathlib.Path`; a str is code)."
             " The farm keeps it until it gets other code",
             unit="FILE",
-            check=read_startup,
+            check=checks.read_startup,
             section="Start",
         ),
     ]
@@ -119,14 +94,14 @@ class LeadingArguments(TypedDict, total=False):
             " turns), or your own policy",
             unit="MODULE:CLASS",
             means="FIFO",
-            check=policy_name,
+            check=checks.policy_name,
             processes=(CONTROLLER,),
             standard=DEFAULT_POLICY,
         ),
     ]
 
 
-class FarmArguments(LimitArguments, total=False):
+class FarmArguments(TypedDict, total=False):
     """The settings that `Farm` accepts as keyword arguments."""
 
     policy_path: Annotated[
@@ -135,7 +110,7 @@ class FarmArguments(LimitArguments, total=False):
             help="a folder from which your own queue policy is imported",
             unit="DIR",
             default=(),
-            check=existing_folders,
+            check=checks.existing_folders,
             several=True,
             processes=(CONTROLLER,),
             standard=(),
@@ -163,7 +138,7 @@ class FarmArguments(LimitArguments, total=False):
         Setting(
             help="the port to listen on",
             unit="PORT",
-            check=check_port,
+            check=checks.check_port,
             means="the farm's own, else 10113 if it is free, else any",
         ),
     ]
@@ -173,7 +148,7 @@ class FarmArguments(LimitArguments, total=False):
             help="the folder for the store of a new farm, on a local disk",
             unit="DIR",
             means="the farm's own folder",
-            check=folder_path,
+            check=checks.folder_path,
         ),
     ]
     unmet_timeout: Annotated[
@@ -181,7 +156,6 @@ class FarmArguments(LimitArguments, total=False):
         seconds_setting(
             "after this time, fail a task that no engine may run",
             means="it waits",
-            processes=(CONTROLLER,),
             field="unmet_timeout_s",
         ),
     ]
@@ -189,7 +163,6 @@ class FarmArguments(LimitArguments, total=False):
         float | timedelta | None,
         seconds_setting(
             "how long an engine gets no tasks after a task has failed on it",
-            processes=(CONTROLLER,),
             field="failure_penalty_s",
         ),
     ]
@@ -199,8 +172,8 @@ class FarmArguments(LimitArguments, total=False):
             "an agent that has not heard from the controller for this time ends its engines; a little later their tasks"
             " run on other engines; at least 5",
             means="900; of a temporary farm 60",
-            check=check_lease,
-            processes=(CONTROLLER, AGENT),
+            check=checks.check_lease,
+            processes=(AGENT,),
             field="lease_s",
         ),
     ]
@@ -208,7 +181,7 @@ class FarmArguments(LimitArguments, total=False):
         float | timedelta | None,
         seconds_setting(
             "the time between the interrupt of a task after its time limit and the signals that end its engine",
-            processes=(CONTROLLER, AGENT),
+            processes=(AGENT,),
             field="grace_s",
         ),
     ]
@@ -226,8 +199,7 @@ class FarmArguments(LimitArguments, total=False):
         count_setting(
             "how many tasks with an `async def` function an engine runs at once, at most 1,024",
             1,
-            check=check_coroutines,
-            processes=(CONTROLLER,),
+            check=checks.check_coroutines,
             field="coroutines",
         ),
     ]
@@ -239,8 +211,8 @@ class FarmArguments(LimitArguments, total=False):
             "`all`, `none`",
             unit="WHICH",
             means="masked",
-            check=check_failure_values,
-            parse=_failure_values,
+            check=partial(checks.check_choice, choices=FAILURE_VALUES),
+            parse=partial(checks.check_choice, "failure-values", choices=FAILURE_VALUES),
             processes=(AGENT,),
         ),
     ]
@@ -249,20 +221,18 @@ class FarmArguments(LimitArguments, total=False):
         count_setting(
             'how many engines of a node may be frozen at once, each for a failed task with `on_failure="hold"`',
             0,
-            processes=(CONTROLLER,),
             field="frozen_engines",
         ),
     ]
     frozen_time: Annotated[
         float | timedelta | None,
-        seconds_setting("a frozen engine ends after this time without use", processes=(CONTROLLER,), field="frozen_s"),
+        seconds_setting("a frozen engine ends after this time without use", field="frozen_s"),
     ]
     max_engine_losses: Annotated[
         int | None,
         count_setting(
             "quarantine a task, whatever its retries, when this many engines were lost while they ran it",
             1,
-            processes=(CONTROLLER,),
             field="max_engine_losses",
         ),
     ]
@@ -272,7 +242,6 @@ class FarmArguments(LimitArguments, total=False):
             "give a node no more tasks after this many failed attempts in a row, if tasks of the same kinds succeed"
             " elsewhere; at least 5",
             5,
-            processes=(CONTROLLER,),
             field="node_failures",
         ),
     ]
@@ -282,9 +251,8 @@ class FarmArguments(LimitArguments, total=False):
             help="begin a second copy of an idempotent task whose run takes longer than so many times the 75th"
             " percentile of others like it, at least 1.5",
             unit="TIMES",
-            check=check_times,
+            check=checks.check_times,
             parse=float,
-            processes=(CONTROLLER,),
             field="second_copy_after",
         ),
     ]
@@ -294,8 +262,7 @@ class FarmArguments(LimitArguments, total=False):
             help="where second copies may run: on `other nodes` than the first run; with `any engine`, on a farm with"
             " one node, on another engine of it",
             unit="WHERE",
-            check=check_copy_place,
-            processes=(CONTROLLER,),
+            check=partial(checks.check_choice, choices=COPY_PLACES),
             field="second_copies_on",
         ),
     ]
@@ -328,7 +295,7 @@ class FarmArguments(LimitArguments, total=False):
         Setting(
             help="a file that records everything that the controller receives, with payloads, for `ipytaskfarm replay`",
             unit="FILE",
-            check=file_path,
+            check=checks.file_path,
             processes=(CONTROLLER,),
             parse=Path,
         ),
@@ -339,7 +306,6 @@ class FarmArguments(LimitArguments, total=False):
             "how many free slots have a blank engine that is ready for any environment",
             0,
             means="all",
-            processes=(CONTROLLER,),
             field="warm",
         ),
     ]
@@ -349,7 +315,7 @@ class FarmArguments(LimitArguments, total=False):
             help="resources of this machine that tasks may ask for: `gpu=2`, `licence=3` (in Python a dict); cores,"
             " memory and GPUs are detected, unless they are given here",
             unit="NAME=AMOUNT",
-            check=check_resources,
+            check=checks.check_resources,
             several=True,
             flag="resource",
             key="resource",
@@ -364,9 +330,8 @@ class FarmArguments(LimitArguments, total=False):
         Setting(
             help=f"which of several free engines takes a task: {', '.join(f'`{each}`' for each in PLACEMENTS)}",
             unit="HOW",
-            check=check_placement,
-            parse=_placement,
-            processes=(CONTROLLER,),
+            check=partial(checks.check_choice, choices=PLACEMENTS),
+            parse=partial(checks.check_choice, "placement", choices=PLACEMENTS),
             field="placement",
         ),
     ]
@@ -376,8 +341,7 @@ class FarmArguments(LimitArguments, total=False):
             help="start no tasks on a node with a load above this share of its cores, except tasks with `force=True`",
             unit="SHARE",
             means="no limit",
-            check=check_share,
-            processes=(CONTROLLER,),
+            check=checks.check_share,
             parse=float,
             field="load_limit",
         ),
@@ -387,7 +351,6 @@ class FarmArguments(LimitArguments, total=False):
         size_setting(
             "start no tasks on a node with less free memory, except tasks with `force=True`",
             means="no limit",
-            processes=(CONTROLLER,),
             field="free_memory_limit",
         ),
     ]
@@ -396,9 +359,8 @@ class FarmArguments(LimitArguments, total=False):
         seconds_setting(
             "how long later tasks may overtake a task because an engine has their environment already (-1, in Python"
             " False: without limit)",
-            check=check_environment_patience,
+            check=checks.check_environment_patience,
             parse=_optional_patience,
-            processes=(CONTROLLER,),
             field="environment_patience_s",
         ),
     ]
@@ -406,7 +368,6 @@ class FarmArguments(LimitArguments, total=False):
         float | timedelta | None,
         seconds_setting(
             "after this time a node reserves the resources that become free for a task that waits for them",
-            processes=(CONTROLLER,),
             field="resource_patience_s",
         ),
     ]
@@ -424,13 +385,13 @@ class FarmArguments(LimitArguments, total=False):
         seconds_setting("how long running tasks may continue when the farm is stopped", default=10.0, section="Start"),
     ]
     agents: Annotated[
-        Agents | str | Sequence[Agents | str],
+        checks.Agents | str | Sequence[checks.Agents | str],
         Setting(
             help="agents on other machines, each with its own engines: a launcher and a number, `slurm:3` (in Python"
             " also an `Agents`)",
             unit="LAUNCHER:N",
             default=(),
-            check=check_agents,
+            check=checks.check_agents,
             several=True,
             section="Start",
         ),
@@ -455,6 +416,47 @@ class FarmArguments(LimitArguments, total=False):
             "with `min` and `max`: end engines or agents that were idle for this time", default=IDLE_S, section="Start"
         ),
     ]
+    # These keep one peer from taking what belongs to all, see `core.limits` and ``docs/limits.md``.
+    max_tasks: Annotated[
+        int | None,
+        count_setting(
+            "accept no further tasks while this many have not ended; clients keep theirs, and submit them when there is"
+            " room",
+            1,
+            field="max_tasks",
+        ),
+    ]
+    max_sessions: Annotated[
+        int | None,
+        count_setting(
+            "how many clients, or agents, may be connected with one key; others are told to connect again later",
+            8,
+            processes=(CONTROLLER,),
+            standard=_LIMITS.sessions,
+        ),
+    ]
+    incoming_limit: Annotated[
+        int | str | None,
+        size_setting(
+            "how much memory the controller uses for received messages that it has not handled, of all peers; a peer"
+            " that sends more is told to connect again later; at least 512M",
+            check=checks.check_incoming,
+            means="768M",
+            processes=(CONTROLLER,),
+            standard=_LIMITS.incoming,
+        ),
+    ]
+    outgoing_limit: Annotated[
+        int | str | None,
+        size_setting(
+            "how much memory the controller uses for messages that their receivers have not taken; beyond it the peer"
+            " with most of them has to start its session again; at least 512M",
+            check=checks.check_incoming,
+            means="1G",
+            processes=(CONTROLLER,),
+            standard=_LIMITS.outgoing,
+        ),
+    ]
 
 
 def _declared(arguments: type) -> dict[str, tuple[Any, Setting]]:
@@ -462,17 +464,13 @@ def _declared(arguments: type) -> dict[str, tuple[Any, Setting]]:
     return {name: get_args(hint) for name, hint in hints.items()}
 
 
-_LIMITS = _declared(LimitArguments)
-_DECLARED = (
-    _declared(LeadingArguments) | {n: d for n, d in _declared(FarmArguments).items() if n not in _LIMITS} | _LIMITS
-)
+_DECLARED = _declared(LeadingArguments) | _declared(FarmArguments)
 
 SETTINGS: dict[str, Setting] = {name: setting for name, (_, setting) in _DECLARED.items()}
 """All settings by the names of `Farm`'s arguments, in the order of its signature."""
 
 
-# ------------------------------------------------------------------------------------------------------------
-# The signature and the docstring of `Farm`
+# -- The signature and the docstring of `Farm`
 
 PLACE_OF_ARGUMENTS = "{settings}"
 """The line of a docstring that the list of arguments replaces."""
@@ -522,8 +520,7 @@ def _argument_lines(name: str, setting: Setting) -> str:
     return fill(text, 115, subsequent_indent="    ", break_on_hyphens=False)
 
 
-# ------------------------------------------------------------------------------------------------------------
-# The command lines of the controller and of the agents
+# -- The command lines of the controller and of the agents
 
 
 _ARGPARSE = (
@@ -588,4 +585,4 @@ def process_flag(name: str) -> str:
 
 
 def _told(process: str) -> Iterator[tuple[str, Setting]]:
-    return ((name, setting) for name, setting in SETTINGS.items() if process in setting.processes)
+    return ((name, setting) for name, setting in SETTINGS.items() if setting.is_of(process))

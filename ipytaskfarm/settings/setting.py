@@ -40,7 +40,7 @@ class Setting:
     """The key in that class; "" for the name."""
 
     processes: tuple[str, ...] = ()
-    """The processes that get the setting on their command lines."""
+    """The processes that get the setting on their command lines, besides the controller if it has a `field`."""
     process_flag: str = ""
     """Their flag; "" for the name with dashes."""
     parse: Callable[[str], Any] = str
@@ -49,6 +49,10 @@ class Setting:
     """The field of `SchedulerSettings` that the setting fills; its default is the default there."""
     standard: object = None
     """The default on their command line, without a field."""
+
+    def is_of(self, process: str) -> bool:
+        """Return whether a process gets the setting on its command line."""
+        return process in self.processes or (process == CONTROLLER and bool(self.field))
 
     @property
     def process_default(self) -> Any:
@@ -77,5 +81,4 @@ def count_setting(help: str, least: int, **more: Any) -> Setting:
 
 
 def size_setting(help: str, **more: Any) -> Setting:
-    """Return a setting that is a size in bytes."""
     return Setting(help=help, **{"unit": "SIZE", "check": check_bytes, "parse": int, **more})

@@ -2,6 +2,9 @@
 
 Both read through a connection of their own, and see the store as of one moment; the controller goes on writing.
 Compaction needs the controller's connection, so it is a question to the controller.
+
+The store knows which farm it belongs to, so nothing of the farm is lost with its record, ``farm.json``
+(`usable_record`).
 """
 
 from __future__ import annotations
@@ -17,10 +20,11 @@ from pathlib import Path
 
 from ..core.errors import StoreError
 from ..core.messages.task_types import code_of
+from ..system.farm_paths import FARM_FILE, FarmRecord, read_farm_record
 from ..system.files import sync_folder
-from ..system.odd_files import odd_kind
+from ..system.odd_files import odd_kind, set_aside_unless_file, spoiled_name
 from . import disk, rows
-from .beside import count_file
+from .beside import STORE_NAME, count_file
 from .blobs import blobs_folder
 from .commit_count import Count, LogPlace, Missing, log_place, missing, read as read_count
 from .opening import APPLICATION_ID, SCHEMA
@@ -237,3 +241,26 @@ def needed_blobs(path: Path, digests: Sequence[str]) -> set[str]:
     """Return those of these blobs that a task, a result or a kept command needs. Any thread may call this."""
     with _reader(path) as db:
         return {row[0] for row in db.execute(rows.NEEDED_BLOBS, (rows.asked(digests),))}
+
+
+def usable_record(folder: Path) -> tuple[FarmRecord | None, str]:
+    """Return ``farm.json`` of a farm's folder, and what people should be told.
+
+    Returns:
+        None for the record if there is none: a new one must name the farm of the store in the folder, if that is there.
+        A record that cannot be read is set aside then.
+
+    Raises:
+        StoreError: the record is damaged, and there is no store in the folder that could replace it.
+    """
+    path = folder / FARM_FILE
+    remark = set_aside_unless_file(path)
+    try:
+        return read_farm_record(folder), remark
+    except StoreError as error:
+        if not incarnation_of(folder / STORE_NAME):
+            raise
+        aside = spoiled_name(path)
+        os.rename(path, aside)
+        why = str(error).partition(". ")[0]
+        return None, f"{why}: it is {aside.name} now"

@@ -22,7 +22,7 @@ import msgspec
 from ..core.errors import StoreError
 from ..core.messages.task_types import encode_runs
 from ..core.saves import Save, StoredState
-from ..core.scheduler.clock import Now
+from ..core.scheduler.decision import Now
 from ..core.scheduler.events import Event
 from ..core.scheduler.settings import SchedulerSettings
 
@@ -117,7 +117,6 @@ class EventLog:
         self._file.write(_LENGTH.pack(len(data)) + data)
 
     def close(self) -> None:
-        """Close the file."""
         self._file.close()
 
 

@@ -14,8 +14,7 @@ from typing import Any, NamedTuple, TypeAlias
 import msgspec
 
 from ..core import saves as s
-from ..core.messages.dependencies import Needs
-from ..core.messages.task_types import FailureSummary, Final, Rules
+from ..core.messages.task_types import FailureSummary, Final, Needs, Rules
 
 ROWS_AT_ONCE = (64, 8)
 """How many rows one statement inserts, if there are that many.  Fewer sizes: fewer statements to prepare."""

@@ -383,7 +383,6 @@ class ResultCache:
         return 0
 
     def entry(self, key: str) -> CacheEntry | None:
-        """Return the entry of this key."""
         self.note_uses()
         with self._guarded("read"):
             rows = self._rows(f"SELECT {_ENTRY} FROM entries WHERE key = ?", (key,))

@@ -7,15 +7,15 @@ from __future__ import annotations
 
 from collections.abc import Callable, Iterable, Iterator
 from itertools import groupby
-from typing import Any
+from typing import Any, NamedTuple
 
 import msgspec
 
 from ..core import saves as s
-from ..core.messages.dependencies import Needs
+from ..core.limits import PAYLOAD_BYTES
 from ..core.messages.result_cache import CacheKey
 from ..core.messages.tables import TaskRow
-from ..core.messages.task_types import AttemptRow, FailureSummary, Final, JobSpec, RunKey
+from ..core.messages.task_types import AttemptRow, FailureSummary, Final, JobSpec, Needs, RunKey
 from ..core.states import State
 from .inserts import SEPARATE, THERE, Row, Statement, failure_row, finals, tasks
 
@@ -36,24 +36,12 @@ def asked(keys: Iterable[int] | Iterable[str]) -> str:
     return _encode(list(keys)).decode()
 
 
-# --------------------------------------------------------------------------------------------------
-# Saves into rows: one function per kind, which takes consecutive saves of that kind.
+# -- Saves into rows: a statement and its row per kind, or a function that takes consecutive saves of that kind.
 
 
-def _separated(group: list[s.SaveSeparate]) -> list[Statement]:
-    return [Statement(SEPARATE, [(save.chunk, index) for save in group for index in save.indexes])]
-
-
-def _attempt(task: int, r: AttemptRow) -> Row:
-    return (task, r.number, r.engine_id, r.node, r.started_s, r.ended_s, r.outcome, *failure_row(r.failure))
-
-
-def _attempts(group: list[s.SaveAttempt]) -> list[Statement]:
-    sql = (
-        "INSERT INTO attempts (task, number, engine_id, node, started_s, ended_s, outcome, etype, value, place) "
-        f"SELECT ?1, ?2, ?3, ?4, ?5, ?6, ?7, ?8, ?9, ?10 WHERE {THERE} ON CONFLICT (task, number) DO NOTHING"
-    )
-    return [Statement(sql, [_attempt(save.task, save.row) for save in group], fences=True)]
+def _attempt(save: s.SaveAttempt) -> Row:
+    r = save.row
+    return (save.task, r.number, r.engine_id, r.node, r.started_s, r.ended_s, r.outcome, *failure_row(r.failure))
 
 
 def _requeues(group: list[s.SaveRequeue]) -> list[Statement]:
@@ -124,22 +112,6 @@ def _reopened(group: list[s.SaveReopen]) -> list[Statement]:
     ]
 
 
-def _mails(group: list[s.SaveMail]) -> list[Statement]:
-    sql = (
-        "INSERT INTO mail (task, outgoing, seq, sender, mark, at_s, body) "
-        f"SELECT ?1, ?2, ?3, ?4, ?5, ?6, ?7 WHERE {THERE} ON CONFLICT DO NOTHING"
-    )
-    return [Statement(sql, [(x.task, x.outgoing, x.seq, x.sender, x.mark, x.at_s, x.body) for x in group])]
-
-
-def _blocks(group: list[s.SaveBlock]) -> list[Statement]:
-    sql = (
-        "INSERT INTO blocks (first, last, accepted_upto, session) VALUES (?1, ?2, ?1 - 1, ?3) "
-        "ON CONFLICT (first) DO UPDATE SET last = ?2"
-    )
-    return [Statement(sql, [(b.first, b.last, b.session) for b in group])]
-
-
 def _left(group: list[s.SaveLeft]) -> list[Statement]:
     unused = "DELETE FROM blocks WHERE first = ?1 AND ?2 < first"
     ended = "UPDATE blocks SET last = ?2, session = '' WHERE first = ?1"
@@ -148,19 +120,6 @@ def _left(group: list[s.SaveLeft]) -> list[Statement]:
 
 
 ACCEPT = "UPDATE blocks SET accepted_upto = max(accepted_upto, ?2) WHERE first = ?1"
-
-
-def _accepted(group: list[s.SaveAccepted]) -> list[Statement]:
-    return [Statement(ACCEPT, [(a.block_first, a.upto) for a in group])]
-
-
-def _functions(group: list[s.SaveFunction]) -> list[Statement]:
-    sql = "INSERT INTO functions (digest, code) VALUES (?, ?) ON CONFLICT (digest) DO NOTHING"
-    return [Statement(sql, [(f.digest, f.code) for f in group])]
-
-
-def _dropped_functions(group: list[s.DropFunctions]) -> list[Statement]:
-    return [Statement("DELETE FROM functions WHERE digest = ?", [(digest,) for d in group for digest in d.digests])]
 
 
 HAND_OUT = (
@@ -173,26 +132,6 @@ DROP_HAND_OUT = "DELETE FROM handouts WHERE number = ?"
 def handout(save: s.SaveHandOut) -> Row:
     """Return the row of a batch for `HAND_OUT`."""
     return (save.number, save.engine, save.engine_id, _encode(save.runs).decode(), save.at_s)
-
-
-def _handouts(group: list[s.SaveHandOut]) -> list[Statement]:
-    return [Statement(HAND_OUT, [handout(save) for save in group])]
-
-
-def _dropped_handouts(group: list[s.DropHandOut]) -> list[Statement]:
-    return [Statement(DROP_HAND_OUT, [(h.number,) for h in group])]
-
-
-def _agents(group: list[s.SaveAgent]) -> list[Statement]:
-    sql = (
-        "INSERT OR REPLACE INTO agents (session, node, host, boot, namespace, pid, started_s) "
-        "VALUES (?, ?, ?, ?, ?, ?, ?)"
-    )
-    return [Statement(sql, [(a.session, a.node, *msgspec.structs.astuple(a.process)) for a in group])]
-
-
-def _dropped_agents(group: list[s.DropAgent]) -> list[Statement]:
-    return [Statement("DELETE FROM agents WHERE session = ?", [(a.session,) for a in group])]
 
 
 def _cleared(group: list[s.SaveClear]) -> list[Statement]:
@@ -224,35 +163,6 @@ def _spans(ids: Iterable[int]) -> Iterator[tuple[int, int]]:
         first, last = (id if first is None else first), id
     if last is not None and first is not None:
         yield (first, last)
-
-
-def _refusals(group: list[s.SaveRefusal]) -> list[Statement]:
-    sql = "INSERT INTO refusals (task, etype, text) VALUES (?, ?, ?) ON CONFLICT (task) DO NOTHING"
-    return [Statement(sql, [(r.task, r.etype, r.text) for r in group], fences=True)]
-
-
-def _settings(group: list[s.SaveSetting]) -> list[Statement]:
-    sql = "INSERT INTO settings (key, value) VALUES (?1, ?2) ON CONFLICT (key) DO UPDATE SET value = ?2"
-    return [Statement(sql, [(x.key, x.value) for x in group])]
-
-
-def _jobs(group: list[s.SaveJob]) -> list[Statement]:
-    sql = (
-        "INSERT INTO jobs (id, spec, session, arrived, failed, paused, priority) VALUES (?1, ?2, ?3, ?4, ?5, ?6, ?7) "
-        "ON CONFLICT (id) DO UPDATE SET spec = ?2, arrived = ?4, failed = ?5, paused = ?6, priority = ?7"
-    )
-    found: list[Row] = [
-        (j.spec.id, _encode(j.spec).decode(), j.session, j.arrived, j.failed, j.paused, j.priority) for j in group
-    ]
-    return [Statement(sql, found)]
-
-
-def _sticky(group: list[s.SaveSticky]) -> list[Statement]:
-    sql = (
-        "INSERT INTO sticky (key, verb, body, text) VALUES (?1, ?2, ?3, ?4) "
-        "ON CONFLICT (key) DO UPDATE SET verb = ?2, body = ?3, text = ?4"
-    )
-    return [Statement(sql, [(x.key, x.verb, x.body, x.text) for x in group])]
 
 
 def _dropped_sticky(group: list[s.DropSticky]) -> list[Statement]:
@@ -302,43 +212,97 @@ def _dropped_kept(group: list[s.DropKept]) -> list[Statement]:
     return [Statement(sql, found), *_DROP_UNUSED]
 
 
+class _Kind(NamedTuple):
+    """Saves of a kind that are written by one statement, with one row for each."""
+
+    sql: str
+    row: Callable[[Any], Row]
+    fences: bool = False
+    """See `Statement.fences`."""
+
+
+_BY_ONE_STATEMENT: dict[type, _Kind] = {
+    s.SaveBlock: _Kind(
+        "INSERT INTO blocks (first, last, accepted_upto, session) VALUES (?1, ?2, ?1 - 1, ?3) "
+        "ON CONFLICT (first) DO UPDATE SET last = ?2",
+        lambda b: (b.first, b.last, b.session),
+    ),
+    s.SaveAccepted: _Kind(ACCEPT, lambda a: (a.block_first, a.upto)),
+    s.SaveFunction: _Kind(
+        "INSERT INTO functions (digest, code) VALUES (?, ?) ON CONFLICT (digest) DO NOTHING",
+        lambda f: (f.digest, f.code),
+    ),
+    s.SaveHandOut: _Kind(HAND_OUT, handout),
+    s.DropHandOut: _Kind(DROP_HAND_OUT, lambda h: (h.number,)),
+    s.SaveAttempt: _Kind(
+        "INSERT INTO attempts (task, number, engine_id, node, started_s, ended_s, outcome, etype, value, place) "
+        f"SELECT ?1, ?2, ?3, ?4, ?5, ?6, ?7, ?8, ?9, ?10 WHERE {THERE} ON CONFLICT (task, number) DO NOTHING",
+        _attempt,
+        fences=True,
+    ),
+    s.SaveMail: _Kind(
+        "INSERT INTO mail (task, outgoing, seq, sender, mark, at_s, body) "
+        f"SELECT ?1, ?2, ?3, ?4, ?5, ?6, ?7 WHERE {THERE} ON CONFLICT DO NOTHING",
+        lambda x: (x.task, x.outgoing, x.seq, x.sender, x.mark, x.at_s, x.body),
+    ),
+    s.SaveRefusal: _Kind(
+        "INSERT INTO refusals (task, etype, text) VALUES (?, ?, ?) ON CONFLICT (task) DO NOTHING",
+        lambda r: (r.task, r.etype, r.text),
+        fences=True,
+    ),
+    s.SaveSetting: _Kind(
+        "INSERT INTO settings (key, value) VALUES (?1, ?2) ON CONFLICT (key) DO UPDATE SET value = ?2",
+        lambda x: (x.key, x.value),
+    ),
+    s.SaveJob: _Kind(
+        "INSERT INTO jobs (id, spec, session, arrived, failed, paused, priority) VALUES (?1, ?2, ?3, ?4, ?5, ?6, ?7) "
+        "ON CONFLICT (id) DO UPDATE SET spec = ?2, arrived = ?4, failed = ?5, paused = ?6, priority = ?7",
+        lambda j: (j.spec.id, _encode(j.spec).decode(), j.session, j.arrived, j.failed, j.paused, j.priority),
+    ),
+    s.SaveSticky: _Kind(
+        "INSERT INTO sticky (key, verb, body, text) VALUES (?1, ?2, ?3, ?4) "
+        "ON CONFLICT (key) DO UPDATE SET verb = ?2, body = ?3, text = ?4",
+        lambda x: (x.key, x.verb, x.body, x.text),
+    ),
+    s.SaveAgent: _Kind(
+        "INSERT OR REPLACE INTO agents (session, node, host, boot, namespace, pid, started_s) "
+        "VALUES (?, ?, ?, ?, ?, ?, ?)",
+        lambda a: (a.session, a.node, *msgspec.structs.astuple(a.process)),
+    ),
+    s.DropAgent: _Kind("DELETE FROM agents WHERE session = ?", lambda a: (a.session,)),
+}
+
+
 _BY_KIND: dict[type, Callable[[list[Any]], list[Statement]]] = {
-    s.SaveBlock: _blocks,
+    s.DropFunctions: lambda group: [
+        Statement("DELETE FROM functions WHERE digest = ?", [(digest,) for drop in group for digest in drop.digests])
+    ],
+    s.SaveSeparate: lambda group: [
+        Statement(SEPARATE, [(save.chunk, index) for save in group for index in save.indexes])
+    ],
     s.SaveLeft: _left,
-    s.SaveAccepted: _accepted,
     s.SaveTask: tasks,
-    s.SaveFunction: _functions,
-    s.DropFunctions: _dropped_functions,
-    s.SaveHandOut: _handouts,
-    s.DropHandOut: _dropped_handouts,
-    s.SaveAttempt: _attempts,
     s.SaveRequeue: _requeues,
     s.SavePriority: _priorities,
     s.SaveReopen: _reopened,
-    s.SaveMail: _mails,
     s.SaveFinal: finals,
     s.SaveClear: _cleared,
-    s.SaveSeparate: _separated,
-    s.SaveRefusal: _refusals,
-    s.SaveSetting: _settings,
-    s.SaveJob: _jobs,
-    s.SaveSticky: _sticky,
     s.DropSticky: _dropped_sticky,
     s.SaveKept: _kept,
     s.SaveKeptOn: _kept_on,
     s.DropKept: _dropped_kept,
-    s.SaveAgent: _agents,
-    s.DropAgent: _dropped_agents,
 }
 
 
 def statements(kind: type[s.Save], group: list[Any]) -> list[Statement]:
     """Return the statements for consecutive saves of one type."""
-    return _BY_KIND[kind](group)
+    simple = _BY_ONE_STATEMENT.get(kind)
+    if simple is None:
+        return _BY_KIND[kind](group)
+    return [Statement(simple.sql, list(map(simple.row, group)), simple.fences)]
 
 
-# --------------------------------------------------------------------------------------------------
-# Rows into values: each SELECT with the function for its rows.
+# -- Rows into values: each SELECT with the function for its rows.
 #
 # The CROSS JOINs fix the order of the loops (SQLite's extension): each requested key is looked up, nothing is scanned.
 
@@ -413,21 +377,23 @@ FUNCTIONS = (
     "ORDER BY asked.key"
 )
 
+_LARGE = f"iif(length({{payload}}) >= {PAYLOAD_BYTES}, length({{payload}}), NULL)"
 _RECORD = (
     "SELECT t.id, ifnull(p.queue_seq, t.queue_seq), iif(p.payload IS NULL, t.function, p.function), t.name, t.rules, "
     "ifnull(t.submitted_s, 0.0), t.session, {attempts}, ifnull(p.errors, 0), ifnull(p.losses, 0), "
     "ifnull(p.recovery, 0), t.needs, p.until_s, ifnull(p.trial, 1), p.began_s, "
-    "ifnull(p.received, 0), t.parent, t.spawn, t.queue_seq, t.items, t.part_of, t.part, t.cache "
+    "ifnull(p.received, 0), t.parent, t.spawn, t.queue_seq, t.items, t.part_of, t.part, t.cache, "
+    f"{_LARGE.format(payload='ifnull(p.payload, t.payload)')} "
 )
 REQUEUED = _RECORD.format(attempts="p.attempt") + (
     "FROM progress AS p CROSS JOIN tasks AS t ON t.id = p.task "
     "WHERE NOT EXISTS (SELECT 1 FROM finals AS f WHERE f.task = t.id)"
 )
 """The unfinished tasks that went back to their queues."""
-_RARE = "t.needs, t.parent, t.spawn, t.items, t.part_of, t.part, t.cache"
+_RARE = "t.needs, t.parent, t.spawn, t.part_of, t.cache, " + _LARGE.format(payload="t.payload")
 FRESH = (
     "SELECT t.id, t.queue_seq, t.function, t.name, t.rules, ifnull(t.submitted_s, 0.0), t.session, "
-    f"iif(t.items OR coalesce(t.needs, t.parent, t.spawn, t.part_of, t.cache) IS NOT NULL, json_array({_RARE}), NULL) "
+    f"iif(t.items OR coalesce({_RARE}) IS NOT NULL, json_array({_RARE}, t.items, t.part), NULL) "
     "FROM tasks AS t WHERE NOT EXISTS (SELECT 1 FROM finals AS f WHERE f.task = t.id) "
     "AND NOT EXISTS (SELECT 1 FROM progress AS p WHERE p.task = t.id) ORDER BY t.id"
 )
@@ -454,6 +420,8 @@ CACHE_KEYS = (
     "SELECT t.cache, t.needs FROM json_each(?) AS asked CROSS JOIN tasks AS t ON t.id = asked.value "
     "WHERE t.cache IS NOT NULL"
 )
+
+LARGE_CODE = f"SELECT digest, length(code) FROM functions WHERE length(code) >= {PAYLOAD_BYTES}"
 
 CHUNK_OF = "SELECT id, items FROM tasks INDEXED BY tasks_with_items WHERE id < ? AND items > 0 ORDER BY id DESC LIMIT 1"
 """The last chunk that was submitted before an id."""

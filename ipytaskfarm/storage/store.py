@@ -40,11 +40,10 @@ from ..system.files import sync_folder
 from . import disk, free_room, opening, rows
 from .beside import count_file
 from .commit_count import CommitCount, Count, Missing, missing, read as read_count
+from .free_room import LogRoom
 from .inserts import Row
-from .log_room import LogRoom
-from .map_places import place_in_map
 from .opening import APPLICATION_ID, FORMER, REMEDY
-from .task_records import RulesReader, part_of, task_records, unfinished_records, with_dependents
+from .task_records import RulesReader, part_of, place_in_map, task_records, unfinished_records, with_dependents
 from .writing import Fenced, write
 
 CHECKPOINT_BYTES = 4 << 20
@@ -369,7 +368,10 @@ class Store:
         if code in (sqlite3.SQLITE_BUSY, sqlite3.SQLITE_LOCKED):
             self._break(f"another program keeps it locked ({error}): end it, then start the farm again", error)
         if code in (sqlite3.SQLITE_READONLY, sqlite3.SQLITE_PERM, sqlite3.SQLITE_CANTOPEN, sqlite3.SQLITE_AUTH):
-            self._break(f"it cannot be written ({error}): check permissions and whether the disk is read-only", error)
+            self._break(
+                f"it cannot be written ({error}): check permissions, and whether the disk is read-only or failing",
+                error,
+            )
         if code == sqlite3.SQLITE_IOERR:
             self._break(f"the disk failed ({error}, {name}): check the disk (dmesg), then start the farm again", error)
         raise error
@@ -421,7 +423,9 @@ class Store:
             # Engines compare the numbers: they only grow, although answered batches are forgotten.
             next_handout=max(self._one("SELECT ifnull(max(number), 0) + 1 FROM handouts"), self.epoch << 32),
             blocks=db.execute(rows.BLOCKS).fetchall(),
-            tasks=unfinished_records(db.execute(rows.FRESH), db.execute(rows.REQUEUED), history),
+            tasks=unfinished_records(
+                db.execute(rows.FRESH), db.execute(rows.REQUEUED), history, dict(db.execute(rows.LARGE_CODE))
+            ),
             children=db.execute(rows.CHILDREN).fetchall(),
             mail=db.execute(rows.MAIL_COUNTS).fetchall(),
             finals=[

@@ -2,6 +2,9 @@
 
 A thread beside the controller's turns uses it, so a look at a million tasks delays nobody. Each answer has a time; what
 could not be looked at in time is left to the next question, which begins where this one ended.
+
+Of events (`read_events`), the items of a chunk that are no tasks of their own have the chunk's, under their own ids.
+SQL finds the events of chunks, and only as many as are asked for become events of items: a map may have millions.
 """
 
 from __future__ import annotations
@@ -9,31 +12,18 @@ from __future__ import annotations
 import json
 import sqlite3
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Container, Iterable, Iterator
+from itertools import islice
 from pathlib import Path
 from typing import Any, NamedTuple
 
-from ..core.messages import ReadHistory, Refusal
+from ..core.messages import ReadHistory, Refusal, view
 from ..core.messages.pages import EVENTS_MAX
-from ..core.messages.tables import EventTable
-from ..core.messages.view import (
-    PAGE_MAX,
-    STRETCHES_MAX,
-    CauseTable,
-    FailureCause,
-    PageRow,
-    ReadCauses,
-    ReadStretches,
-    ReadTaskInput,
-    ReadTaskPage,
-    Stretch,
-    StretchTable,
-    TaskInput,
-    TaskPage,
-)
+from ..core.messages.tables import EventRow, EventTable
 from ..core.states import ABORTS, FINAL
 from ..core.stretches import merged
-from .history import read_events
+from .inserts import Row
+from .rows import asked, decode_indexes
 
 ANSWER_S = 0.15
 """How long one answer may take; it is looked at after each range of ids."""
@@ -45,7 +35,6 @@ RARE = 50_000
 """The number of failed tasks up to which their index is faster than a look at all tasks."""
 IDS_SHOWN = 8
 CAUSES_MAX = 500
-JOBS_SHOWN = 500
 INPUT_BYTES = 64 * 1024
 PICTURE_WIDTH = 2000
 """The width, in stretches, of the picture that a window is drawn in."""
@@ -57,11 +46,6 @@ _COLUMNS = """t.id, t.items, t.name, t.job, f.task IS NOT NULL, f.reason, f.engi
     iif(t.items, (SELECT json_group_array(x.part) FROM separate_items AS x WHERE x.chunk = t.id), NULL)"""
 
 
-_RETRIED = (
-    "SELECT job, count(*) FROM tasks INDEXED BY tasks_by_retried WHERE json_extract(rules, '$.retry_of') IS NOT NULL "
-    "AND job IN (SELECT value FROM json_each(?)) GROUP BY 1"
-)
-"""Job -> how many of its tasks are others that were submitted again."""
 _UNRETRIED = "NOT EXISTS (SELECT 1 FROM tasks AS again WHERE json_extract(again.rules, '$.retry_of') = +f.task)"
 """A failed task that was submitted again is not a failure any more; if its retry has failed, that one is.
 
@@ -94,7 +78,7 @@ class TaskTables:
 
     # ---------------------------------------------------------------------------------- causes
 
-    def causes(self, question: ReadCauses) -> CauseTable:
+    def causes(self, question: view.ReadCauses) -> view.CauseTable:
         """Return the failed tasks that were not submitted again, by cause, the largest group first."""
         count = max(1, min(question.count, CAUSES_MAX))
         self._bound(1.0)
@@ -114,22 +98,25 @@ class TaskTables:
             rows = [self._cause(question.job, *group) for group in groups[:count]]
             of_jobs, jobs = "t.job IS NOT NULL", []
             if question.jobs is not None:
-                of_jobs, jobs = "t.job IN (SELECT value FROM json_each(?))", [json.dumps(question.jobs[:JOBS_SHOWN])]
+                of_jobs = "t.job IN (SELECT value FROM json_each(?))"
+                jobs = [json.dumps(question.jobs[: view.JOBS_COUNTED])]
             by_job = self._db.execute(
                 "SELECT t.job, count(*) AS n FROM finals AS f INDEXED BY finals_by_cause CROSS JOIN tasks AS t "
-                f"ON t.id = f.task WHERE f.reason <> '' AND {of_jobs} GROUP BY 1 ORDER BY n DESC LIMIT ?",
-                (*jobs, JOBS_SHOWN),
+                f"ON t.id = f.task WHERE f.reason <> '' AND {of_jobs} AND {_UNRETRIED} "
+                "GROUP BY 1 ORDER BY n DESC LIMIT ?",
+                (*jobs, view.JOBS_COUNTED),
             ).fetchall()
-            retried = self._db.execute(_RETRIED, jobs).fetchall() if jobs else []
         except sqlite3.OperationalError as error:
             if "interrupted" not in str(error):
                 raise
-            return CauseTable([], complete=False)
+            return view.CauseTable([], complete=False)
         finally:
             self._db.set_progress_handler(None, 0)
-        return CauseTable(rows, max(0, len(groups) - count), by_job, retried=retried)
+        return view.CauseTable(rows, max(0, len(groups) - count), by_job)
 
-    def _cause(self, job: str | None, reason: str, etype: str | None, place: str | None, count: int) -> FailureCause:
+    def _cause(
+        self, job: str | None, reason: str, etype: str | None, place: str | None, count: int
+    ) -> view.FailureCause:
         """Return a group with its latest tasks."""
         of_job, values = ("", []) if job is None else ("AND (SELECT job FROM tasks WHERE id = task) = ?", [job])
         found = self._db.execute(
@@ -138,7 +125,7 @@ class TaskTables:
             (reason, etype, place, *values, IDS_SHOWN),
         ).fetchall()
         text, last_s = (found[0][1] or "", found[0][2] or 0.0) if found else ("", 0.0)
-        return FailureCause(reason, etype or "", place or "", text, count, [row[0] for row in found], last_s)
+        return view.FailureCause(reason, etype or "", place or "", text, count, [row[0] for row in found], last_s)
 
     def _bound(self, seconds: float) -> None:
         """Let the following statements be interrupted after this time."""
@@ -147,14 +134,14 @@ class TaskTables:
 
     # ---------------------------------------------------------------------------------- pages
 
-    def page(self, question: ReadTaskPage, failed: int) -> tuple[TaskPage, list[int]] | Refusal:
+    def page(self, question: view.ReadTaskPage, failed: int) -> tuple[view.TaskPage, list[int]] | Refusal:
         """Return a page of tasks, and the ids under which the tasks of its lines are kept.
 
         Tasks that have not ended have the state "unfinished". `failed` is how many tasks have failed."""
         wanted = _filter(question)
         if wanted is None:
             return Refusal("ValueError", f"there is no state {question.state!r} of ended tasks")
-        count = max(1, min(question.count, PAGE_MAX))
+        count = max(1, min(question.count, view.PAGE_MAX))
         if wanted.rare and failed <= RARE:
             rows = self._at_once(question, wanted, count)
             return _page(rows, rows[-1][0] if len(rows) >= count else None, True)
@@ -163,7 +150,7 @@ class TaskTables:
             return _page(rows, rows[-1][0] if len(rows) >= count else None, True)
         return self._by_ranges(question, wanted, count)
 
-    def _at_once(self, question: ReadTaskPage, wanted: _Filter, count: int) -> list[tuple[Any, ...]]:
+    def _at_once(self, question: view.ReadTaskPage, wanted: _Filter, count: int) -> list[tuple[Any, ...]]:
         """Look for the rows by an index."""
         sign, order = (">", "ASC") if question.oldest_first else ("<", "DESC")
         conditions, values = list(wanted.conditions), list(wanted.values)
@@ -178,10 +165,10 @@ class TaskTables:
         sql = f"SELECT {_COLUMNS} FROM {tables} WHERE {where} ORDER BY t.id {order} LIMIT ?"
         return self._db.execute(sql, (*values, count)).fetchall()
 
-    def _by_ranges(self, question: ReadTaskPage, wanted: _Filter, count: int) -> tuple[TaskPage, list[int]]:
+    def _by_ranges(self, question: view.ReadTaskPage, wanted: _Filter, count: int) -> tuple[view.TaskPage, list[int]]:
         """Look at all tasks, a range of ids after the other, until the page is full or the time is over."""
         lowest, highest = self._db.execute(_EXTENT).fetchone()
-        ended = bool(wanted.conditions) and question.state in _ENDED
+        ended = len(wanted.conditions) > 1 and question.state in _ENDED  # the first one is about chunks
         join = "JOIN" if ended else "LEFT JOIN"
         where = " AND ".join([*wanted.conditions, "t.id BETWEEN ? AND ?"])
         order = "ASC" if question.oldest_first else "DESC"
@@ -226,7 +213,7 @@ class TaskTables:
 
     # ---------------------------------------------------------------------------------- stretches
 
-    def stretches(self, question: ReadStretches) -> StretchTable:
+    def stretches(self, question: view.ReadStretches) -> view.StretchTable:
         """Return the runs between two moments, the latest tasks first as far as the time allows."""
         lowest, highest, first_s = self._db.execute(
             f"{_EXTENT}, (SELECT submitted_s FROM tasks ORDER BY id LIMIT 1)"
@@ -241,20 +228,22 @@ class TaskTables:
         resolution_s = max(1e-6, (question.until_s - question.since_s) / PICTURE_WIDTH)
         at = highest if question.before is None else min(highest, question.before - 1)
         until_s = time.monotonic() + ANSWER_S
-        found: list[Stretch] = []
+        found: list[view.Stretch] = []
         while at >= lowest:
             window = (at - RANGE + 1, at, question.since_s, question.until_s, *values)
-            found += [Stretch(*row) for row in self._db.execute(sql, window)]
-            if len(found) > STRETCHES_MAX:
-                found = merged(found, resolution_s, STRETCHES_MAX)
+            found += [view.Stretch(*row) for row in self._db.execute(sql, window)]
+            if len(found) > view.STRETCHES_MAX:
+                found = merged(found, resolution_s, view.STRETCHES_MAX)
             at -= RANGE
             if time.monotonic() > until_s:
                 break
-        return StretchTable(merged(found, resolution_s, STRETCHES_MAX), at + 1 if at >= lowest else None, first_s)
+        return view.StretchTable(
+            merged(found, resolution_s, view.STRETCHES_MAX), at + 1 if at >= lowest else None, first_s
+        )
 
     # ---------------------------------------------------------------------------------- one task
 
-    def task_input(self, question: ReadTaskInput) -> TaskInput | Refusal:
+    def task_input(self, question: view.ReadTaskInput) -> view.TaskInput | Refusal:
         """Return a task as it was submitted; of an item of a map, its chunk."""
         row = self._db.execute(
             "SELECT id, iif(length(payload) <= ?, payload, x''), length(payload), function, rules, submitted_s "
@@ -265,15 +254,15 @@ class TaskTables:
         if row is None:
             return Refusal("IndexError", f"there is no task {question.id}: it was never submitted, or has been cleared")
         task, payload, size, function, rules, submitted_s = row
-        return TaskInput(task, bytes(payload), size, function, rules or "", submitted_s or 0.0)
+        return view.TaskInput(task, bytes(payload), size, function, rules or "", submitted_s or 0.0)
 
 
 _ENDED = {*(state.value for state in FINAL), "finished", "aborted"}
 
 
-def _filter(question: ReadTaskPage) -> _Filter | None:
+def _filter(question: view.ReadTaskPage) -> _Filter | None:
     """Return the conditions of a page.  None: the state is unknown."""
-    conditions: list[str] = []
+    conditions = [f"{_RUNS} > 0"]  # a chunk whose items all became tasks of their own stands for none
     values: list[Any] = []
     match question.state:
         case None | "finished":
@@ -290,11 +279,12 @@ def _filter(question: ReadTaskPage) -> _Filter | None:
     if question.cause is not None:
         reason, etype, place = question.cause
         conditions.append("f.reason <> '' AND f.reason = ? AND ifnull(f.etype, '') = ? AND ifnull(f.place, '') = ?")
-        conditions.append(_UNRETRIED)
         values += [reason, etype, place]
     if question.job is not None:
         conditions.append("t.job = ?")
         values.append(question.job)
+    if question.cause is not None or (question.state == "failed" and question.job is not None):
+        conditions.append(_UNRETRIED)
     if question.engine_id is not None:
         conditions.append("f.engine_id = ?")
         values.append(question.engine_id)
@@ -307,11 +297,11 @@ def _filter(question: ReadTaskPage) -> _Filter | None:
     return _Filter(conditions, values, rare)
 
 
-def _page(rows: list[tuple[Any, ...]], at: int | None, full: bool) -> tuple[TaskPage, list[int]]:
-    return TaskPage([_page_row(row) for row in rows], at, full), [row[0] for row in rows]
+def _page(rows: list[tuple[Any, ...]], at: int | None, full: bool) -> tuple[view.TaskPage, list[int]]:
+    return view.TaskPage([_page_row(row) for row in rows], at, full), [row[0] for row in rows]
 
 
-def _page_row(row: tuple[Any, ...]) -> PageRow:
+def _page_row(row: tuple[Any, ...]) -> view.PageRow:
     (
         task, items, name, job, ended, reason, engine_id, attempts, submitted_s, started_s, run_s, completed_s, etype,
         value, place, separate,
@@ -321,7 +311,7 @@ def _page_row(row: tuple[Any, ...]) -> PageRow:
         gone = set(_indexes(separate))
         shown = next((index for index in range(items) if index not in gone), -1)
         task, items = task + 1 + shown, items - len(gone)
-    return PageRow(
+    return view.PageRow(
         task, state, reason or "", name or "", job or "", engine_id if engine_id is not None else -1, attempts or 0,
         submitted_s or 0.0, started_s, run_s, completed_s, etype or "", value or "", place or "", max(1, items),
     )  # fmt: skip
@@ -329,3 +319,80 @@ def _page_row(row: tuple[Any, ...]) -> PageRow:
 
 def _indexes(text: str | None) -> list[int]:
     return [int(word) for word in (text or "[]").strip("[]").split(",") if word]
+
+
+_KEYS = (
+    "WITH asked (id, chunk) AS (SELECT a.value, (SELECT c.id FROM tasks AS c INDEXED BY tasks_with_items "
+    "WHERE c.items > 0 AND c.id < a.value ORDER BY c.id DESC LIMIT 1) FROM json_each(?) AS a) "
+    "SELECT t.id FROM asked AS a CROSS JOIN tasks AS t ON t.id = a.id WHERE NOT t.items UNION "
+    "SELECT c.id FROM asked AS a CROSS JOIN tasks AS c ON c.id = a.chunk WHERE a.id <= c.id + c.items "
+    "AND NOT EXISTS (SELECT 1 FROM separate_items AS x WHERE x.chunk = c.id AND x.part = a.id - c.id - 1)"
+)
+"""Ids of tasks -> the ids under which their events are kept: that of its chunk for an item that is no task."""
+
+
+def _events(among: str) -> str:
+    """Return the SELECT of events.  among: a condition of the column `task` that each of the tables is read with."""
+    return (
+        "WITH events (at_s, task, what, engine_id, more) AS ("
+        f"SELECT submitted_s, id AS task, 'accepted', -1, '' FROM tasks WHERE {among.replace('task', 'id')} UNION ALL "
+        "SELECT started_s, task, 'started', engine_id, 'attempt ' || number FROM attempts "
+        f"WHERE engine_id >= 0 AND {among} UNION ALL "
+        "SELECT ended_s, task, iif(outcome = '', 'succeeded', outcome), engine_id, ifnull(etype || ': ' || value, '') "
+        f"FROM attempts WHERE {among} UNION ALL "
+        "SELECT at_s, task, 'priority ' || before || ' → ' || priority, -1, '' "
+        f"FROM priority_changes WHERE {among} UNION ALL "
+        "SELECT started_s, task, 'started', engine_id, 'attempt ' || attempts FROM finals "
+        f"WHERE engine_id >= 0 AND {among} UNION ALL "
+        "SELECT completed_s, task, iif(reason = '', 'succeeded', 'failed: ' || reason), engine_id, "
+        f"ifnull(etype || ': ' || value, '') FROM finals WHERE {among}) "
+        "SELECT e.at_s, e.task, t.name, e.what, e.engine_id, e.more, t.items, "
+        "iif(t.items, (SELECT json_group_array(x.part) FROM separate_items AS x WHERE x.chunk = t.id), NULL) "
+        "FROM events AS e CROSS JOIN tasks AS t ON t.id = e.task "
+        "WHERE (?2 IS NULL OR t.name = ?2) AND (?3 IS NULL OR instr(lower(e.what), lower(?3))) AND e.at_s >= ?4 "
+        "AND (NOT t.items OR t.items > (SELECT count(*) FROM separate_items AS x WHERE x.chunk = t.id)) "
+        "AND (?6 IS NULL OR (e.at_s, e.task, e.what) <= (?6, ?7, ?8)) "
+        "ORDER BY e.at_s DESC, e.task DESC, e.what DESC LIMIT ?5"
+    )
+
+
+_EVENTS_OF_ALL = _events("?1 IS NULL")
+_EVENTS_OF_SOME = _events("task IN (SELECT value FROM json_each(?1))")
+
+
+def read_events(select: Callable[[str, Row], Iterable[Row]], question: ReadHistory, count: int) -> list[EventRow]:
+    """Return the last `count` events that match, in order of time.  select: runs a SELECT with its parameters."""
+    wanted = None if question.ids is None else frozenset(question.ids)
+    keys = None if wanted is None else asked(row[0] for row in select(_KEYS, (asked(wanted),)))
+    before = _row_of(select, question.before) if question.before is not None else (None, None, None)
+    found: list[EventRow] = []
+    # Each row is at least one event, so the last rows have the last events.  The row at which the page before ended may
+    # have none that is left.
+    rows = select(
+        _EVENTS_OF_ALL if keys is None else _EVENTS_OF_SOME,
+        (keys, question.name, question.what, question.since_s, count + 1, *before),
+    )
+    for at_s, task, name, what, engine_id, more, items, separate in rows:
+        left = count - len(found)
+        if left <= 0:
+            break
+        ids: Iterable[int] = _silent(task, items, separate, wanted) if items else (task,)
+        if question.before is not None and (at_s, task, what) == before:
+            ids = (id for id in ids if id < question.before[1])
+        found += [(at_s, id, name, what, engine_id, more) for id in islice(ids, left)]
+    return found[::-1]
+
+
+def _row_of(select: Callable[[str, Row], Iterable[Row]], event: tuple[float, int, str]) -> tuple[float, int, str]:
+    """Return (time, task, what) of the row that an event was made of: an item's is its chunk's."""
+    at_s, task, what = event
+    return at_s, next((row[0] for row in select(_KEYS, (asked([task]),))), task), what
+
+
+def _silent(chunk: int, items: int, separate: str, wanted: Container[int] | None) -> Iterator[int]:
+    """Yield the ids of a chunk's items that are no tasks of their own, the last first.  wanted: only of these."""
+    gone = frozenset(decode_indexes(separate))
+    for index in range(items - 1, -1, -1):
+        id = chunk + 1 + index
+        if index not in gone and (wanted is None or id in wanted):
+            yield id

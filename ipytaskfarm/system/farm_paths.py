@@ -153,8 +153,11 @@ def check_name(name: str) -> str:
     """Return a farm's name, checked for use in file names.
 
     Raises:
+        TypeError: the name is no text.
         ValueError: the name is not allowed. The message says which names are.
     """
+    if not isinstance(name, str):
+        raise TypeError(f"a farm's name must be a str, not {type(name).__name__}: {name!r}")
     if not _NAME.fullmatch(name) or name.endswith(_AGENT):
         raise ValueError(
             f"{name!r} cannot be a farm's name: letters, digits, '.', '_' and '-', at most 48, beginning with a letter "

@@ -3,6 +3,9 @@
 A wheel brings them as data files. An editable install has none: `enable` makes a link to the package's own folder, and
 copies the server's config file. `disable` takes both away again, or, for a wheel's files, says in Jupyter's config that
 they are not to be used.
+
+For kernels that others have started, Jupyter's server looks in a folder with links to connection files (`offer`). A
+link whose file is gone counts as no file: the server forgets such a kernel.
 """
 
 from __future__ import annotations
@@ -168,3 +171,28 @@ def _change(path: Path, change: Callable[[dict[str, Any]], None]) -> None:
     beside = path.with_name(f"{path.name}.{os.getpid()}")
     beside.write_text(json.dumps(config, indent=2) + "\n", encoding="utf-8")
     beside.replace(path)
+
+
+FOLDER = "external_kernels"
+"""The folder's name in Jupyter's runtime folder, the default of ``ServerApp.external_connection_dir``."""
+_PREFIX = "taskfarm-"
+
+
+def offer(connection_file: Path, name: str) -> Path:
+    """Link a kernel's connection file into the folder, and return the link.  Links without a file are removed.
+
+    Args:
+        connection_file: the file.
+        name: what distinguishes the kernel from others.
+    """
+    from jupyter_core.paths import jupyter_runtime_dir
+
+    folder = Path(jupyter_runtime_dir()) / FOLDER
+    folder.mkdir(mode=0o700, parents=True, exist_ok=True)
+    for each in folder.glob(f"{_PREFIX}*.json"):
+        if each.is_symlink() and not each.exists():
+            each.unlink(missing_ok=True)
+    link = folder / f"{_PREFIX}{name}.json"
+    with contextlib.suppress(FileExistsError):
+        link.symlink_to(connection_file)
+    return link

@@ -151,9 +151,10 @@ def read_private(path: Path) -> bytes:
         if error.errno in NOT_NOW:
             raise
         what = f"is {odd}; " if (odd := odd_kind(path)) else ""
-        remedy = "remove it" if odd else f"chmod 600 {path}"
+        is_refused = error.errno in (errno.EACCES, errno.EPERM)
+        remedy = "remove it" if odd else f"chmod 600 {path}" if is_refused else "check its disk (`dmesg` says more)"
         raise errors.SecurityError(
-            f"{path} cannot be read ({what}{error.strerror}; a link is not followed): {remedy}"
+            f"{path} cannot be read ({what}{error.strerror}{'; a link is not followed' if odd else ''}): {remedy}"
         ) from None
     found = os.fstat(file)
     if not stat.S_ISREG(found.st_mode):
@@ -213,7 +214,6 @@ class Lock:
         raise errors.SecurityError(f"{self._path} cannot be locked ({why}): look at it, then remove it")
 
     def release(self) -> None:
-        """Release the lock."""
         if self._file is not None:
             os.close(self._file)
             self._file = None

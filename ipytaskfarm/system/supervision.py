@@ -1,10 +1,13 @@
 """What a farm's supervisor says to other processes: whether it starts the controller again, and when.
 
-A client that finds no controller waits for it as long as the supervisor says so.
+A client that finds no controller waits for it as long as the supervisor says so. For a folder whose records of the
+processes are lost, their locks tell which ones run (`lock_holders`).
 """
 
 from __future__ import annotations
 
+import contextlib
+import errno
 import os
 import time
 from collections.abc import Callable
@@ -14,8 +17,9 @@ from typing import Any
 import msgspec
 
 from ..core import errors
-from .farm_paths import ConnectionInfo, is_stale, process_started, read_private
+from .farm_paths import ConnectionInfo, Lock, is_stale, process_started, read_private
 from .odd_files import odd_kind
+from .private_files import holder_of_removed
 
 PROCESSES_FILE = "processes.json"
 """In the farm's folder: the supervisor's records of itself and of the processes that it started."""
@@ -107,6 +111,15 @@ def note_supervised(folder: Path, runs: bool) -> None:
         _ended_here.add(folder)
 
 
+def _why_not_written(folder: Path | None) -> str:
+    """Return why nothing can be written into a farm's folder, if its disk is at fault; else ""."""
+    try:
+        os.close(os.open(folder or "", os.O_TMPFILE | os.O_WRONLY, 0o600))
+    except OSError as error:
+        return str(error.strerror) if error.errno in (errno.EROFS, errno.ENOSPC, errno.EDQUOT, errno.EIO) else ""
+    return ""
+
+
 def comes_back(folder: Path | None, read_info: Callable[[], ConnectionInfo]) -> str:
     """Return how a farm whose controller has ended comes back, for people.
 
@@ -135,5 +148,49 @@ def comes_back(folder: Path | None, read_info: Callable[[], ConnectionInfo]) -> 
         if record.get("kind") in (SUPERVISOR, OWNER) and is_alive(record) and not record.get("ends"):
             left_s = (record.get("again_s") or 0.0) - time.monotonic()
             when = f"in {left_s:.0f} s" if left_s >= 1.0 else "now"
+            if why := _why_not_written(folder):
+                when = f"when it can write into {folder} again ({why})"
             return f"its supervisor (pid {record['pid']}) starts its controller again {when}"
     return ""
+
+
+def lock_holders(locks: dict[str, Path], logs: Path) -> list[dict[str, Any]]:
+    """Return a record of each process that holds a lock.
+
+    Args:
+        locks: the kinds of the processes and their locks, none of which this process may hold.
+        logs: the folder of the processes' output.
+    """
+    found = []
+    for kind, path in locks.items():
+        pid = _holder(path, (logs / f"{kind}.out").exists())
+        started = process_started(pid) if pid is not None else None
+        if pid is not None and started is not None:
+            own = OWNER if kind == SUPERVISOR and not _is_command(pid) else kind
+            found.append({"kind": own, "pid": pid, "started": started, "log": str(logs / f"{kind}.out")})
+    return found
+
+
+def _holder(path: Path, was_there: bool) -> int | None:
+    """Return the process that holds a lock; None if none does.
+
+    was_there: whether there was one, so that its file was removed if it is missing."""
+    if not os.path.lexists(path):
+        return holder_of_removed(path) if was_there else None
+    try:
+        Lock(path).release()
+    except errors.FarmExists:
+        with contextlib.suppress(OSError, ValueError):
+            return int(path.read_text())
+    except errors.SecurityError:
+        return holder_of_removed(path)
+    return None
+
+
+def _is_command(pid: int) -> bool:
+    """Return whether a supervisor is the command ``ipytaskfarm start``, which may be ended, or a user's Python."""
+    try:
+        words = Path(f"/proc/{pid}/cmdline").read_text(errors="replace").split("\0")
+    except OSError:
+        return False
+    return words[0].startswith("ipytaskfarm ") or "ipytaskfarm" in [Path(word).name for word in words[1:4]]

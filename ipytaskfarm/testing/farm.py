@@ -23,7 +23,7 @@ from ..core.messages.evaluator import Evaluate, Evaluated
 from ..core.messages.pages import ask_in_pages
 from ..core.messages.task_types import Ended, Final, JobSpec, Rules, RunKey, Submission
 from ..core.requirements import bytes_of
-from ..core.scheduler.clock import Now
+from ..core.scheduler.decision import Now
 from ..core.scheduler.queue_policy import PolicyKey, fifo_key
 from ..core.scheduler.settings import SchedulerSettings
 from ..core.states import ABORTS, Reason

@@ -9,6 +9,7 @@ from dataclasses import dataclass, field
 import msgspec
 
 from ..core import saves as s
+from ..core.limits import PAYLOAD_BYTES
 from ..core.messages.tables import TaskRow
 from ..core.messages.task_types import AttemptRow, Final, Submission, code_of
 from ..core.scheduler.decision import Wanted
@@ -283,6 +284,7 @@ class MemoryStore:
 
     def _record(self, task: s.SaveTask) -> s.TaskRecord:
         p = self.progress.get(task.id)
+        size = len(p.payload if p and p.payload is not None else task.payload)
         return s.TaskRecord(
             task.id,
             p.queue_seq if p else task.queue_seq,
@@ -306,6 +308,7 @@ class MemoryStore:
             task.items,
             task.part,
             task.cache,
+            size if size >= PAYLOAD_BYTES else 0,
         )
 
 

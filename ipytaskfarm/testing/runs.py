@@ -13,8 +13,8 @@ from ..core.messages import Input
 from ..core.messages.payload import CallWork, ResultBody, StringWork, Work
 from ..core.messages.task_types import Ended, RunKey
 from ..core.states import Reason
+from ..engine.current import giver
 from ..engine.failures import described
-from ..engine.inputs import giver
 from ..serialization.pack import pack, unpack, unpack_function
 from ..serialization.references import give_inputs
 from .memory_store import MemoryReader, MemoryStore
@@ -40,7 +40,6 @@ def succeeded(key: RunKey, task: Task, value: Any, started_s: float, run_s: floa
 
 
 def failed(key: RunKey, task: Task, error: BaseException, started_s: float, run_s: float) -> Ended:
-    """Return the end of a run with an error."""
     failure, whole = described(error)
     outcome = Reason.REJECTED if isinstance(error, TaskRejectError) else Reason.ERROR
     if isinstance(error, TimeLimitExceeded):

@@ -16,7 +16,6 @@ import msgspec
 
 from ..controller import replies
 from ..core import messages as m
-from ..core.messages.dependencies import Needs
 from ..core.messages.evaluator import Evaluate, Evaluated, Verdict
 from ..core.messages.result_cache import CacheKey
 from ..core.messages.running_task import TaskCall, TaskQuestion, TaskReply
@@ -29,14 +28,14 @@ from ..core.messages.task_types import (
     ItemsEnded,
     JobSpec,
     LostInputs,
+    Needs,
     Rules,
     RunKey,
     Submission,
     encode_runs,
 )
 from ..core.requirements import Allotment, Environment, Recycle
-from ..core.scheduler.clock import Now
-from ..core.scheduler.decision import Assignment, Decision, ToRun
+from ..core.scheduler.decision import Assignment, Decision, Now, ToRun
 from ..core.scheduler.events import Event, Gone, Joined, LookedUp, Silent, Tick
 from ..core.scheduler.failed_answers import MessageFailed
 from ..core.scheduler.restore import restored_farm

@@ -55,12 +55,10 @@ class CurveConnection:
             raise
 
     def fds(self) -> list[int]:
-        """See `PeerConnection`."""
         assert self._monitor is not None
         return [int(self._socket.getsockopt(zmq.FD)), int(self._monitor.getsockopt(zmq.FD))]
 
     def send(self, frame: bytes) -> bool:
-        """See `PeerConnection`."""
         try:
             self._socket.send(frame, zmq.NOBLOCK)
         except zmq.Again:
@@ -68,7 +66,6 @@ class CurveConnection:
         return True
 
     def receive(self) -> Frame | None:
-        """See `PeerConnection`."""
         try:
             frame = self._socket.recv(zmq.NOBLOCK)
         except zmq.Again:
@@ -83,7 +80,6 @@ class CurveConnection:
         return False
 
     def failure(self) -> ConnectionFailure | None:
-        """See `PeerConnection`."""
         assert self._monitor is not None
         while wire.has_input(self._monitor):
             event = int.from_bytes(self._monitor.recv_multipart(zmq.NOBLOCK)[0][:2], "little")
@@ -93,7 +89,6 @@ class CurveConnection:
         return None
 
     def close(self, linger_ms: int) -> None:
-        """See `PeerConnection`."""
         self._socket.disable_monitor()
         if self._monitor is not None:
             self._monitor.close(0)

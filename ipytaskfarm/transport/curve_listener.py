@@ -171,7 +171,6 @@ class CurveListener:
             self._gate.send_multipart([version, request, *verdict, b""], zmq.NOBLOCK)
 
     def receive(self) -> ReceivedFrame | None:
-        """See `PeerListener`."""
         if self._discarding:
             return self._discard()
         try:
@@ -200,7 +199,6 @@ class CurveListener:
         return ReceivedFrame(b"", "", None)
 
     def send(self, connection: ConnectionId, frame: bytes) -> Sent:
-        """See `PeerListener`."""
         assert isinstance(connection, bytes)
         self._is_quiet = False
         try:
@@ -223,5 +221,4 @@ class CurveListener:
 
     @property
     def closed(self) -> bool:
-        """Return whether it is closed."""
         return bool(self._router.closed)

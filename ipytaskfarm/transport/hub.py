@@ -35,11 +35,10 @@ from ..version import __version__
 from . import message_parts, reliable_session, wire
 from .curve_listener import CurveListener
 from .handshake import REPLACED, REVOKED, STORE_FULL, Handshake, Hello, Refuse, Welcome, WhoAreYou
-from .hub_session import HubSession, LazySessions, too_slow
+from .hub_session import HubSession, Incoming, LazySessions, Peer, PeerGone, PeerNewEpoch, PeerSilent, PeerUp, too_slow
 from .inbox import LEFT, Inbox
 from .interface import GONE, OK, ConnectionId, KnownKey, PeerListener, ReceivedFrame, speakers
 from .keys import FarmKeys
-from .peer_events import Incoming, Peer, PeerGone, PeerNewEpoch, PeerSilent, PeerUp
 from .read_only import why_refused
 from .reliable_session import BEGIN_ANEW, BYE, HANDSHAKE, HEADER, HELD_BYTES, Greeting, frame_of, kind_of
 from .session_places import ANEW, SessionPauses, SessionPlaces, objection, pool_of
@@ -155,7 +154,7 @@ class Hub:
         With `can_wait` it is sent with the next other message, or after `hub_session.LAZY_S`.
 
         Raises:
-            ResultTooLarge: the message is larger than `MAX_MESSAGE_BYTES`.
+            ResultTooLarge: the message is larger than `message_bytes_max`.
         """
         state = self._states.get(session)
         if state is None:

@@ -1,13 +1,63 @@
-"""What the hub knows of one session."""
+"""What the hub knows of one session: its peer, the events about the peer, and what is to be sent."""
 
 from __future__ import annotations
 
 import math
 from collections.abc import Iterable
+from typing import TypeAlias
 
+import msgspec
+
+from ..core.messages import AgentMessage, ClientMessage
+from .handshake import Hello
 from .interface import ConnectionId
-from .peer_events import Peer
-from .reliable_session import Greeting, ReliableSession
+from .reliable_session import Greeting, ReliableSession, message_bytes_max
+
+
+class Peer(msgspec.Struct, frozen=True):
+    """A peer that has a session."""
+
+    session: str
+    role: str
+    """client or agent."""
+    name: str
+    title: str = ""
+    """The title of its key, see `transport.keys`."""
+    version: str = ""
+    """Its version of this package."""
+    python: str = ""
+    """Its version of Python."""
+
+    @property
+    def read_only(self) -> bool:
+        """Return whether the peer may change nothing."""
+        return self.title == "reader"
+
+
+class PeerUp(msgspec.Struct, frozen=True):
+    """The peer is connected again, after a cut within the epoch or after `PeerSilent`."""
+
+
+class PeerNewEpoch(msgspec.Struct, frozen=True):
+    """The peer starts again in this epoch, and will report what it holds."""
+
+    hello: Hello
+
+
+class PeerSilent(msgspec.Struct, frozen=True):
+    """The peer was not heard for 5 s and is unreachable. Messages to it are queued."""
+
+
+class PeerGone(msgspec.Struct, frozen=True):
+    """The peer has left, or was silent for `GONE_S`: its session is forgotten."""
+
+    said: bool = False
+    """Whether it said good-bye: then this session never comes back."""
+
+
+PeerEvent: TypeAlias = PeerUp | PeerNewEpoch | PeerSilent | PeerGone
+Incoming: TypeAlias = ClientMessage | AgentMessage | PeerEvent
+
 
 LAZY_S, LAZY_ACK_S = 0.002, 0.02
 """How long a message that can wait, and an acknowledgement alone, wait for another message to the same peer. One is
@@ -25,7 +75,7 @@ class HubSession:
         """See `session_places.pool_of`."""
         self.user = ""
         """The user id of its present connection, which tells the key."""
-        self.session = ReliableSession()
+        self.session = ReliableSession(max_message_bytes=message_bytes_max(peer.role))
         self.connection: ConnectionId | None = None
         self.ended: ConnectionId | None = None
         """The connection that the peer has closed, until there is a new one: its last messages may still be read."""

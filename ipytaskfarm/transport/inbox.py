@@ -146,7 +146,6 @@ class Inbox:
             self.shares.forget(session)
 
     def forget(self, session: str) -> None:
-        """Forget a session."""
         self.drop(session)
         self.shares.forget(session)
 

@@ -12,35 +12,9 @@ from typing import Any
 
 import msgspec
 
+from ..core import messages as m
 from ..core.errors import ResultTooLarge
 from ..core.limits import PARTS_MAX
-from ..core.messages import (
-    AskQuestion,
-    CheckTask,
-    Clear,
-    ClientMessage,
-    CompactStore,
-    ExplainTasks,
-    FarmStatus,
-    FetchResults,
-    FindJobs,
-    ForgetCache,
-    ListCache,
-    ListCommandQueues,
-    ListConnections,
-    ListEngines,
-    ListKept,
-    ListRunning,
-    ListSticky,
-    ListTasks,
-    MarkTasksFailed,
-    QueueStatus,
-    ReadCacheKey,
-    ReadTask,
-    ReadTaskMessages,
-    RetryTasks,
-    SetJobPriority,
-)
 from . import wire
 
 SMALL_BYTES = 4096
@@ -50,9 +24,10 @@ COUNTED_BYTES = 1 << 20
 
 HEAVY = frozenset(
     {
-        CheckTask, Clear, CompactStore, ExplainTasks, FarmStatus, FetchResults, FindJobs, ListCommandQueues,
-        ListConnections, ListEngines, ListKept, ListRunning, ListSticky, ListTasks, MarkTasksFailed, ReadTask,
-        ReadTaskMessages, RetryTasks, SetJobPriority, ListCache, ForgetCache, ReadCacheKey,
+        m.CheckTask, m.Clear, m.CompactStore, m.ExplainTasks, m.FarmStatus, m.FetchResults, m.FindJobs,
+        m.ListCommandQueues, m.ListConnections, m.ListEngines, m.ListKept, m.ListRunning, m.ListSticky, m.ListTasks,
+        m.MarkTasksFailed, m.ReadTask, m.ReadTaskMessages, m.RetryTasks, m.SetJobPriority, m.ListCache, m.ForgetCache,
+        m.ReadCacheKey,
     }
 )  # fmt: skip
 """The questions that read the store, or build tables."""
@@ -66,8 +41,8 @@ _raw = msgspec.msgpack.Decoder(list[msgspec.Raw])
 
 
 @functools.cache
-def _from_client() -> msgspec.msgpack.Decoder[ClientMessage]:
-    return msgspec.msgpack.Decoder(ClientMessage)
+def _from_client() -> msgspec.msgpack.Decoder[m.ClientMessage]:
+    return msgspec.msgpack.Decoder(m.ClientMessage)
 
 
 def split(role: str, body: bytes | memoryview) -> deque[Any]:
@@ -103,10 +78,10 @@ def is_heavy(message: Any) -> bool:
     """Return whether handling this message, as `opened` returns it, may take more than a fraction of a millisecond."""
     if type(message) is msgspec.Raw:
         return not bytes(memoryview(message)[1:16]).startswith(_LIGHT_TAGS)
-    if type(message) is not AskQuestion:
+    if type(message) is not m.AskQuestion:
         return False
     question = message.question
-    return type(question) in HEAVY or (type(question) is QueueStatus and question.verbose)
+    return type(question) in HEAVY or (type(question) is m.QueueStatus and question.verbose)
 
 
 def why_unreadable(role: str, body: Any, error: Exception) -> tuple[str, str]:

@@ -27,6 +27,7 @@ import zmq
 from ..core import errors
 from ..core.limits import PARTS_MAX
 from ..core.messages import PROTOCOL, ToAgent, ToClient
+from ..core.messages.running_task import TaskCall
 from ..system.farm_paths import ConnectionInfo, dialled
 from ..version import __version__
 from . import wire
@@ -198,11 +199,12 @@ class Link:
         """Queue a message, which `step` sends. `Acked(token)` comes once the controller has handled it.
 
         Raises:
-            ResultTooLarge: the message is larger than `MAX_MESSAGE_BYTES`, or it is an agent's and has more values than
+            ResultTooLarge: the message is larger than `message_bytes_max`, or it is an agent's and has more values than
                 the controller accepts.
             TypeError: it cannot be encoded.
         """
-        body = wire.encode_message(message)
+        # What a task submits and sends goes into the store in one commit too.
+        body = wire.encode_message(message, "client" if type(message) is TaskCall else self._role)
         if self._role == "agent" and len(body) > COUNTED_BYTES:
             check_parts(body, PARTS_MAX - 1)  # the packet's list is one value more
         self._session.say(body, token)

@@ -2,58 +2,33 @@
 
 from __future__ import annotations
 
-from ..core.messages import (
-    AgentMessage,
-    AskQuestion,
-    ClientMessage,
-    ExplainTasks,
-    FarmStatus,
-    FetchResults,
-    FindJobs,
-    ListCache,
-    ListCommandQueues,
-    ListEngines,
-    ListKept,
-    ListRunning,
-    ListSticky,
-    ListTasks,
-    ProgressOf,
-    QueueStatus,
-    ReadCacheKey,
-    ReadHistory,
-    ReadTask,
-    ReadTaskMessages,
-    SendCommand,
-    Stack,
-    Stuck,
-    WatchTasks,
-)
+from ..core import messages as m
 from ..core.messages.blob_chunks import ReadBlob
 from ..core.messages.engine_commands import PROFILE, READ_SAMPLES
 from ..core.messages.view import VIEW_QUESTIONS
 
 READ_ONLY = (
-    WatchTasks,
-    FetchResults,
-    ReadTask,
-    ListCache,
-    ReadCacheKey,
-    QueueStatus,
-    ListTasks,
-    ExplainTasks,
-    Stack,
-    ListEngines,
-    FarmStatus,
-    ListKept,
-    ListSticky,
+    m.WatchTasks,
+    m.FetchResults,
+    m.ReadTask,
+    m.ListCache,
+    m.ReadCacheKey,
+    m.QueueStatus,
+    m.ListTasks,
+    m.ExplainTasks,
+    m.Stack,
+    m.ListEngines,
+    m.FarmStatus,
+    m.ListKept,
+    m.ListSticky,
     ReadBlob,
-    ReadHistory,
-    FindJobs,
-    ListRunning,
-    ListCommandQueues,
-    ProgressOf,
-    ReadTaskMessages,
-    Stuck,
+    m.ReadHistory,
+    m.FindJobs,
+    m.ListRunning,
+    m.ListCommandQueues,
+    m.ProgressOf,
+    m.ReadTaskMessages,
+    m.Stuck,
     *VIEW_QUESTIONS,
 )
 """The questions that a read-only key allows."""
@@ -62,17 +37,17 @@ SAMPLED_MAX = 64
 """The largest number of engines that such a key may ask for their samples at once."""
 
 
-def why_refused(message: ClientMessage | AgentMessage) -> str:
+def why_refused(message: m.ClientMessage | m.AgentMessage) -> str:
     """Return why a message under a read-only key is refused; "" if it only asks."""
-    if isinstance(message, AskQuestion) and isinstance(message.question, READ_ONLY):
+    if isinstance(message, m.AskQuestion) and isinstance(message.question, READ_ONLY):
         return ""
-    if isinstance(message, SendCommand) and _only_reads(message):
+    if isinstance(message, m.SendCommand) and _only_reads(message):
         return ""
-    what = type(message.question if isinstance(message, AskQuestion) else message).__name__
+    what = type(message.question if isinstance(message, m.AskQuestion) else message).__name__
     return f"this connection's key is read-only: it does not allow {what}"
 
 
-def _only_reads(command: SendCommand) -> bool:
+def _only_reads(command: m.SendCommand) -> bool:
     """Return whether a command reads the sampler's stacks, for a flame graph.  It names its engines, a few of them."""
     few = command.engines is not None and len(command.engines) <= SAMPLED_MAX
     return few and command.verb == PROFILE and command.body == READ_SAMPLES and command.keep is None

@@ -51,6 +51,8 @@ WINDOW_PACKETS = 4096
 WINDOW_BYTES = 64 << 20
 MAX_MESSAGE_BYTES = 256 << 20
 """The most bytes of one encoded message. A larger one raises `ResultTooLarge`."""
+CLIENT_MESSAGE_BYTES = 16 << 20
+"""The same for a message of a client. The controller takes it into its store in one commit, while all others wait."""
 PACKET_COST_BYTES = 128
 """About the memory that a packet takes beyond its body while it waits."""
 HELD_BYTES = MAX_MESSAGE_BYTES + WINDOW_BYTES + WINDOW_PACKETS * PACKET_COST_BYTES
@@ -131,6 +133,11 @@ class Packet(msgspec.Struct, frozen=True):
     """The acknowledgement in the header. It may be out of date when the packet is sent again."""
     tokens: list[object]
     """Returned with the acknowledgement."""
+
+
+def message_bytes_max(role: str) -> int:
+    """Return the most bytes of one message that a peer of this role may send."""
+    return CLIENT_MESSAGE_BYTES if role == "client" else MAX_MESSAGE_BYTES
 
 
 class ReliableSession:

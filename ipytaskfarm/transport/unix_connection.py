@@ -31,11 +31,9 @@ class UnixConnection:
         self._failure: ConnectionFailure | None = None
 
     def fds(self) -> list[int]:
-        """See `PeerConnection`."""
         return [self._stream.sock.fileno()]
 
     def send(self, frame: bytes) -> bool:
-        """See `PeerConnection`."""
         if not self._proven:
             self._waiting.append(frame)
             return True
@@ -48,7 +46,6 @@ class UnixConnection:
             return True
 
     def receive(self) -> Frame | None:
-        """See `PeerConnection`."""
         if self._stream.has_output:
             with contextlib.suppress(StreamBroken):  # what arrived before can still be read, and the end behind it
                 self._stream.flush()
@@ -83,11 +80,9 @@ class UnixConnection:
         return self._stream.has_output
 
     def failure(self) -> ConnectionFailure | None:
-        """See `PeerConnection`."""
         return self._failure
 
     def close(self, linger_ms: int) -> None:
-        """See `PeerConnection`."""
         self._stream.close(linger_ms / 1000)
 
 

@@ -197,7 +197,6 @@ class UnixListener:
         self._put(connection, connection.challenge)
 
     def receive(self) -> ReceivedFrame | None:
-        """See `PeerListener`."""
         while self._readable:
             connection = self._readable.popleft()
             connection.is_queued = False
@@ -246,7 +245,6 @@ class UnixListener:
         self._put(connection, reply)
 
     def send(self, connection: ConnectionId, frame: bytes) -> Sent:
-        """See `PeerListener`."""
         found = self._by_number.get(connection) if isinstance(connection, int) else None
         return GONE if found is None else self._put(found, frame)
 
@@ -281,7 +279,6 @@ class UnixListener:
         self._ended.append(connection.number)
 
     def close(self) -> None:
-        """See `PeerListener`."""
         self._stop_listening()
         try:
             if self._file is not None and os.stat(self.path, follow_symlinks=False).st_ino == self._file[1]:

@@ -22,9 +22,7 @@ from ..core.messages import PROTOCOL, AgentMessage, ClientMessage, ToAgent, ToCl
 from ..core.text import encoded
 from ..version import __version__
 from .handshake import Handshake, Hello, Refuse
-from .reliable_session import HANDSHAKE, HEADER, MAX_MESSAGE_BYTES, PACKET_BYTES, WINDOW_PACKETS
-
-__all__ = ["MAX_MESSAGE_BYTES"]
+from .reliable_session import HANDSHAKE, HEADER, PACKET_BYTES, WINDOW_PACKETS, message_bytes_max
 
 SILENCE_S = 5.0
 """A peer that was not heard for this many seconds counts as unreachable."""
@@ -104,17 +102,19 @@ def silence_s(role: str) -> float:
     return SILENCE_S if role == "agent" else min(SILENCE_S, CLIENT_SILENCE_S)
 
 
-def encode_message(message: object) -> bytes:
+def encode_message(message: object, sender: str = "controller") -> bytes:
     """Return one message in the form for a packet. Text in it that is not UTF-8 is escaped.
 
+    sender: the role of the peer that sends it.
+
     Raises:
-        ResultTooLarge: it is larger than any message may be.
+        ResultTooLarge: it is larger than any message of that sender may be.
     """
     body = encoded(_encode, message)
-    if len(body) > MAX_MESSAGE_BYTES:
+    if len(body) > (most := message_bytes_max(sender)):
         raise errors.ResultTooLarge(
-            f"{type(message).__name__} has {len(body):,} bytes, more than the {MAX_MESSAGE_BYTES:,} that one message "
-            "may have: hand large data over in a file, or in pieces"
+            f"{type(message).__name__} has {len(body):,} bytes, more than the {most:,} that one message may have: "
+            "hand large data over in a file, or in pieces"
         )
     return body
 

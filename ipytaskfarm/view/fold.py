@@ -9,24 +9,12 @@ from typing import Any
 
 import msgspec
 
+from ipytaskfarm.core.messages import view
 from ipytaskfarm.core.messages.tables import ConnectionRow, FarmState, FrozenRow
-from ipytaskfarm.core.messages.view import (
-    CauseTable,
-    EngineLine,
-    EnginePage,
-    FailureCause,
-    FarmChanges,
-    JobPage,
-    JobProgress,
-    Stretch,
-    StretchTable,
-    WaitingTable,
-)
 from ipytaskfarm.core.states import state_counts
 from ipytaskfarm.core.stretches import merged
 
 from .picture import Picture
-from .versions import differences
 
 JOBS_MAX = 100
 CAUSES_MAX = 100
@@ -73,10 +61,8 @@ class FarmFold:
         self._counted: frozenset[str] | None = None
         """The jobs of which the failed tasks were asked for; None: those with the most."""
         self._number: int | None = None
-        self._jobs: dict[str, JobProgress] = {}
-        self._causes: dict[str, FailureCause] = {}
-        self._retried: dict[str, int] = {}
-        """Job -> how many of its tasks are others that were submitted again; the job's own numbers are without them."""
+        self._jobs: dict[str, view.JobProgress] = {}
+        self._causes: dict[str, view.FailureCause] = {}
         self._speeds: dict[str, deque[tuple[float, int]]] = {}
         self._renew: dict[str, dict[str, dict[str, Any]]] = {"jobs": {}, "causes": {}, "engines": {}}
         """Section -> entries that have changed and were not told."""
@@ -89,7 +75,7 @@ class FarmFold:
 
     # -- what the controller says
 
-    def changes(self, told: FarmChanges) -> None:
+    def changes(self, told: view.FarmChanges) -> None:
         """Fold changes.  A gap in their numbers means that tables must be asked for again."""
         if told.stale or (self._number is not None and told.number != self._number + 1):
             self.needs_tables = True
@@ -153,7 +139,7 @@ class FarmFold:
         self.picture.set("counts", state_counts(state.counts))
         self.picture.set("hold", {"held": state.held, "stopping": state.stopping})
 
-    def cause_table(self, table: CauseTable) -> None:
+    def cause_table(self, table: view.CauseTable) -> None:
         """Fold all failed tasks by cause."""
         self._answered = True
         if self._asking and self._failed_meanwhile:
@@ -167,18 +153,15 @@ class FarmFold:
         self.picture.set("causes", {key: cause_entry(row) for key, row in self._causes.items()})
         self.picture.set("causes_more", table.more + max(0, len(table.rows) - CAUSES_MAX))
         self._renew["causes"].clear()
-        failed, retried, before = dict(table.by_job), dict(table.retried), self._retried
-        self._retried = retried
+        failed = dict(table.by_job)
         for job_id, job in self._jobs.items():
             was_counted = self._counted is None or job_id in self._counted
-            is_same = job.failed == failed.get(job_id, 0) and before.get(job_id) == retried.get(job_id)
-            if was_counted and not is_same:
+            if was_counted and job.failed != failed.get(job_id, 0):
                 self._jobs[job_id] = msgspec.structs.replace(job, failed=failed.get(job_id, 0))
                 self._renew["jobs"][job_id] = self._job_entry(self._jobs[job_id])
         self._tell_some()
 
-    def job_page(self, page: JobPage, at_s: float) -> None:
-        """Fold the jobs of the farm."""
+    def job_page(self, page: view.JobPage, at_s: float) -> None:
         rows = page.rows[:JOBS_MAX]
         kept = {row.id for row in rows}
         for job_id in [job_id for job_id in self._jobs if job_id not in kept]:
@@ -190,7 +173,7 @@ class FarmFold:
         self._renew["jobs"] = {}
         self.picture.set("jobs_more", page.more + len(page.rows) - len(rows))
 
-    def engine_page(self, page: EnginePage) -> None:
+    def engine_page(self, page: view.EnginePage) -> None:
         """Fold a page of engines, and the nodes."""
         rows = {str(row.id): engine_entry(row) for row in page.rows}
         known = self.picture.data["engines"]
@@ -211,14 +194,14 @@ class FarmFold:
         self.picture.set("nodes_total", page.agents_total)
 
     def versions(self, page: str, farm: str, clients: Iterable[ConnectionRow]) -> None:
-        """Fold which versions the page, the farm, its clients and its engines have; see `versions.differences`."""
+        """Fold which versions the page, the farm, its clients and its engines have; see `version_differences`."""
         nodes, engines = self.picture.data.get("nodes", {}), self.picture.data.get("engines", {})
         # The engines of an environment have a Python of their own, which nobody tells.
         known = not any(engine["environment"] for engine in engines.values())
         pythons = [str(node.get("python") or "") for node in nodes.values()] if known else []
-        self.picture.set("versions", [cut(line) for line in differences(page, farm, clients, pythons)])
+        self.picture.set("versions", [cut(line) for line in version_differences(page, farm, clients, pythons)])
 
-    def waiting_table(self, table: WaitingTable) -> None:
+    def waiting_table(self, table: view.WaitingTable) -> None:
         """Fold the reasons why tasks wait."""
         rows = [[cut(reason), count, example, cut(text, 600)] for reason, count, example, text in table.rows]
         self.picture.set("waiting", rows)
@@ -228,7 +211,7 @@ class FarmFold:
         """Forget all runs: after a while without changes some may be missing."""
         self.picture.set("stretches", [])
 
-    def past_stretches(self, table: StretchTable, until_s: float) -> None:
+    def past_stretches(self, table: view.StretchTable, until_s: float) -> None:
         """Fold runs that ended before this moment, when the first changes began, and how far back there are runs."""
         self.picture.set("first_s", table.first_s)
         ended = [row for row in table.rows if row.ended_s <= until_s]
@@ -237,7 +220,7 @@ class FarmFold:
 
     # -- jobs
 
-    def _note_job(self, job: JobProgress, at_s: float) -> None:
+    def _note_job(self, job: view.JobProgress, at_s: float) -> None:
         self._jobs[job.id] = job
         samples = self._speeds.setdefault(job.id, deque(maxlen=64))
         ended = job.arrived - job.unfinished
@@ -254,15 +237,14 @@ class FarmFold:
             if job.unfinished and at_s - self._speeds[job.id][-1][0] > STALLED_S and self._rate(job) is not None:
                 self._note_job(job, at_s)
 
-    def _job_entry(self, job: JobProgress) -> dict[str, Any]:
-        retried = self._retried.get(job.id, 0)
-        ended = job.arrived + retried - job.unfinished
-        total = job.total + retried
+    def _job_entry(self, job: view.JobProgress) -> dict[str, Any]:
+        # The tasks that were submitted again stand for others, which have failed and count no more.
+        ended = max(0, job.arrived - job.unfinished)
         rate = self._rate(job)
-        left = max(0, total - ended)
+        left = max(0, job.total - ended)
         return {
             "name": cut(job.name, NAME_MAX),
-            "total": total,
+            "total": job.total,
             "unfinished": job.unfinished,
             "ended": ended,
             "failed": job.failed,
@@ -274,7 +256,7 @@ class FarmFold:
             "left_s": None if not rate or not left else float(f"{left / rate:.3g}"),
         }
 
-    def _rate(self, job: JobProgress) -> float | None:
+    def _rate(self, job: view.JobProgress) -> float | None:
         """Return how many of a job's tasks end in a second; None if it is not known, or if the job is over."""
         samples = self._speeds[job.id]
         if job.unfinished == 0 or job.paused:
@@ -293,11 +275,11 @@ class FarmFold:
 
     # -- causes
 
-    def cause(self, key: str) -> FailureCause | None:
+    def cause(self, key: str) -> view.FailureCause | None:
         """Return the group of failures of this key, with its whole texts."""
         return self._causes.get(key)
 
-    def _add_cause(self, new: FailureCause) -> None:
+    def _add_cause(self, new: view.FailureCause) -> None:
         key = cause_key(new.reason, new.etype, new.place)
         known = self._causes.get(key)
         if known is not None:
@@ -333,7 +315,7 @@ class FarmFold:
         while any(self._renew.values()):
             self._tell_some()
 
-    def _add_to_series(self, told: FarmChanges) -> None:
+    def _add_to_series(self, told: view.FarmChanges) -> None:
         """Add to the present second; a second that is over becomes a row of the series."""
         if not self._second:
             self._second = [told.at_s, 0, 0]
@@ -354,7 +336,7 @@ class FarmFold:
             self._second = [told.at_s, 0, 0]
 
 
-def stretch_row(row: Stretch) -> list[Any]:
+def stretch_row(row: view.Stretch) -> list[Any]:
     """Return a stretch for a page: engine, name, outcome, begin, end, runs, first task, seconds of work, bad runs."""
     return [
         row.engine_id,
@@ -369,7 +351,7 @@ def stretch_row(row: Stretch) -> list[Any]:
     ]
 
 
-def cause_entry(row: FailureCause) -> dict[str, Any]:
+def cause_entry(row: view.FailureCause) -> dict[str, Any]:
     """Return a group of failures for a page."""
     return {
         "reason": cut(row.reason),
@@ -382,7 +364,7 @@ def cause_entry(row: FailureCause) -> dict[str, Any]:
     }
 
 
-def engine_entry(row: EngineLine) -> dict[str, Any]:
+def engine_entry(row: view.EngineLine) -> dict[str, Any]:
     """Return an engine for a page."""
     return {
         "node": cut(row.node, NAME_MAX),
@@ -436,3 +418,57 @@ def node_entry(row: Mapping[str, Any]) -> dict[str, Any]:
 
 def _some(items: Iterable[tuple[Any, Any]], most: int = 20) -> list[tuple[Any, Any]]:
     return list(items)[:most]
+
+
+CLIENT = "client"
+"""The title of the key of clients."""
+VERSION_MAX = 40
+
+
+def version_differences(page: str, farm: str, clients: Iterable[ConnectionRow], engines: Iterable[str]) -> list[str]:
+    """Return what differs between the page, the farm, its clients and its engines, a sentence each.
+
+    The kernel of a notebook, Jupyter's server and the farm may live in three environments. Peers of another protocol
+    are refused by the connection; what is said here concerns those that understand each other.
+
+    Args:
+        page: the version of this package in the process that serves the page.
+        farm: the same in the controller; "" if it is not known.
+        clients: the connections of the farm.
+        engines: the versions of Python of the nodes.
+    """
+    here = [row for row in clients if row.there and row.key == CLIENT]
+    found = []
+    if farm and page != farm:
+        found.append(
+            f"This page comes from ipytaskfarm {page}, and the farm runs {farm[:VERSION_MAX]}: they understand each "
+            "other, but where something is missing here, install the same version for both."
+        )
+    other = [row for row in here if row.version not in ("", page, farm)]
+    if other:
+        versions = ", ".join(sorted({row.version for row in other})[:3])
+        found.append(
+            f"{_number(other)} ipytaskfarm {versions}, and the farm {farm[:VERSION_MAX]}: install the same version in "
+            "the environment of the notebook or script."
+        )
+    engine_pythons = {_minor(version) for version in engines} - {""}
+    odd = [row for row in here if _minor(row.python) and engine_pythons and _minor(row.python) not in engine_pythons]
+    if odd:
+        pythons = ", ".join(sorted({_minor(row.python) for row in odd})[:3])
+        found.append(
+            f"{_number(odd)} Python {pythons}, and the engines {', '.join(sorted(engine_pythons)[:3])}: functions of a "
+            "notebook or script run only in the same minor version of Python."
+        )
+    return found
+
+
+def _number(rows: list[ConnectionRow]) -> str:
+    if len(rows) == 1:
+        return f"The client {rows[0].name[:60]} uses"
+    return f"{len(rows):,} clients use"
+
+
+def _minor(version: str) -> str:
+    """Return a Python's minor version, such as 3.12; "" if this is none."""
+    parts = version.split(".")[:2]
+    return ".".join(parts) if len(parts) == 2 and all(part.isdigit() for part in parts) else ""

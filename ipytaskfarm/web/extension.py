@@ -17,7 +17,7 @@ from jupyter_server.utils import ensure_async, url_path_join
 from tornado import web
 
 from ipytaskfarm.core import errors
-from ipytaskfarm.system import external_kernels, farm_paths, live_pages
+from ipytaskfarm.system import farm_paths, jupyter_extension, live_pages
 from ipytaskfarm.system.farm_paths import connection_reader
 
 from .farm_requests import farm_routes
@@ -104,7 +104,7 @@ def _show_frozen_engines(serverapp: Any) -> None:
     """
     manager = serverapp.kernel_manager
     if getattr(manager, "external_connection_dir", "") is None:  # the server can, and is not told where
-        manager.external_connection_dir = str(Path(serverapp.runtime_dir) / external_kernels.FOLDER)
+        manager.external_connection_dir = str(Path(serverapp.runtime_dir) / jupyter_extension.FOLDER)
 
 
 def _load_jupyter_server_extension(serverapp: Any) -> None:

@@ -16,18 +16,9 @@ from collections.abc import Callable
 from typing import Any, Protocol, TypeVar
 
 from ipytaskfarm.core import errors, messages
-from ipytaskfarm.core.messages import CommandAnswer, FarmChanges, Question, Refusal, Reply
+from ipytaskfarm.core.messages import CommandAnswer, FarmChanges, Question, Refusal, Reply, view
 from ipytaskfarm.core.messages.pages import of_kind
 from ipytaskfarm.core.messages.tables import ConnectionRow, ConnectionTable, FarmState
-from ipytaskfarm.core.messages.view import (
-    CauseTable,
-    EnginePage,
-    JobPage,
-    ReadStretches,
-    Stretch,
-    StretchTable,
-    WaitingTable,
-)
 from ipytaskfarm.core.text import text_of
 from ipytaskfarm.deployment.home import Home
 from ipytaskfarm.deployment.light_client import Questioner, refusal_error
@@ -36,8 +27,7 @@ from ipytaskfarm.transport.keys import info_for, load_keys
 from ipytaskfarm.transport.peer import NEVER_CONNECTED
 from ipytaskfarm.version import __version__
 from ipytaskfarm.view.fold import FarmFold
-from ipytaskfarm.view.pages import Delta, DeltaLog
-from ipytaskfarm.view.picture import PictureData
+from ipytaskfarm.view.picture import Delta, DeltaLog, PictureData
 
 R = TypeVar("R")
 
@@ -306,19 +296,19 @@ class FarmFeed:
         since_s = self._since_s = time.time()
         self.fold.forget_stretches()
 
-        rows: list[Stretch] = []
+        rows: list[view.Stretch] = []
 
         def ask(before: int | None) -> None:
-            self._ask(ReadStretches(since_s - BEFORE_S, since_s, before), answered)
+            self._ask(view.ReadStretches(since_s - BEFORE_S, since_s, before), answered)
 
         def answered(reply: Reply) -> None:
-            if not isinstance(reply, StretchTable) or self._since_s != since_s:  # it was asked for again meanwhile
+            if not isinstance(reply, view.StretchTable) or self._since_s != since_s:  # it was asked for again meanwhile
                 return
             rows.extend(reply.rows)
             if reply.next is not None and len(rows) < PAST_ROWS_MAX:
                 ask(reply.next)
             else:
-                self.fold.past_stretches(StretchTable(rows, reply.next, reply.first_s), since_s)
+                self.fold.past_stretches(view.StretchTable(rows, reply.next, reply.first_s), since_s)
 
         ask(None)
 
@@ -400,20 +390,20 @@ class FarmFeed:
         return True
 
     def _on_jobs(self, reply: Reply) -> None:
-        if isinstance(reply, JobPage):
+        if isinstance(reply, view.JobPage):
             self.fold.job_page(reply, time.time())
         self._ask(messages.ReadCauses(jobs=self.fold.jobs_to_count()), self._on_causes)
 
     def _on_causes(self, reply: Reply) -> None:
-        if isinstance(reply, CauseTable):
+        if isinstance(reply, view.CauseTable):
             self.fold.cause_table(reply)
 
     def _on_engines(self, reply: Reply) -> None:
-        if isinstance(reply, EnginePage):
+        if isinstance(reply, view.EnginePage):
             self.fold.engine_page(reply)
 
     def _on_waiting(self, reply: Reply) -> None:
-        if isinstance(reply, WaitingTable):
+        if isinstance(reply, view.WaitingTable):
             self.fold.waiting_table(reply)
 
     def _ask(self, question: Question, then: Callable[[Reply], None]) -> int:

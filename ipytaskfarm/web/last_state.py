@@ -7,6 +7,8 @@ import time
 from typing import Any
 
 from ipytaskfarm.display.tables import Table
+from ipytaskfarm.display.text import number
+from ipytaskfarm.system.user_code import with_cells
 from ipytaskfarm.view.picture import PictureData
 
 ROWS_MAX = 10
@@ -29,7 +31,7 @@ def head(farm: str, picture: PictureData) -> str:
     state = "" if status.get("state") == "up" else f" ({status.get('text') or 'not there'})"
     at_s = status.get("seen_s") if state else None  # of a farm that is gone: when it was like this
     at = time.strftime("%Y-%m-%d %H:%M:%S", time.localtime(at_s))
-    return f"farm {farm!r}{state}: {tasks}; {engines:,} engines, {at}"
+    return f"farm {farm!r}{state}: {tasks}; {number(engines, 'engine')}, {at}"
 
 
 def tables(picture: PictureData) -> list[Table]:
@@ -41,7 +43,10 @@ def tables(picture: PictureData) -> list[Table]:
         rows = [(job["name"], f"{job['ended']:,}", f"{job['total']:,}", f"{job['failed']:,}") for job in jobs]
         found.append(Table(("job", "ended", "tasks", "failed"), rows))
     if causes:
-        rows = [(f"{each['count']:,}", each["etype"] or each["reason"], each["text"], each["place"]) for each in causes]
+        rows = [
+            (f"{each['count']:,}", each["etype"] or each["reason"], each["text"], with_cells(each["place"]))
+            for each in causes
+        ]
         found.append(Table(("failed", "error", "message", "place"), rows))
     return found
 

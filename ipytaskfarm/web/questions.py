@@ -15,28 +15,15 @@ import msgspec
 
 from ipytaskfarm.core import errors, messages
 from ipytaskfarm.core.arguments import INT_MAX, INT_MIN
-from ipytaskfarm.core.messages import Question
+from ipytaskfarm.core.messages import Question, view
 from ipytaskfarm.core.messages.pages import following
 from ipytaskfarm.core.messages.payload import FailureBody, ResultBody, StringWork, Work, packed_bytes
 from ipytaskfarm.core.messages.tables import EventTable
 from ipytaskfarm.core.messages.task_types import Final, Rules
-from ipytaskfarm.core.messages.view import (
-    CauseTable,
-    EnginePage,
-    PageRow,
-    ReadCauses,
-    ReadEngines,
-    ReadStretches,
-    ReadTaskInput,
-    ReadTaskPage,
-    StretchTable,
-    TaskInput,
-    TaskPage,
-)
 from ipytaskfarm.core.states import state_word
 from ipytaskfarm.core.text import text_of
 from ipytaskfarm.deployment.home import Home
-from ipytaskfarm.display.text import redrawn, with_local_times
+from ipytaskfarm.display.text import redrawn
 from ipytaskfarm.system import farm_paths
 from ipytaskfarm.system.files import tail
 from ipytaskfarm.view.fold import cause_entry, cut, engine_entry, stretch_row
@@ -126,18 +113,18 @@ def _id(arguments: Arguments) -> int:
 
 async def _tasks(feed: FarmFeed, arguments: Arguments) -> Any:
     names = ("state", "text", "job", "engine_id", "before", "count", "oldest_first")
-    question: ReadTaskPage = _question(ReadTaskPage, arguments, *names)
+    question: view.ReadTaskPage = _question(view.ReadTaskPage, arguments, *names)
     key = arguments.get("cause")
     if key is not None:
         cause = feed.fold.cause(str(key))
         if cause is None:
             raise ValueError("this group of failures is not there any more")
         question = msgspec.structs.replace(question, cause=(cause.reason, cause.etype, cause.place))
-    page = await feed.answer_for(question, TaskPage)
+    page = await feed.answer_for(question, view.TaskPage)
     return {"rows": [task_line(row) for row in page.rows], "next": page.next, "full": page.full}
 
 
-def task_line(row: PageRow) -> dict[str, Any]:
+def task_line(row: view.PageRow) -> dict[str, Any]:
     """Return a line of a table of tasks for a page."""
     found = {name: getattr(row, name) for name in row.__struct_fields__}
     found["state"] = state_word(row.state)
@@ -147,18 +134,20 @@ def task_line(row: PageRow) -> dict[str, Any]:
 
 
 async def _causes(feed: FarmFeed, arguments: Arguments) -> Any:
-    table = await feed.answer_for(_question(ReadCauses, arguments, "job", "count"), CauseTable)
+    table = await feed.answer_for(_question(view.ReadCauses, arguments, "job", "count"), view.CauseTable)
     return {"rows": [cause_entry(row) for row in table.rows], "more": table.more, "complete": table.complete}
 
 
 async def _stretches(feed: FarmFeed, arguments: Arguments) -> Any:
-    question = _question(ReadStretches, arguments, "since_s", "until_s", "before", "job")
-    table = await feed.answer_for(question, StretchTable)
+    question = _question(view.ReadStretches, arguments, "since_s", "until_s", "before", "job")
+    table = await feed.answer_for(question, view.StretchTable)
     return {"rows": [stretch_row(row) for row in table.rows], "next": table.next, "first_s": table.first_s}
 
 
 async def _engines(feed: FarmFeed, arguments: Arguments) -> Any:
-    page = await feed.answer_for(_question(ReadEngines, arguments, "first", "count", "state", "node"), EnginePage)
+    page = await feed.answer_for(
+        _question(view.ReadEngines, arguments, "first", "count", "state", "node"), view.EnginePage
+    )
     return {"rows": {str(row.id): engine_entry(row) for row in page.rows}, "total": page.total}
 
 
@@ -170,7 +159,7 @@ async def _task(feed: FarmFeed, arguments: Arguments) -> Any:
     history = await feed.answer_for(messages.ReadHistory(ids=[task], last=HISTORY_MAX), EventTable)
     found: dict[str, Any] = {
         "id": task,
-        "why": [cut(line) for line in with_local_times(why.text).splitlines()],
+        "why": [cut(line) for line in why.text.splitlines()],
         "history": [
             [at_s, cut(what), engine if engine >= 0 else None, cut(more)]
             for at_s, _, _, what, engine, more in history.rows
@@ -178,7 +167,7 @@ async def _task(feed: FarmFeed, arguments: Arguments) -> Any:
         "end": _end(fetched.finals[0]) if fetched.finals else None,
     }
     try:
-        found["input"] = _input(await feed.answer_for(ReadTaskInput(task), TaskInput))
+        found["input"] = _input(await feed.answer_for(view.ReadTaskInput(task), view.TaskInput))
     except IndexError:  # a refused task was never stored
         found["input"] = None
     return found
@@ -228,7 +217,7 @@ def _variables(failure: FailureBody) -> str:
 _decode_work = msgspec.msgpack.Decoder(Work).decode
 
 
-def _input(given: TaskInput) -> dict[str, Any]:
+def _input(given: view.TaskInput) -> dict[str, Any]:
     """Return what was submitted for a page: code as text, rules, sizes. Arguments stay packed."""
     code, size = "", given.payload_bytes
     if given.payload:
@@ -342,7 +331,7 @@ async def _retry_group(feed: FarmFeed, arguments: Arguments) -> Any:
     key = cause.reason, cause.etype, cause.place
     count, before = 0, None
     while count < AT_ONCE:
-        page = await feed.answer_for(ReadTaskPage("failed", cause=key, before=before, count=500), TaskPage)
+        page = await feed.answer_for(view.ReadTaskPage("failed", cause=key, before=before, count=500), view.TaskPage)
         ids = [row.id for row in page.rows]
         if ids:
             reply = await feed.answer_for(messages.RetryTasks(ids, once=True), messages.Retried)

@@ -14,22 +14,8 @@ import time
 from html import escape
 from typing import Any
 
-from ipytaskfarm.core.messages import FarmStatus, ReadStretches, ReadTaskPage
+from ipytaskfarm.core.messages import FarmStatus, ReadStretches, ReadTaskPage, view
 from ipytaskfarm.core.messages.tables import FarmState
-from ipytaskfarm.core.messages.view import (
-    PAGE_MAX,
-    CauseTable,
-    EnginePage,
-    JobPage,
-    ReadCauses,
-    ReadEngines,
-    ReadJobs,
-    Stretch,
-    StretchTable,
-    TaskPage,
-    WaitingTable,
-    WhyWaiting,
-)
 from ipytaskfarm.core.states import state_word
 from ipytaskfarm.core.stretches import merged
 from ipytaskfarm.version import __version__
@@ -62,17 +48,17 @@ async def _collected(feed: FarmFeed, job: str | None) -> dict[str, Any]:
     made_s = time.time()
     fold = FarmFold()
     state = await feed.answer_for(FarmStatus(), FarmState)
-    jobs = await feed.answer_for(ReadJobs(job=job), JobPage)
-    engines = await feed.answer_for(ReadEngines(count=ENGINES_MAX), EnginePage)
-    waiting = await feed.answer_for(WhyWaiting(), WaitingTable)
+    jobs = await feed.answer_for(view.ReadJobs(job=job), view.JobPage)
+    engines = await feed.answer_for(view.ReadEngines(count=ENGINES_MAX), view.EnginePage)
+    waiting = await feed.answer_for(view.WhyWaiting(), view.WaitingTable)
     if job is not None:  # a farm of an earlier version tells of all
-        jobs = JobPage([row for row in jobs.rows if row.id == job])
+        jobs = view.JobPage([row for row in jobs.rows if row.id == job])
     fold.farm_state(state, __version__)
     fold.job_page(jobs, made_s)
-    causes = await feed.answer_for(ReadCauses(job, jobs=fold.jobs_to_count()), CauseTable)
+    causes = await feed.answer_for(view.ReadCauses(job, jobs=fold.jobs_to_count()), view.CauseTable)
     fold.cause_table(causes)
     fold.engine_page(engines)
-    fold.waiting_table(WaitingTable([]) if job is not None else waiting)
+    fold.waiting_table(view.WaitingTable([]) if job is not None else waiting)
     fold.settle()
     stretches, first_s = await _stretches(feed, job, made_s)
     tasks = await _tasks(feed, job)
@@ -111,12 +97,12 @@ async def _flames(feed: FarmFeed) -> dict[str, Any] | None:
     return found if found["samples"] else None
 
 
-async def _stretches(feed: FarmFeed, job: str | None, made_s: float) -> tuple[list[Stretch], float | None]:
+async def _stretches(feed: FarmFeed, job: str | None, made_s: float) -> tuple[list[view.Stretch], float | None]:
     """Return all runs, and when the first task was submitted."""
-    found: list[Stretch] = []
+    found: list[view.Stretch] = []
     before, first_s = None, None
     while True:
-        table = await feed.answer_for(ReadStretches(0.0, made_s + 60.0, before, job), StretchTable)
+        table = await feed.answer_for(ReadStretches(0.0, made_s + 60.0, before, job), view.StretchTable)
         found = merged([*found, *table.rows], 1e-3, STRETCHES_KEPT)
         first_s, before = table.first_s, table.next
         if before is None:
@@ -129,7 +115,7 @@ async def _tasks(feed: FarmFeed, job: str | None) -> list[dict[str, Any]]:
     for state in ("failed", None):
         before = None
         while len(found) < (TASKS_MAX // 2 if state else TASKS_MAX):
-            page = await feed.answer_for(ReadTaskPage(state, job=job, before=before, count=500), TaskPage)
+            page = await feed.answer_for(ReadTaskPage(state, job=job, before=before, count=500), view.TaskPage)
             found.update((row.id, questions.task_line(row)) for row in page.rows)
             if page.next is None:
                 break
@@ -143,7 +129,7 @@ async def _counts(feed: FarmFeed, job: str) -> dict[str, int]:
     counts = dict.fromkeys(("scheduled", "running", "succeeded", "failed"), 0)
     before = None
     while True:
-        page = await feed.answer_for(ReadTaskPage(job=job, before=before, count=PAGE_MAX), TaskPage)
+        page = await feed.answer_for(ReadTaskPage(job=job, before=before, count=view.PAGE_MAX), view.TaskPage)
         for row in page.rows:
             counts[state_word(row.state)] += row.items
         if page.next is None:

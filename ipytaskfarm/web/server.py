@@ -44,7 +44,6 @@ class Guard:
         """The cookie's name: two servers of one host share their cookies, whatever their ports."""
 
     def is_token(self, given: object) -> bool:
-        """Return whether this is the token."""
         if not isinstance(given, str):
             return False
         return hmac.compare_digest(given.encode(errors="surrogatepass"), self.token.encode())

@@ -50,7 +50,7 @@ def uncan(function, names):
 ''',
     "client/__init__": "",
     "client/view": """
-from ipytaskfarm.adapters.ipyparallel.executors import LazyMapIterator
+from ipytaskfarm.adapters.ipyparallel.remote_functions import LazyMapIterator
 from ipytaskfarm.ipyparallel import LoadBalancedView
 """,
     "client/client": '''
@@ -97,7 +97,7 @@ def add_engines(n=1, profile="iptest", total=False):
         if more:
             mec.add_engines(more)
         # An engine that a test has killed is replaced: the next test begins when the replacement is there.
-        while len(mec) < max(wanted, _farms[-1].state.wanted):
+        while sum(e.state in ("idle", "busy") for e in mec.engines()) < max(wanted, _farms[-1].state.wanted):
             time.sleep(0.05)
     return [Started() for _ in range(more)]
 

@@ -18,7 +18,7 @@ import pytest
 
 from ipytaskfarm.agent.fetching import BlobFetches
 from ipytaskfarm.client import Task, TaskClient
-from ipytaskfarm.client.fetching import BlobDownloads
+from ipytaskfarm.client.large_values import BlobDownloads
 from ipytaskfarm.controller.blob_reading import AHEAD_BYTES, BEGUN_MAX, BlobReader, ReadPiece
 from ipytaskfarm.core.errors import BlobMissing
 from ipytaskfarm.core.messages import Answer

@@ -183,8 +183,8 @@ def test_a_recycling_goes_on_where_the_names_cannot_be_saved(tc: TaskClient, mec
 def test_what_is_too_large_is_refused_and_the_rest_stays(mec: MultiEngineClient) -> None:
     mec.push({"kept_before": 1}, targets=0)
     mec.execute(
-        "from ipytaskfarm.engine import checkpoints\nlimit = checkpoints.BLOB_BYTES_MAX\n"
-        "checkpoints.BLOB_BYTES_MAX = 2**20\nlarge = bytes(2**21)",
+        "from ipytaskfarm.engine import commands\nlimit = commands.BLOB_BYTES_MAX\n"
+        "commands.BLOB_BYTES_MAX = 2**20\nlarge = bytes(2**21)",
         targets=0,
     )
     with pytest.raises(errors.CompositeError) as caught:
@@ -193,7 +193,7 @@ def test_what_is_too_large_is_refused_and_the_rest_stays(mec: MultiEngineClient)
     assert isinstance(error, errors.SessionError)
     assert "the session has 2 MiB, and a checkpoint holds at most 1 MiB: delete" in str(error)
     assert "push(kept_before)" in [entry[1] for entry in mec.kept()]
-    mec.execute("checkpoints.BLOB_BYTES_MAX = limit", targets=0)
+    mec.execute("commands.BLOB_BYTES_MAX = limit", targets=0)
 
 
 def test_reset_forgets_a_checkpoint(mec: MultiEngineClient) -> None:

@@ -10,7 +10,7 @@ from typing import Any
 import pytest
 
 from ipytaskfarm import Farm, MultiEngineClient, Ref, Task, TaskClient
-from ipytaskfarm.serialization.class_state import state_of_class
+from ipytaskfarm.serialization.kept_changes import state_of_class
 from tests.support.farms import DEADLINE_S
 
 pytestmark = pytest.mark.farm

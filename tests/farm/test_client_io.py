@@ -30,6 +30,7 @@ from ipytaskfarm.core import errors, messages as m
 from ipytaskfarm.core.messages import payload
 from ipytaskfarm.core.messages.task_types import RESULT_CACHE, Final, KeptResults, Packed, Submission
 from ipytaskfarm.serialization.pack import pack
+from ipytaskfarm.transport import wire
 from tests.support.fake_hub_controller import FakeController, final, in_thread, names
 from tests.support.polling import DEADLINE_S, eventually
 
@@ -412,6 +413,14 @@ def test_a_task_too_large_to_travel_is_refused_here(tc: TaskClient, monkeypatch:
     with pytest.raises(errors.ResultTooLarge, match="20,"):
         tc.run(Task("a" * 20_000))
     assert tc.run(Task("a")) == 0
+
+
+def test_tasks_that_are_too_large_together_travel_in_parts(tc: TaskClient, monkeypatch: pytest.MonkeyPatch) -> None:
+    """The controller takes a message into its store in one commit, so their rules count too."""
+    monkeypatch.setattr(wire, "message_bytes_max", lambda role: 20_000)
+    ids = [tc.run(Task("a", name="n" * 1000)) for _ in range(100)]
+    tc.flush()
+    assert ids == list(range(100))
 
 
 def test_an_interrupt_leaves_no_gap_in_the_ids() -> None:

@@ -192,7 +192,7 @@ def test_top_in_a_terminal_aborts_and_retries(ids: dict[str, int], farm: Farm) -
             child.send("\x1b[A")  # up: to the last of the list, or by one
             child.send("r")
             child.expect("has not failed: only failed tasks are tried again|submitted again as task")
-            go_up_to(child, ids["failed"])
+            go_down_to(child, ids["failed"])
             child.send("r")
             child.expect(rf"task {ids['failed']}: submitted again as task (\d+)")
             again = int(child.match.group(1))
@@ -250,10 +250,10 @@ def test_commands_work_without_standard_input(farm: Farm, ids: dict[str, int]) -
     assert "Nobody is here to answer: use --yes" in done.stderr
 
 
-def go_up_to(child: Any, task: int) -> None:
-    """Go up until this task is selected."""
+def go_down_to(child: Any, task: int) -> None:
+    """Go down until this task is selected: the latest failures come first."""
     for _ in range(20):
-        child.send("k")
+        child.send("j")
         if child.expect([f"> ✗? +{task} ", pexpect.TIMEOUT], timeout=1) == 0:
             return
     raise AssertionError(f"task {task} was not reached")

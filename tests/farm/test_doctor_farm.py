@@ -26,7 +26,7 @@ from ipytaskfarm.deployment.agent_groups import AgentGroup
 from ipytaskfarm.deployment.enrolment import connection_info, enrol, revoke, write_copy
 from ipytaskfarm.deployment.home import Home
 from ipytaskfarm.doctor import Finding, Level, farm, rounds
-from ipytaskfarm.doctor.trial import trial
+from ipytaskfarm.doctor.rounds import trial
 from ipytaskfarm.launchers.interface import AgentStatus
 from ipytaskfarm.settings.checks import Agents
 from ipytaskfarm.system.jupyter_extension import JupyterFiles, this_environment

@@ -51,7 +51,7 @@ def test_items_of_a_map_too(shell: Shell) -> None:
 
 def test_a_job_of_another_program_too(shell: Shell, monkeypatch: pytest.MonkeyPatch) -> None:
     shell.ok(f"{DEFINED}\njob = tc.map(inverse, [1, 0], block=False, name='theirs')\njob.wait()")
-    monkeypatch.setattr("ipytaskfarm.client.edited_functions._submitted", {})
+    monkeypatch.setattr("ipytaskfarm.client.copied_tasks._submitted", {})
     shell.ok(MENDED)
     told = shell.ok("tc.job('theirs').retry_failed()").err
     assert NOTE in told

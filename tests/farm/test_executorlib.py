@@ -16,7 +16,7 @@ import pytest
 
 from ipytaskfarm import Farm, FarmClusterExecutor, TaskClient
 from tests.support.far import NODE, far_engines
-from tests.support.polling import DEADLINE_S
+from tests.support.polling import DEADLINE_S, eventually
 
 pytestmark = pytest.mark.farm
 
@@ -102,6 +102,36 @@ def test_preset_arguments(tc: TaskClient) -> None:
         assert executor.submit(calc, 2, j=4).result(timeout=DEADLINE_S) == [2, 4, 3]
         assert executor.submit(calc, 2, j=4, k=5).result(timeout=DEADLINE_S) == [2, 4, 5]
         assert list(executor.map(calc, [1, executor.submit(sum, [1, 1])], [4, 4])) == [[1, 4, 3], [2, 4, 3]]
+
+
+def worker(executorlib_worker_id: int, k: int = 0) -> tuple[int, int]:
+    return executorlib_worker_id, k
+
+
+def named(**names: Any) -> dict[str, Any]:
+    return names
+
+
+def test_the_id_of_the_worker(farm: Farm, tc: TaskClient) -> None:
+    with FarmClusterExecutor(tc) as executor, farm.multiengine_client() as mec:
+        assert executor.submit(worker).result(timeout=DEADLINE_S)[0] in mec.get_ids()
+        assert executor.submit(worker, executorlib_worker_id=7).result(timeout=DEADLINE_S) == (7, 0)
+    with FarmClusterExecutor(tc, init_function=presets) as executor:
+        assert executor.submit(worker).result(timeout=DEADLINE_S)[1] == 3
+        assert executor.submit(named).result(timeout=DEADLINE_S) == presets()
+
+
+def test_more_workers(tc: TaskClient) -> None:
+    with FarmClusterExecutor(1) as executor:
+        executor.max_workers = 2
+        assert executor.max_workers == 2
+        with pytest.raises(NotImplementedError, match="max_workers is 2, and can only be raised"):
+            executor.max_workers = 1
+        client = executor.client
+        eventually(lambda: client.snapshot().slots == 2, DEADLINE_S)
+    assert executor.max_workers is None
+    with FarmClusterExecutor(tc) as executor, pytest.raises(NotImplementedError, match="that has started its farm"):
+        executor.max_workers = 100
 
 
 def late(x: int) -> int:

@@ -22,7 +22,7 @@ from tests.support.small_disk import said_on_small_disk
 pytestmark = pytest.mark.farm
 
 FULL_DISK = """
-import os, sys, time
+import os, subprocess, sys, time
 from ipytaskfarm import Farm, Task, errors
 disk = sys.argv[1]
 with Farm(n=1, name="full", store_dir=disk) as farm, farm.task_client() as tc:
@@ -55,6 +55,8 @@ with Farm(n=1, name="full", store_dir=disk) as farm, farm.task_client() as tc:
     with open(filler, "wb") as file:
         os.posix_fallocate(file.fileno(), 0, 300 * 2**20)
     until_refused("full:")
+    status = [sys.executable, "-m", "ipytaskfarm", "status", "--farm", str(farm.connection_file)]
+    print(subprocess.run(status, capture_output=True, text=True, timeout=60).stdout.splitlines()[2])
     try:
         tc.barrier(ids, timeout=10)
     except errors.StoreFull:
@@ -90,9 +92,11 @@ def test_a_full_disk_and_a_store_that_was_moved_away_are_said_and_nothing_is_los
     assert said[0].startswith("away: ")
     assert "was removed while the farm runs" in said[0]
     assert said[1].startswith("full: ")
-    assert said[2:4] == ["barrier too", "all: True"]
-    assert said[4].startswith("waits: engine 0: its result waits for room on the disk of ")
-    assert said[5:] == [str(4 << 20)]
+    assert said[2].startswith("no task is accepted: ")
+    assert "make room" in said[2]
+    assert said[3:5] == ["barrier too", "all: True"]
+    assert said[5].startswith("waits: engine 0: its result waits for room on the disk of ")
+    assert said[6:] == [str(4 << 20)]
 
 
 NO_COMMITS = """
@@ -158,6 +162,20 @@ def test_while_no_commit_has_room_everybody_is_told_and_engines_keep_their_work(
 ) -> None:
     """The controller fell silent, and the agent ended its engines after its lease: it is told that it lives."""
     assert said_on_small_disk(NO_COMMITS, tmp_path) == ["said", "said", "went on {'succeeded'}"]
+
+
+ENDS = (
+    NO_COMMITS.split("    print(until_said(ask))", maxsplit=1)[0]
+    + """
+    print(until_said(ask))
+    ends_s = time.monotonic()
+print(time.monotonic() - ends_s < 20, flush=True)
+"""
+)
+
+
+def test_a_farm_that_ends_with_its_block_does_not_wait_for_room(farm_dirs: Dirs, tmp_path: Path) -> None:
+    assert said_on_small_disk(ENDS, tmp_path) == ["said", "True"]
 
 
 def test_a_stale_connection_file_is_recognised_and_the_keys_stay(farm_dirs: Dirs) -> None:

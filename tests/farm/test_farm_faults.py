@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import contextlib
 import os
+import resource
 import signal
 import subprocess
 import sys
@@ -189,3 +190,29 @@ def _port(name: str) -> int:
     info = Home.of(name).living_info()
     assert info is not None
     return info.port
+
+
+def test_a_controller_or_an_agent_without_further_descriptors_goes_on(farm_dirs: Dirs) -> None:
+    """A question that needed one ended the controller, an evaluator kept the agent away, and the agent ended itself."""
+    with background_farm("-n", "2") as home, TaskClient() as tc:
+        gate = Gate(farm_dirs.root / "gate")
+        long = tc.run(Task(f"{gate.code}\na = 1", pull="a", retries=0))
+        until_running(tc, long)
+        pids = {kind: pid_of(home, kind) for kind in ("controller", "agent-0")}
+        for pid in pids.values():
+            resource.prlimit(pid, resource.RLIMIT_NOFILE, (psutil.Process(pid).num_fds(), 4096))
+        judged = tc.run(Task("a = 2", pull="a", depend=lambda properties: True))
+        lost = tc.run(Task("import os; os._exit(3)", retries=0))
+        with contextlib.suppress(errors.KernelError):
+            tc.history()
+        assert tc.get_task_result(lost, block=True).failure is not None
+        eventually(lambda: "cannot be started" in str(tc.explain(judged)), DEADLINE_S)
+        resource.prlimit(pids["controller"], resource.RLIMIT_NOFILE, (4096, 4096))
+        no_recorder = "did not start: no flight recorder"
+        eventually(lambda: no_recorder in command("status").stdout, DEADLINE_S, every_s=0.2)
+        resource.prlimit(pids["agent-0"], resource.RLIMIT_NOFILE, (4096, 4096))
+        assert {kind: pid_of(home, kind) for kind in pids} == pids
+        gate.open()
+        assert tc.get_task_result(long, block=True).ns.a == 1
+        assert tc.get_task_result(judged, block=True).ns.a == 2
+        assert len(tc.history()) > 0

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import os
+import re
 import subprocess
 import sys
 import time
@@ -13,6 +14,7 @@ from pathlib import Path
 import pytest
 
 from ipytaskfarm import Task, TaskClient, errors
+from ipytaskfarm.client.estimate import span
 from ipytaskfarm.display.colours import BARS
 from tests.support.farms import DEADLINE_S, Gate, module_farm
 from tests.support.polling import eventually
@@ -108,11 +110,32 @@ def test_a_jobs_tasks_as_they_end_and_once_more(one: TaskClient, tmp_path: Path)
         job.add_task(Task(f"import os\nif {i} == 1 and not os.path.exists({str(mended)!r}): 1/0\na = {i}", pull="a"))
     ids = job.submit()
     assert sorted(job.as_completed(DEADLINE_S)) == ids
+    assert [line.failed for line in one.jobs() if line.id == job.id] == [1]
     mended.touch()
     (again,) = job.retry()
     assert job.ids == [ids[0], again, ids[2], ids[3]]
     assert job.results(timeout=DEADLINE_S) == [{"a": i} for i in range(4)]
     assert job.retry() == []
+    assert [line.failed for line in one.jobs() if line.id == job.id] == [0]
+    found = one.job(job.id)  # as a kernel that was restarted finds it
+    assert found.ids == job.ids
+    assert found.results(timeout=DEADLINE_S) == [{"a": i} for i in range(4)]
+    assert found.counts() == {"scheduled": 0, "running": 0, "succeeded": 4, "failed": 0}
+
+
+@pytest.mark.parametrize("is_map", [True, False])
+def test_a_job_that_another_kernel_finds_took_as_long_as_it_took(one: TaskClient, is_map: bool) -> None:
+    job = one.map(abs, [1, 2], name="before", block=False) if is_map else one.create_job("before")
+    if not is_map:
+        job.add_task(Task("a = 1"))
+        job.submit()
+    assert job.wait(DEADLINE_S)
+    code = "import sys; from ipytaskfarm import TaskClient; print(TaskClient(sys.argv[1]).job(sys.argv[2])._live())"
+    command = [sys.executable, "-c", code, one.farm, job.id]
+    shown = subprocess.run(command, capture_output=True, text=True, timeout=60, check=True).stdout
+    ends = [row.completed_at for row in one.tasks(job=job).rows]
+    took_s = max(end.timestamp() for end in ends if end is not None) - job._opened_s
+    assert re.search(r", in (\S+ \S+)", shown)[1] == span(took_s)  # type: ignore[index]
 
 
 def test_an_abort_of_a_job_says_why(one: TaskClient, tmp_path: Path) -> None:
@@ -334,6 +357,21 @@ def test_what_happened_can_be_looked_up(one: TaskClient) -> None:
     again = one.restart(good)
     one.barrier(again, timeout=DEADLINE_S)
     assert again[0] > bad
+
+
+def test_the_history_of_a_running_task_has_its_start(one: TaskClient, tmp_path: Path) -> None:
+    gate = Gate(tmp_path / "gate")
+    task = one.run(Task(gate.code, name="at work"))
+    eventually(lambda: one.status(task).started_at is not None, DEADLINE_S)
+    (started,) = (row for row in one.history(task).rows if row.what == "started")
+    assert (started.at, started.engine, started.more) == (one.status(task).started_at, 0, "attempt 1")
+    assert [row.what for row in one.history(name="at work")] == ["accepted", "started"]
+    assert [row.what for row in one.history(name="at work", last=1)] == ["started"]
+    assert not one.history(task, what="succeeded").rows
+    assert not one.history(task, since=time.time()).rows
+    gate.open()
+    one.barrier(task, timeout=DEADLINE_S)
+    assert [row.what for row in one.history(task)] == ["accepted", "started", "succeeded"]
 
 
 def test_what_is_aborted_one_by_one_does_not_hold_its_engine(one: TaskClient) -> None:

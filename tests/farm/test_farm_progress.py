@@ -13,8 +13,7 @@ import pytest
 
 from ipytaskfarm import Farm, Task, TaskClient
 from ipytaskfarm.client import progress as progress_module, screens
-from ipytaskfarm.client.progress_view import ProgressView
-from ipytaskfarm.client.screens import Screen
+from ipytaskfarm.client.screens import ProgressView, Screen
 from tests.support.farms import DEADLINE_S, Gate, until_running
 
 pytestmark = pytest.mark.farm

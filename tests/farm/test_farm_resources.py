@@ -237,6 +237,7 @@ def test_only_engines_that_meet_the_conditions_are_used(farm: Farm, tc: TaskClie
     ("rules", "named"),
     [
         ({"requires": {"memory": ">= 900 TiB"}}, r"memory >= 921600\.0 GiB: it is"),
+        ({"requires": {"memory": "900 TiB"}}, r"\('>= 921600\.0 GiB' asks for as much at least\)"),
         ({"requires": {"hostname": ["elsewhere"]}}, r"hostname in \['elsewhere'\]: it is"),
         ({"requires": {"free_disk": "> 900 TiB"}}, "free_disk > 921600.0 GiB"),
         ({"requires": {"load": "< 0"}}, "load < 0%: it is"),

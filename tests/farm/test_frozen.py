@@ -16,7 +16,7 @@ import pexpect
 import pytest
 
 from ipytaskfarm import Farm, Ref, StringTask, Task, TaskClient
-from ipytaskfarm.client import frozen, kernel_console
+from ipytaskfarm.client import frozen
 from tests.support.failing import CODE, Divider, Prepared, Ratio, closure, divide, divide_later
 from tests.support.far import NODE, far_engines, farm_state
 from tests.support.farms import DEADLINE_S, engines, module_farm, until_engines
@@ -208,7 +208,7 @@ def test_a_frozen_engine_that_is_busy_says_so(
     tc: TaskClient, console: Console, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     failed = fail(tc, Task(divide, args=(3,), on_failure="hold"))
-    monkeypatch.setattr(kernel_console, "READY_S", 0.5)
+    monkeypatch.setattr(frozen, "READY_S", 0.5)
     from jupyter_client.blocking.client import BlockingKernelClient
 
     kernel: Any = BlockingKernelClient(connection_file=tc.frozen().rows[0].connection_file)

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import os
+import signal
 from typing import Any
 
 import pytest
@@ -12,6 +14,10 @@ from ipytaskfarm.adapters.ipyparallel.remote_functions import PartsFunction
 from tests.support.farms import DEADLINE_S, python
 
 pytestmark = pytest.mark.farm
+
+
+def end_engine() -> None:
+    os.kill(os.getpid(), signal.SIGKILL)
 
 
 def square(x: int) -> int:
@@ -72,3 +78,17 @@ def test_a_chunksize_without_items_is_refused() -> None:
     """ipyparallel returns an empty list for it."""
     with pytest.raises(ValueError, match="chunksize must be 0 or more, not -1"):
         PartsFunction(None, abs, chunksize=-1)  # type: ignore[arg-type]
+
+
+def test_a_view_waits_for_an_engine_that_is_being_replaced(session_dirs: object) -> None:
+    """Its calls raised IndexError at that moment."""
+    with ipp.Cluster(n=2, log_level=40) as rc:
+        view = rc[:]
+        view.scatter("part", range(12), block=True)
+        for _ in range(3):
+            with pytest.raises(ipp.EngineError):
+                rc[1].apply_sync(end_engine)
+            assert rc.ids in ([0], [0, 1])
+            assert view.gather("part", block=True) == [*range(12)], "all parts are there"
+        with pytest.raises(IndexError, match="No such engine: 7"):
+            rc[[0, 7]].pull("part", block=True)

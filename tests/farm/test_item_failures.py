@@ -5,6 +5,7 @@ from __future__ import annotations
 import _thread
 import asyncio
 import ctypes
+import functools
 import json
 import os
 import signal
@@ -54,6 +55,35 @@ def test_an_item_that_raises_no_exception_fails_alone(tc: TaskClient, chunksize:
     assert [notes(found[x])[0] for x in RAISED] == [f"item {x} of 2000: raise_some(x={x})" for x in RAISED]
     assert str(found[10]) == "KeyboardInterrupt"
     assert str(found[30]) == "asyncio.exceptions.CancelledError: by a library"
+
+
+FACTOR = 2
+
+
+def scaled(x: int, by: int) -> float:
+    return FACTOR * x / by
+
+
+class Scaled:
+    def __call__(self, by: int) -> float:
+        return scaled(1, by)
+
+
+@pytest.mark.parametrize(
+    ("function", "named"),
+    [
+        (functools.partial(scaled, 1), "scaled(by=0)"),
+        (functools.partial(pow, 0), "pow(exp=-1)"),
+        (Scaled(), "Scaled(by=0)"),
+    ],
+)
+def test_items_of_partials_and_objects_have_their_names(
+    tc: TaskClient, function: Callable[[int], float], named: str
+) -> None:
+    item = -1 if "pow" in named else 0
+    (error,) = tc.map(function, [item], on_error="return")
+    assert notes(error)[0] == f"item 0 of 1: {named}"
+    assert named.partition("(")[0] in repr(tc.fetch_task(max(tc.tasks(last=5))))
 
 
 def limited(x: int, way: str) -> str:

@@ -14,7 +14,7 @@ from ipytaskfarm.core import messages
 from ipytaskfarm.core.errors import FarmNotRunning
 from ipytaskfarm.core.messages.view import TaskPage
 from ipytaskfarm.system.farm_paths import ConnectionInfo, connection_reader
-from ipytaskfarm.view.pages import Delta
+from ipytaskfarm.view.picture import Delta
 from ipytaskfarm.web import feed as feeds
 from ipytaskfarm.web.feed import FarmFeed
 from ipytaskfarm.web.server import WebServer

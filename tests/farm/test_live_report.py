@@ -53,8 +53,8 @@ def test_a_report_of_a_job_counts_all_its_tasks_however_many_jobs_there_are(
     with_feed(farm, read)
 
 
-def test_a_job_has_its_retries_too(farm: Farm, tc: TaskClient, tmp_path: Path) -> None:
-    """The numbers are those of the table of its tasks: each retry is one of them, beside the task that failed."""
+def test_a_retry_stands_for_the_task_that_failed_in_its_job(farm: Farm, tc: TaskClient, tmp_path: Path) -> None:
+    """The numbers are those of the job's handle: each task counts once, and has failed if its retry has."""
     job = tc.create_job("retried")
     for n in range(4):
         job.add_task(Task(f"import os\nassert {n} or os.path.exists({str(tmp_path / 'mended')!r})"))
@@ -73,11 +73,15 @@ def test_a_job_has_its_retries_too(farm: Farm, tc: TaskClient, tmp_path: Path) -
         feed.open(feeds._Looker())
         await feed.first_picture()
         await told(feed, (4, 4, 1))
-        await asyncio.to_thread(lambda: tc.barrier(tc.retry(job.ids[0])))
-        await told(feed, (5, 5, 2))
+        (again,) = await asyncio.to_thread(lambda: tc.retry(job.ids[0]))
+        await asyncio.to_thread(lambda: tc.barrier(again))
+        await told(feed, (4, 4, 1))
+        listed = await questions.ask(feed, "tasks", {"job": job.id, "state": "failed"})
+        assert [row["id"] for row in listed["rows"]] == [again]
         (tmp_path / "mended").touch()
-        await asyncio.to_thread(lambda: tc.barrier(tc.retry(job.ids[0])))
-        await told(feed, (6, 6, 2))
+        await asyncio.to_thread(lambda: tc.barrier(tc.retry(again)))
+        await told(feed, (4, 4, 0))
+        assert tc.job(job.id).counts()["failed"] == 0
 
     with_feed(farm, follow)
 

@@ -146,6 +146,11 @@ def test_mistakes_are_told_in_one_line(shell: Shell) -> None:
         ("%task retri 3", "there is no action 'retri', did you mean retry?"),
         ("%task result", "which task"),
         ("%task frobnicate 1", "there is no action 'frobnicate'; it is one of status, result"),
+        ("%task cancel 3", "there is no action 'cancel', did you mean abort?"),
+        ("%task list", "did you mean %tasks?"),
+        ("%task x = 1", "code goes into a cell that begins with %%task"),
+        ("%taskfarm restart", "did you mean stop, then start?"),
+        ("%taskfarm start 2", "-n 2 starts 2 engines, --farm 2 a farm '2'"),
         ("%%taskmap n range(3)\n1", "ITERABLE"),
         ("%%taskmap n in range(3 --pull y\n1", "is not an expression"),
     ]:
@@ -220,9 +225,12 @@ def test_looking_at_tasks(shell: Shell, tc: TaskClient, gate: Gate) -> None:
 
 def test_abort_retry_and_failures(shell: Shell, tc: TaskClient) -> None:
     shell.ok("%%task -o long\nimport time; time.sleep(60)")
-    shell.ok("%task abort long")
+    assert shell.ok("%task priority long --to 3").out == "1 unfinished task of priority 3\n"
+    assert shell.ok("%task abort long").out == "1 task aborted\n"
     assert tc.status(shell["long"].id).reason == "aborted"
     shell.fails("%task abort long", IndexError, "already aborted")
+    shell.ok("%%task -o other\nimport time; time.sleep(60)")
+    assert shell.ok("%task abort long,other").out == "1 task aborted; 1 had ended\n"
     shell.ok("%%task -o bad --name bad\n{}['key']")
     shell.ok("%task barrier bad")
     (again,) = shell.ok("%task retry bad").value

@@ -16,7 +16,7 @@ import pandas as pd
 import pytest
 
 from ipytaskfarm import Farm, MultiEngineClient, Task, TaskClient
-from ipytaskfarm.client import scatter
+from ipytaskfarm.client import engine_maps
 from ipytaskfarm.core.errors import UnpickleableException
 from ipytaskfarm.system import file_mapping
 from tests.conftest import Dirs
@@ -371,14 +371,14 @@ if sparse is not None:
     PARTS["a coo array"] = sparse.coo_array(np.eye(7))
 
 
-@pytest.mark.parametrize("dist", scatter.DISTRIBUTIONS)
+@pytest.mark.parametrize("dist", engine_maps.DISTRIBUTIONS)
 @pytest.mark.parametrize("count", [1, 3, 10])
 @pytest.mark.parametrize("name", PARTS)
 def test_parts_are_joined_to_what_they_were(name: str, count: int, dist: str) -> None:
     whole = PARTS[name]
-    found = scatter.parts(whole, count, dist)
+    found = engine_maps.parts(whole, count, dist)
     assert len(found) == count
-    together = scatter.joined(found, dist)
+    together = engine_maps.joined(found, dist)
     same_value(together, whole)
 
 
@@ -421,10 +421,10 @@ NOT_JOINED: dict[str, list[Any]] = {
 }
 
 
-@pytest.mark.parametrize("dist", scatter.DISTRIBUTIONS)
+@pytest.mark.parametrize("dist", engine_maps.DISTRIBUTIONS)
 @pytest.mark.parametrize("name", NOT_JOINED)
 def test_what_cannot_be_joined_is_a_list_of_parts(name: str, dist: str) -> None:
-    found = scatter.joined(NOT_JOINED[name], dist)
+    found = engine_maps.joined(NOT_JOINED[name], dist)
     assert isinstance(found, list)
     assert all(given is kept for given, kept in zip(NOT_JOINED[name], found, strict=True))
 
@@ -433,7 +433,7 @@ def test_what_cannot_be_joined_is_a_list_of_parts(name: str, dist: str) -> None:
 def test_scatter_and_gather_on_engines(mec: MultiEngineClient, name: str) -> None:
     if name not in PARTS:
         pytest.skip("scipy is not installed")
-    for dist in scatter.DISTRIBUTIONS:
+    for dist in engine_maps.DISTRIBUTIONS:
         mec.scatter("part", PARTS[name], dist)
         same_value(mec.gather("part", dist), PARTS[name])
     mec.scatter("part", PARTS[name][: len(mec)], flatten=True)

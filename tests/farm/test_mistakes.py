@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 import threading
 import warnings
 from collections.abc import Callable, Iterator
@@ -226,6 +227,27 @@ MISTAKES: list[Mistake] = [
      "heartbeat must be a function of the job, or None, not int: 3"),
     ("sum without a function", lambda w: client(w).accumulator(0, None), TypeError,
      "op must be a function of two values, not NoneType"),
+    ("future as a number", lambda w: math.sqrt(client(w).submit(f, 4)), TypeError, "its result() is the task's value"),
+    ("engine's number for the farm's end", lambda w: engines(w).kill(1), TypeError,
+     "controller must be True, which ends the whole farm, or False, not int: 1; mec.kill(targets=…) ends engines"),
+    ("arguments behind mec.apply", lambda w: engines(w).apply(f, 3), TypeError, "one argument is args=(3,)"),
+    ("block of imap", lambda w: client(w).imap(f, [1], block=False), TypeError,
+     "tc.map(…, block=False) returns the job at once"),
+    ("start-up file as a str", lambda w: AnyFarm(n=1, startup="setup.py"), ValueError,
+     "a str is code: give pathlib.Path('setup.py')"),
+    ("drain or not, as text", lambda w: client(w).drain("n", on="no"), TypeError, "on must be True or False"),
+    ("farm's name as a number", lambda w: AnyFarm(n=1, name=5), TypeError, "a farm's name must be a str, not int: 5"),
+    # Names that others' objects have
+    ("results of a job's line", lambda w: with_line(w).results, AttributeError, "tc.job(line), which is the job"),
+    ("result of a job", lambda w: client(w).create_job().result, AttributeError, "instead: results()"),
+    ("misspelt name of a job", lambda w: client(w).create_job().retry_faild, AttributeError,
+     "did you mean 'retry_failed'?"),
+    ("result of a task's row", lambda w: client(w).tasks()[0].result, AttributeError, "tc.get_task_result(row)"),
+    ("columns of a table", lambda w: client(w).tasks().sort_values, AttributeError, "to_dataframe() makes"),
+    ("columns of a list", lambda w: client(w).history().head, AttributeError, "to_dataframe() makes"),
+    ("value of a future", lambda w: client(w).submit(f, 1).get, AttributeError, "instead: result()"),
+    ("view of the engines", lambda w: engines(w).load_balanced_view, AttributeError, "ipytaskfarm.ipyparallel as ipp"),
+    ("removal of a task", lambda w: client(w).remove, AttributeError, "instead: clear(ids)"),
     # Modules
     ("package with compiled parts", lambda w: add_dependency("numpy"), ValueError,
      "is compiled and cannot be sent: install it where engines run. Files, folders, modules and packages of Python"),
@@ -233,7 +255,19 @@ MISTAKES: list[Mistake] = [
     ("module that is not there", lambda w: add_dependency("nunpy"), FileNotFoundError, "no such module"),
     ("misspelt name of the package", lambda w: ipytaskfarm.TaskCleint, AttributeError,  # type: ignore[attr-defined]
      "module 'ipytaskfarm' has no attribute 'TaskCleint', did you mean 'TaskClient'?"),
+    ("another library's client", lambda w: ipytaskfarm.Client, AttributeError, "instead: TaskClient(), or"),  # type: ignore[attr-defined]
 ]  # fmt: skip
+
+
+def engines(world: World) -> Any:
+    return world.farm.multiengine_client()
+
+
+def with_line(world: World) -> Any:
+    job = world.tc.create_job()
+    job.add_task(f)
+    job.submit()
+    return world.tc.jobs()[-1]
 
 
 def with_task(world: World) -> Any:

@@ -14,7 +14,7 @@ from ipytaskfarm.core import saves as s
 from ipytaskfarm.storage import backup, store as module
 from ipytaskfarm.storage.beside import count_file
 from ipytaskfarm.storage.commit_count import read
-from ipytaskfarm.storage.log_room import log_bytes
+from ipytaskfarm.storage.free_room import log_bytes
 from ipytaskfarm.storage.store import Store
 
 from ..support.store_model import final, task

@@ -6,6 +6,7 @@ import os
 import subprocess
 import sys
 from collections.abc import Iterator
+from pathlib import Path
 
 import pytest
 
@@ -87,3 +88,12 @@ def test_the_import_is_enough(tc: TaskClient) -> None:
     )  # fmt: skip
     assert "did you mean 'TaskClient'?" in run.stdout
     assert os.path.dirname(ipytaskfarm.__file__) not in run.stdout
+
+
+def test_ipython_shows_errors_of_a_script_that_it_runs(tmp_path: Path) -> None:
+    script = tmp_path / "script.py"
+    script.write_text("from ipytaskfarm.errors import TaskFarmError\nraise TaskFarmError('of the script')\n")
+    words = [sys.executable, "-m", "IPython", "--colors=NoColor", "--no-banner", str(script)]
+    ended = subprocess.run(words, capture_output=True, text=True, timeout=DEADLINE_S, check=False)
+    assert ended.stderr.splitlines()[-1:] + ended.stdout.splitlines()[-1:] == ["TaskFarmError: of the script"]
+    assert "During handling" not in ended.stderr + ended.stdout

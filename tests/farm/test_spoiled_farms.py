@@ -14,7 +14,7 @@ import pytest
 from ipytaskfarm import Farm, Task, TaskClient
 from ipytaskfarm.core import errors
 from ipytaskfarm.deployment.home import Home
-from ipytaskfarm.system import stopped
+from ipytaskfarm.system import process
 from ipytaskfarm.system.farm_paths import is_stale, read_connection_file
 from tests.conftest import Dirs
 from tests.farm.test_farm import background_farm, command, pid_of
@@ -87,7 +87,7 @@ def test_something_else_in_the_place_of_its_agents_file(
 @pytest.mark.parametrize("part", ["agent-0", "controller"])
 def test_a_process_of_the_farm_that_is_stopped(part: str, farm_dirs: Dirs, monkeypatch: pytest.MonkeyPatch) -> None:
     """Nothing ends it, and nobody hears of it: the supervisor kills it, and starts it again."""
-    monkeypatch.setattr(stopped, "STOPPED_S", 2.0)
+    monkeypatch.setattr(process, "STOPPED_S", 2.0)
     with Farm(n=1, name="stopped") as farm, farm.task_client() as tc:
         tc.run(Task("a = 1"), block=True)
         pid = pid_of(Home.of("stopped"), part)

@@ -9,16 +9,16 @@ import pytest
 
 from ipytaskfarm.core import limits, messages as m
 from ipytaskfarm.core.handlers import clients, commands
-from ipytaskfarm.core.messages.dependencies import Needs
 from ipytaskfarm.core.messages.task_types import (
     LARGE_CODE_SENT,
     SENT_AGAIN_BYTES,
     Function,
     JobSpec,
+    Needs,
     Rules,
     Submission,
 )
-from ipytaskfarm.core.scheduler import open_questions, task_messages
+from ipytaskfarm.core.scheduler import clients as client_entries, task_messages
 from ipytaskfarm.core.scheduler.events import Gone, UnusedFunctions
 from ipytaskfarm.core.states import Reason
 from tests.support.simulated_farm import SimFarm, farm_with_engines, move, one_engine
@@ -31,7 +31,7 @@ FEW = limits.CountLimits(
 
 @pytest.fixture(autouse=True)
 def few(monkeypatch: pytest.MonkeyPatch) -> None:
-    for module in (clients, commands, open_questions, task_messages):
+    for module in (clients, commands, client_entries, task_messages):
         monkeypatch.setattr(module, "COUNTS", FEW)
 
 

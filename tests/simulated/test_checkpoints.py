@@ -8,6 +8,7 @@ import pytest
 from ipytaskfarm.core import messages as m
 from ipytaskfarm.core.messages.engine_commands import CHECKPOINT, LOAD_SESSION, SavedCheckpoint
 from ipytaskfarm.core.messages.payload import FailureBody
+from ipytaskfarm.core.messages.tables import EngineTable
 from ipytaskfarm.core.messages.task_types import Rules
 from ipytaskfarm.core.requirements import Asks, Recycle
 from ipytaskfarm.core.scheduler import kept_commands
@@ -172,7 +173,7 @@ def test_it_ends_too_where_that_is_not_possible(sim: SimFarm, agent: SimAgent, h
     assert again(engine) == [b"import x"]
     assert "not done again: the names that it had when it was recycled" in notice(engine)
     table = sim.ask(m.ListEngines())
-    assert isinstance(table, m.EngineTable)
+    assert isinstance(table, EngineTable)
     assert "not done again: the names that it had" in next(row.note for row in table.rows if row.id == 0)
 
 
@@ -196,7 +197,7 @@ def test_one_that_does_not_answer_is_ended_in_the_end(sim: SimFarm, agent: SimAg
     saving(sim, agent)
     agent.inbox.clear()
     table = sim.ask(m.ListEngines())
-    assert isinstance(table, m.EngineTable)
+    assert isinstance(table, EngineTable)
     assert next(row for row in table.rows if row.id == 0).note == "its names are saved: it is recycled"
     sim.advance(SAVE_S - 1)
     assert not agent.inbox

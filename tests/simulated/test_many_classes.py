@@ -10,9 +10,9 @@ from ipytaskfarm.core import messages as m
 from ipytaskfarm.core.messages.task_types import Function, JobSpec, Rules
 from ipytaskfarm.core.requirements import Condition
 from ipytaskfarm.core.scheduler import eligibility
-from ipytaskfarm.core.scheduler.class_key import ClassKey
 from ipytaskfarm.core.scheduler.entries import EngineEntry
 from ipytaskfarm.core.scheduler.state import SchedulerState
+from ipytaskfarm.core.scheduler.task import ClassKey
 from tests.simulated.test_scheduler_resources import World, asks
 
 

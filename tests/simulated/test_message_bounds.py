@@ -9,9 +9,8 @@ import pytest
 
 from ipytaskfarm.controller.payloads import parts_of
 from ipytaskfarm.core import message_bounds as bounds, messages as m
-from ipytaskfarm.core.messages.dependencies import Needs
 from ipytaskfarm.core.messages.result_cache import CacheKey
-from ipytaskfarm.core.messages.task_types import FailureSummary, Final, Function, JobSpec, Rules, Submission
+from ipytaskfarm.core.messages.task_types import FailureSummary, Final, Function, JobSpec, Needs, Rules, Submission
 from ipytaskfarm.core.requirements import Asks, Condition
 from ipytaskfarm.core.scheduler import large_rules
 from ipytaskfarm.core.scheduler.large_rules import LargeRules
@@ -157,7 +156,7 @@ def test_a_client_may_have_half_of_the_bytes(monkeypatch: pytest.MonkeyPatch) ->
     large = LargeRules()
     rules = Rules(name="a")
     assert not large.why_not("a", rules, 5000, None)
-    large.hold("a", None, rules, 5000, None)
+    large.hold("a", None, rules, 5000, None, {})
     assert not large.tasks, "the task was refused"
     assert large.why_not("a", rules, 5001, None)
     assert not large.why_not("a", rules, 100, None), "small rules are not counted"

@@ -10,8 +10,7 @@ from ipytaskfarm.controller import replies
 from ipytaskfarm.core import messages as m
 from ipytaskfarm.core.handlers import clients, operate, tables as table_handlers
 from ipytaskfarm.core.messages import pages, tables
-from ipytaskfarm.core.messages.dependencies import Needs
-from ipytaskfarm.core.messages.task_types import Ended, JobSpec, Rules
+from ipytaskfarm.core.messages.task_types import Ended, JobSpec, Needs, Rules
 from ipytaskfarm.core.scheduler import id_pages
 
 from ..support.simulated_farm import SimFarm, farm_with_engines, move, one_engine

@@ -9,8 +9,7 @@ import pytest
 from ipytaskfarm.core import messages as m
 from ipytaskfarm.core.handlers import priorities
 from ipytaskfarm.core.messages import pages
-from ipytaskfarm.core.messages.dependencies import Needs
-from ipytaskfarm.core.messages.task_types import JobSpec, Recovery, Rules
+from ipytaskfarm.core.messages.task_types import JobSpec, Needs, Recovery, Rules
 from ipytaskfarm.core.scheduler import id_pages
 from ipytaskfarm.core.scheduler.task import NEW_RULES_MAX, NewRules, with_priority
 

@@ -8,7 +8,7 @@ import pytest
 from ipytaskfarm.core import messages as m
 from ipytaskfarm.core.messages.engine_commands import CLEAR_QUEUE, REPLACES
 from ipytaskfarm.core.messages.payload import FailureBody
-from ipytaskfarm.core.messages.tables import EngineTable
+from ipytaskfarm.core.messages.tables import CommandQueueTable, EngineTable, KeptTable
 from ipytaskfarm.core.messages.task_types import Rules
 from ipytaskfarm.core.saves import SaveKept
 from ipytaskfarm.core.scheduler import kept_commands
@@ -98,7 +98,7 @@ def notice(engine: SimEngine) -> str:
 
 def kept(sim: SimFarm) -> list[tuple[int, str, str]]:
     reply = sim.ask(m.ListKept())
-    assert isinstance(reply, m.KeptTable)
+    assert isinstance(reply, KeptTable)
     return reply.rows
 
 
@@ -243,7 +243,7 @@ def test_what_fails_on_the_replacement_is_told_and_the_rest_goes_on(sim: SimFarm
     assert engine.prepared
     assert "not done again: execute(read a file that is gone)" in notice(engine)
     table = sim.ask(m.ListEngines())
-    assert isinstance(table, m.EngineTable)
+    assert isinstance(table, EngineTable)
     row = next(row for row in table.rows if row.id == 0)
     assert "not done again: execute(read a file that is gone)" in row.note
 
@@ -275,7 +275,7 @@ def test_explain_and_the_table_of_engines_say_how_far_it_is(sim: SimFarm, agent:
     assert isinstance(text, m.TextReply)
     assert "being prepared: 2 of 3, execute(import y), 4 s" in text.text
     rows = sim.ask(m.ListEngines())
-    assert isinstance(rows, m.EngineTable)
+    assert isinstance(rows, EngineTable)
     assert any("being prepared: 2 of 3, execute(import y), 4 s" in row.note for row in rows.rows)
 
 
@@ -325,7 +325,7 @@ def test_commands_wait_for_a_replacement_of_which_nothing_is_kept(sim: SimFarm, 
     hand.send(1, "push", b"x = 1", None, m.Keep(("x",)))
     hand.send(2, "push", b"x = 2", [1], m.Keep(("x",)))
     queues = sim.ask(m.ListCommandQueues())
-    assert isinstance(queues, m.CommandQueueTable)
+    assert isinstance(queues, CommandQueueTable)
     assert queues.rows[1] == (1, None, ["it is being replaced", "push(x = 1)", "push(x = 2)"])
     sim.settle()
     assert [command.body for command in engine_of(agent, 1).commands] == [b"x = 1", b"x = 2"]

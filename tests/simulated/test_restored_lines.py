@@ -4,9 +4,8 @@ from __future__ import annotations
 
 from hypothesis import given, strategies as st
 
-from ipytaskfarm.core.scheduler.class_key import OPEN_CLASS
 from ipytaskfarm.core.scheduler.entries import TaskClass, TaskEntry
-from ipytaskfarm.core.scheduler.task import NO_PAST
+from ipytaskfarm.core.scheduler.task import NO_PAST, OPEN_CLASS
 
 PLACES = st.lists(st.tuples(st.sampled_from([0, 0, 0, -1, 1]), st.integers(0, 30)), unique=True, max_size=12)
 

@@ -9,8 +9,7 @@ import pytest
 from ipytaskfarm.core import messages as m
 from ipytaskfarm.core.handlers.tables import last_rows
 from ipytaskfarm.core.messages import tables
-from ipytaskfarm.core.messages.dependencies import Needs
-from ipytaskfarm.core.messages.task_types import FailureSummary, JobSpec, Recovery, Rules, Submission
+from ipytaskfarm.core.messages.task_types import FailureSummary, JobSpec, Needs, Recovery, Rules, Submission
 from ipytaskfarm.core.requirements import Asks, ResourceAmount
 from ipytaskfarm.core.scheduler.decision import LoadTable
 from ipytaskfarm.core.scheduler.events import Originals, StoreRoom, Tick
@@ -449,3 +448,20 @@ def test_a_retry_of_what_was_cleared_meanwhile_makes_nothing() -> None:
     assert sim.scheduler.farm.clients.ids.next == before
     assert out.saves == []
     assert out.sends == [("client", m.Answer(7, m.Retried([], [3], [])))]
+
+
+def test_runs_that_have_ended_leave_few_timers_of_warn_after() -> None:
+    """Each kept its timer until its time: a million short ones an hour long."""
+    sim, agent, engine = one_engine()
+    timers = sim.scheduler.farm.timers
+    timers.clean_at = 50
+    first = sim.ids().first
+    for task in range(first, first + 100):
+        sim.submit(task, Rules(warn_after_s=3600.0))
+    move(sim, agent)
+    for task in range(first, first + 99):
+        assert run_next(sim, agent, engine) == task
+    assert sum(what == "late" for _, _, what, _ in timers.heap) <= 60
+    assert engine.running or sim.begin(engine)
+    sim.advance(3601)
+    assert "running, longer than warn_after" in str(sim.ask(m.ListTasks(ids=[first + 99])))

@@ -3,9 +3,8 @@
 from __future__ import annotations
 
 from ipytaskfarm.core import messages as m
-from ipytaskfarm.core.messages.dependencies import Needs
 from ipytaskfarm.core.messages.result_cache import ON, READONLY, REFRESH, CacheKey
-from ipytaskfarm.core.messages.task_types import Ended, JobSpec, Recovery, Rules
+from ipytaskfarm.core.messages.task_types import Ended, JobSpec, Needs, Recovery, Rules
 from ipytaskfarm.testing.stepped_farm import SteppedFarm
 
 from ..support.simulated_farm import final_of, move, one_engine
@@ -70,6 +69,44 @@ def test_tasks_that_wait_for_an_equal_one_are_stuck_with_it() -> None:
     sim.submit(0, Rules(targets=(7,)), cache=key())
     sim.submit(1, cache=key())
     assert "waits for task 0" in str(sim.ask(m.Stuck([1])))
+
+
+def test_one_that_can_run_runs_in_the_place_of_one_that_no_engine_can_run() -> None:
+    sim, agent, engine = one_engine()
+    elsewhere = Rules(targets=(7,))
+    sim.submit(0, elsewhere, cache=key())
+    sim.submit(1, elsewhere, cache=key())
+    sim.submit(2, cache=key(mode=READONLY))
+    sim.submit(3, cache=key())
+    sim.submit(4, cache=key())
+    sim.advance(6)
+    sim.settle()
+    assert runs(sim, 0, 1, 2, 3, 4) == [0, 0, 1, 0, 0], "its result is not for the others"
+    sim.advance(6)
+    move(sim, agent)
+    sim.begin(engine)
+    assert engine.running is not None
+    assert engine.running[0] == 3
+    sim.end(agent, engine, "error")
+    move(sim, agent)
+    assert runs(sim, 4) == [0], "the first one owns the key again"
+    sim.advance(6)
+    sim.settle()
+    assert runs(sim, 0, 1, 4) == [0, 0, 1]
+    assert all(final_of(sim, each).from_cache for each in (0, 1))
+
+
+def test_the_task_whose_engine_has_come_runs() -> None:
+    sim, _, _ = one_engine()
+    sim.submit(0, Rules(targets=(7,)), cache=key())
+    sim.submit(1, Rules(targets=(1,)), cache=key())
+    sim.advance(20)
+    sim.ask(m.SetWanted(2))
+    sim.settle()
+    sim.advance(6)
+    sim.settle()
+    assert runs(sim, 0, 1) == [0, 1]
+    assert final_of(sim, 0).from_cache
 
 
 def test_a_kept_result_that_is_marked_as_failed_is_computed_again_and_kept() -> None:

@@ -5,7 +5,7 @@ from __future__ import annotations
 from ipytaskfarm.core import messages as m
 from ipytaskfarm.core.messages.task_types import Rules
 from ipytaskfarm.core.requirements import Asks, ResourceAmount
-from ipytaskfarm.core.scheduler.class_of_task import SUSPECTS_TOGETHER
+from ipytaskfarm.core.scheduler.queue_keys import SUSPECTS_TOGETHER
 from ipytaskfarm.core.scheduler.settings import SchedulerSettings
 from tests.support.simulated_farm import SimAgent, SimEngine, SimFarm, final_of, move, one_engine
 

@@ -8,8 +8,7 @@ from ipytaskfarm.core import messages as m
 from ipytaskfarm.core.messages.task_types import Recovery, Rules
 from ipytaskfarm.core.requirements import Asks, Recycle
 from ipytaskfarm.core.scheduler import environments, placement
-from ipytaskfarm.core.scheduler.clock import Now
-from ipytaskfarm.core.scheduler.decision import Decision
+from ipytaskfarm.core.scheduler.decision import Decision, Now
 from ipytaskfarm.core.scheduler.state import SchedulerState
 from tests.support.thorough import by_hand
 

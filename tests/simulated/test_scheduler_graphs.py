@@ -6,7 +6,6 @@ import pytest
 
 from ipytaskfarm.core import messages as m
 from ipytaskfarm.core.messages import tables
-from ipytaskfarm.core.messages.dependencies import Needs
 from ipytaskfarm.core.messages.running_task import (
     Await,
     Children,
@@ -19,7 +18,7 @@ from ipytaskfarm.core.messages.running_task import (
     Spawned,
     TaskMessages,
 )
-from ipytaskfarm.core.messages.task_types import Deferral, JobSpec, LostInputs, Recovery, Rules, Submission
+from ipytaskfarm.core.messages.task_types import Deferral, JobSpec, LostInputs, Needs, Recovery, Rules, Submission
 from ipytaskfarm.core.requirements import Asks, ResourceAmount
 from ipytaskfarm.core.scheduler.kept_engines import KEPT_S
 from ipytaskfarm.core.scheduler.nested_waits import MAX_EXTRA_ENGINES

@@ -14,7 +14,6 @@ from hypothesis.stateful import RuleBasedStateMachine, initialize, invariant, pr
 
 from ipytaskfarm.core import messages as m
 from ipytaskfarm.core.handlers.explain import explain
-from ipytaskfarm.core.messages.dependencies import Needs
 from ipytaskfarm.core.messages.engine_commands import CHECKPOINT, SavedCheckpoint
 from ipytaskfarm.core.messages.result_cache import MODES, CacheKey
 from ipytaskfarm.core.messages.running_task import Await, Children, Post, ProgressReport, Receive, Spawn, TaskQuestion
@@ -25,6 +24,7 @@ from ipytaskfarm.core.messages.task_types import (
     ItemsEnded,
     JobSpec,
     LostInputs,
+    Needs,
     Rules,
     RunKey,
     Submission,

@@ -11,7 +11,7 @@ from ipytaskfarm.core.handlers.losses import SUCCESSOR_S, lease_margin_s
 from ipytaskfarm.core.messages import tables
 from ipytaskfarm.core.messages.task_types import Rules, Submission
 from ipytaskfarm.core.scheduler import restore
-from ipytaskfarm.core.scheduler.clock import Now
+from ipytaskfarm.core.scheduler.decision import Now
 from ipytaskfarm.core.scheduler.events import Back, Joined, ProcessGone, Silent, Tick
 from ipytaskfarm.core.scheduler.running_tasks import WITHDRAWN
 from ipytaskfarm.core.scheduler.settings import SchedulerSettings

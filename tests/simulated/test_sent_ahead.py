@@ -3,7 +3,8 @@
 from __future__ import annotations
 
 from ipytaskfarm.core import messages as m
-from ipytaskfarm.core.messages.task_types import Ended, Rules, Submission
+from ipytaskfarm.core.messages.tables import TaskRows
+from ipytaskfarm.core.messages.task_types import Ended, Function, Rules, Submission
 from ipytaskfarm.core.scheduler.decision import Assignment
 
 from ..support.simulated_farm import (
@@ -46,6 +47,9 @@ def test_measured_quick_tasks_are_sent_ahead_up_to_the_wanted_work() -> None:
     move(sim, agent)
     run_next(sim, agent, engine, run_s=0.001)
     assert 44 <= len(engine.held()) <= 51  # 50 ms of 1 ms tasks
+    reply = sim.ask(m.ListTasks(state="unfinished"))
+    assert isinstance(reply, TaskRows)
+    assert {(row.reason, row.attempts) for row in reply.rows} == {("running", 1), ("sent ahead", 0), ("queued", 0)}
 
 
 def test_large_payloads_are_sent_ahead_up_to_some_bytes() -> None:
@@ -64,6 +68,31 @@ def test_large_payloads_are_sent_ahead_up_to_some_bytes() -> None:
         assert [run[0] for run in engine.held()][:1] == [task_id]
         run_next(sim, agent, engine, run_s=0.001)
     assert not sim.scheduler.farm.tasks.large.payloads
+
+
+def test_large_functions_are_sent_ahead_up_to_some_bytes_and_after_a_restart_too() -> None:
+    sim, agent, engine = one_engine()
+    sim.submit(0)
+    move(sim, agent)
+    run_next(sim, agent, engine, run_s=0.001)
+    for task_id in range(1, 11):
+        closure = Function(f"{task_id}", bytes(4 << 20))
+        sim.handle(m.Submit([Submission(task_id, b"", 1.0, closure.digest, None)], [closure]), "client")
+    sim.handle(m.Submit([Submission(task_id, b"", 1.0, "10", None) for task_id in range(11, 16)]), "client")
+    move(sim, agent)
+    assert [run[0] for run in engine.held()] == [1, 2, 3, 4]
+    for task_id in range(1, 16):
+        run_next(sim, agent, engine, run_s=0.001)
+        assert task_id < 9 or len(engine.held()) == 15 - task_id, "the function of the last six is sent once"
+    assert not sim.scheduler.farm.tasks.large.payloads
+
+
+def test_payloads_are_known_after_a_restart() -> None:
+    sim = one_engine()[0]
+    large = [Submission(task_id, bytes(4 << 20), 1.0, None, None) for task_id in range(10)]
+    sim.handle(m.Submit(large), "client")
+    sim.crash()
+    assert sim.scheduler.farm.tasks.large.payloads == dict.fromkeys(range(10), 4 << 20)
 
 
 def test_of_longer_tasks_several_are_sent_ahead_so_that_their_results_come_together() -> None:

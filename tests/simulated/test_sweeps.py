@@ -10,7 +10,7 @@ import pytest
 from ipytaskfarm.core import limits, messages as m
 from ipytaskfarm.core.handlers import sweeps
 from ipytaskfarm.core.messages.task_types import JobSpec, Rules
-from ipytaskfarm.core.scheduler import clock, open_questions, scheduler
+from ipytaskfarm.core.scheduler import clients, decision, scheduler
 from ipytaskfarm.core.scheduler.events import Tick
 from ipytaskfarm.core.scheduler.settings import SchedulerSettings
 from ipytaskfarm.core.scheduler.task import Queued
@@ -27,7 +27,7 @@ JOB = JobSpec("j", "j", TASKS)
 def small_slices(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(sweeps, "LOOKED_AT_MAX", 2 * SLICE)
     monkeypatch.setattr(scheduler, "CONSEQUENCES_AT_ONCE", SLICE)
-    monkeypatch.setattr(clock, "DUE_AT_ONCE", SLICE)
+    monkeypatch.setattr(decision, "DUE_AT_ONCE", SLICE)
 
 
 @pytest.fixture
@@ -131,7 +131,7 @@ def test_what_was_sent_ahead_is_recalled_when_its_slice_comes() -> None:
 
 
 def test_a_client_may_not_wait_for_too_many_answers(sim: SimFarm, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(open_questions, "COUNTS", limits.CountLimits(open_questions=3))
+    monkeypatch.setattr(clients, "COUNTS", limits.CountLimits(open_questions=3))
     for n in range(100, 104):
         pause(sim, "j", on=n % 2 == 0, n=n)
     assert isinstance(answers(sim)[0], m.Refusal)

@@ -9,6 +9,7 @@ from ipytaskfarm.core.handlers import view
 from ipytaskfarm.core.handlers.view import unfinished_page
 from ipytaskfarm.core.messages.tables import FarmState
 from ipytaskfarm.core.messages.task_types import JobSpec, Rules
+from ipytaskfarm.core.messages.view import EnginePage, JobPage, TaskPage, WaitingTable
 from ipytaskfarm.core.scheduler.events import Gone, Silent
 from ipytaskfarm.core.scheduler.followers import QUIET_EVERY_S, STRETCHES_AT_ONCE, TOLD_EVERY_S
 from ipytaskfarm.core.states import State, Waiting
@@ -109,7 +110,7 @@ def test_why_tasks_wait_is_counted_by_reason() -> None:
     sim.submit(ids.first + 4, Rules(retries=1))
     move(sim, agent)
     table = sim.ask(m.WhyWaiting())
-    assert isinstance(table, m.WaitingTable)
+    assert isinstance(table, WaitingTable)
     found = {reason: count for reason, count, _, _ in table.rows}
     assert found.get(str(Waiting.NO_ENGINE)) == 3
     assert sum(found.values()) == sim.scheduler.farm.tasks.counts[State.SCHEDULED]
@@ -133,21 +134,21 @@ def test_unfinished_tasks_come_in_pages() -> None:
     before = None
     while True:
         page = unfinished_page(sim.scheduler.farm, m.ReadTaskPage("scheduled", before=before, count=3))
-        assert isinstance(page, m.TaskPage)
+        assert isinstance(page, TaskPage)
         found += [row.id for row in page.rows]
         if page.next is None:
             break
         before = page.next
     assert found == [ids.first + n for n in range(9, -1, -1)]
     by_name = unfinished_page(sim.scheduler.farm, m.ReadTaskPage("unfinished", text="N1", oldest_first=True))
-    assert isinstance(by_name, m.TaskPage)
+    assert isinstance(by_name, TaskPage)
     assert [row.id for row in by_name.rows] == [ids.first + n for n in range(1, 10, 2)]
     running = unfinished_page(sim.scheduler.farm, m.ReadTaskPage("running", engine_id=engine.id))
-    assert isinstance(running, m.TaskPage)
+    assert isinstance(running, TaskPage)
     assert [(row.id, row.state, row.engine_id) for row in running.rows] == [(ids.first + 10, "pending", engine.id)]
     sim.ask(m.SetPriority([ids.first + 3], 5))
     page = unfinished_page(sim.scheduler.farm, m.ReadTaskPage("scheduled", before=ids.first + 4, count=1))
-    assert isinstance(page, m.TaskPage)
+    assert isinstance(page, TaskPage)
     (row,) = page.rows
     assert (row.id, row.priority, running.rows[0].priority) == (ids.first + 3, 5, 0)
 
@@ -160,19 +161,19 @@ def test_a_look_at_many_tasks_stops_and_says_where(monkeypatch: Any) -> None:
         sim.submit(ids.first + number, Rules(name=str(number), targets=(99,)))
     move(sim, agent)
     page = unfinished_page(sim.scheduler.farm, m.ReadTaskPage("scheduled", text="0"))
-    assert isinstance(page, m.TaskPage)
+    assert isinstance(page, TaskPage)
     assert (page.rows, page.full, page.next) == ([], False, ids.first + 6)
 
 
 def test_engines_come_in_pages_with_the_nodes() -> None:
     sim = farm_with_engines(5)
     page = sim.ask(m.ReadEngines(first=1, count=2))
-    assert isinstance(page, m.EnginePage)
+    assert isinstance(page, EnginePage)
     assert [row.id for row in page.rows] == [1, 2]
     assert (page.total, page.states, page.wanted, page.clients) == (5, {"idle": 5}, 5, 1)
     assert [agent["engines"] for agent in page.agents] == [5]
     none = sim.ask(m.ReadEngines(node="elsewhere"))
-    assert isinstance(none, m.EnginePage)
+    assert isinstance(none, EnginePage)
     assert (none.rows, none.total, none.states) == ([], 0, {"idle": 5})
     whole, short = sim.ask(m.FarmStatus()), sim.ask(m.FarmStatus(engines=False))
     assert isinstance(whole, FarmState)
@@ -190,6 +191,6 @@ def test_jobs_that_run_come_first() -> None:
     for _ in range(2):
         run_next(sim, agent, engine)
     page = sim.ask(m.ReadJobs(count=2))
-    assert isinstance(page, m.JobPage)
+    assert isinstance(page, JobPage)
     assert [job.name for job in page.rows] == ["c", "b"]
     assert page.more == 1

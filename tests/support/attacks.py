@@ -22,7 +22,7 @@ ATTACKS: dict[str, Callable[[Flood], None]] = {
         flood.ids_without_end, flood.commands, flood.pages_of_everything, flood.aborts, flood.watches,
         flood.waits_for_messages, flood.sticky_commands, flood.uploads, flood.empty_jobs,
         flood_large.long_reasons, flood_large.long_names, flood_large.heavy_rules, flood_large.long_lists,
-        flood_large.own_classes, flood_large.functions_alone, flood_large.unmet_at_once,
+        flood_large.own_classes, flood_large.functions_alone, flood_large.unmet_at_once, flood_large.large_values,
     )
 }  # fmt: skip
 

@@ -28,6 +28,22 @@ type Tree = list[Tree] | int
 def first[T](xs: list[T]) -> T: return xs[0]
 def make(): return Pair, first
 def check(v): assert v[0].__value__.__args__[1] is A and v[1]([1]) == 1 and v[0].__name__ == "Pair"
+# ---- type aliases that mention themselves, each other, and classes that mention them
+import typing
+type Json = dict[str, Json] | list[Json] | str
+type One = list[Two]
+type Two = dict[str, One]
+type Linked[T: (int, Json), *Ts, **P] = tuple[T, *Ts, Linked[T, *Ts, P]] | typing.Callable[P, T]
+type Kids = list[Leaf]
+class Leaf: kids: Kids
+def read(text: Json) -> Linked[int, str, []]: return Leaf
+def make(): return Json, One, Linked, Kids, read
+def check(v):
+    assert v[0].__value__.__args__[1].__args__[0] is v[0] and v[1].__value__.__args__[0].__value__.__args__[1] is v[1]
+    first = v[2].__value__.__args__[0].__args__
+    assert v[2].__type_params__[0] is first[0] and first[0].__constraints__[1] is v[0] and first[-1].__origin__ is v[2]
+    assert v[3].__value__.__args__[0].__annotations__["kids"].__name__ == "Kids" == v[4]("x").__annotations__["kids"].__name__
+    assert v[0].__module__ == v[2].__module__ == "__main__" and v[4].__annotations__["text"] is v[0]
 # ---- dataclass with type parameters
 import dataclasses
 @dataclasses.dataclass(slots=True, frozen=True)

@@ -26,8 +26,8 @@ from ipytaskfarm.core.messages.payload import StringWork
 from ipytaskfarm.core.messages.task_types import RunKey
 from ipytaskfarm.system.farm_paths import ConnectionInfo, process_started, write_connection_file
 from ipytaskfarm.transport.hub import Hub
+from ipytaskfarm.transport.hub_session import PeerGone, PeerNewEpoch, PeerSilent, PeerUp
 from ipytaskfarm.transport.keys import make_farm_keys
-from ipytaskfarm.transport.peer_events import PeerGone, PeerNewEpoch, PeerSilent, PeerUp
 from tests.support.polling import DEADLINE_S, eventually
 
 M = TypeVar("M")

@@ -22,8 +22,8 @@ from ipytaskfarm.core.messages.task_types import Final, Submission
 from ipytaskfarm.serialization.pack import pack
 from ipytaskfarm.system import farm_paths
 from ipytaskfarm.transport.hub import Hub
+from ipytaskfarm.transport.hub_session import PeerNewEpoch
 from ipytaskfarm.transport.keys import make_farm_keys
-from ipytaskfarm.transport.peer_events import PeerNewEpoch
 
 encode = msgspec.msgpack.encode
 

@@ -15,7 +15,7 @@ from pathlib import Path
 import msgspec
 
 from ipytaskfarm import Farm
-from ipytaskfarm.client.nodes import Node
+from ipytaskfarm.client.tables import Node
 from ipytaskfarm.core.messages import SetWanted
 from ipytaskfarm.system import farm_paths
 from tests.support.farms import DEADLINE_S, ask, farm_state as farm_state, until_engines

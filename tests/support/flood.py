@@ -14,8 +14,7 @@ import zmq
 from ipytaskfarm.core import messages as m
 from ipytaskfarm.core.messages import PROTOCOL
 from ipytaskfarm.core.messages.blob_chunks import PIECE_BYTES
-from ipytaskfarm.core.messages.dependencies import Needs
-from ipytaskfarm.core.messages.task_types import JobSpec, Rules, Submission
+from ipytaskfarm.core.messages.task_types import JobSpec, Needs, Rules, Submission
 from ipytaskfarm.system.farm_paths import ConnectionInfo
 from ipytaskfarm.transport import wire
 from ipytaskfarm.transport.handshake import Hello, Welcome
@@ -151,9 +150,9 @@ def in_bulk(flood: Flood, questions: Sequence[m.Question], count: int = 2000) ->
 
 
 def huge_ids(flood: Flood) -> None:
-    """A question with 228 MiB of ids."""
+    """A question with 15 MiB of ids."""
     session = flood.session()
-    ids = 46_000_000
+    ids = 3_100_000
     body = (
         list_header(1)
         + b"\x83\xa4type\xa3Ask\xa1n\x01\xa8question\x82\xa4type\xa5Fetch\xa3ids\xdd"
@@ -164,9 +163,9 @@ def huge_ids(flood: Flood) -> None:
 
 
 def unfinished(flood: Flood) -> None:
-    """Eight sessions, or twelve, with 250 MiB of a message that never ends: more than the controller may take."""
-    piece = bytes(250 << 20)
-    for n in range(some(8, 12)):
+    """120 sessions, or 180, with 15 MiB of a message that never ends: more than the controller may take."""
+    piece = bytes(15 << 20)
+    for n in range(some(120, 180)):
         flood.session(f"flood{n}").pieces(piece, finish=False)
     flood.stay()
 

@@ -6,11 +6,10 @@ import itertools
 from collections.abc import Callable, Iterator
 
 from ipytaskfarm.core import messages as m
-from ipytaskfarm.core.messages.dependencies import Needs
-from ipytaskfarm.core.messages.task_types import Function, JobSpec, Rules, Submission
+from ipytaskfarm.core.messages.task_types import Function, JobSpec, Needs, Rules, Submission
 from ipytaskfarm.core.requirements import Asks, Condition
 from ipytaskfarm.transport import wire
-from ipytaskfarm.transport.reliable_session import list_header
+from ipytaskfarm.transport.reliable_session import CLIENT_MESSAGE_BYTES, list_header
 from tests.support.flood import Flood, RawSession, ask, block_of
 
 LONG = 1_000_000
@@ -167,6 +166,31 @@ def unmet_at_once(flood: Flood) -> None:
             tasks = [task(task_id, rules) for task_id in itertools.islice(ids, 2000)]
             if tasks:
                 large(session, m.Submit(tasks))
+
+    again()
+    flood.stay(again)
+
+
+def large_values(flood: Flood) -> None:
+    """Messages with as much for the store as one may have: a value, a function, many values, a text to a task."""
+    session = flood.session()
+    ids = held(session)
+    to = next(ids)
+    large(session, m.Submit([task(to, Rules(job="held"))], [], _JOB))
+    numbers = itertools.count(2)
+    value = bytes(range(256)) * (((CLIENT_MESSAGE_BYTES >> 20) - 1) << 12)
+
+    def again() -> None:
+        one, other, *some = itertools.islice(ids, 22)
+        digest = f"{next(numbers):064}"
+        rules = Rules(job="held")
+        for message in (
+            m.Submit([Submission(one, value, 1.0, None, rules)]),
+            m.Submit([Submission(other, b"", 1.0, digest, rules)], [Function(digest, value)]),
+            m.Submit([Submission(task_id, value[: 1 << 20], 1.0, None, rules) for task_id in some]),
+            m.AskQuestion(next(numbers), m.SendToTask(to, [value], f"me:{next(numbers)}")),
+        ):
+            large(session, message)
 
     again()
     flood.stay(again)

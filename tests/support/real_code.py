@@ -123,6 +123,10 @@ CLASSES = [
     ("TypeVarTuple", "class Many(typing.Generic[typing.Unpack[Ts]]):\n    n = 2\ndef of_many(i): return Many[int, str].n", "tc.map(of_many, [0])", [2]),
     ("names in annotations", "class Node:\n    next: 'Node | None' = None\ndef of_node(i): return typing.get_type_hints(Node)['next'] == typing.Optional[Node]",
      "tc.map(of_node, [0])", [True]),
+    ("names inside of annotations", "class Leaf: pass\nclass Tree:\n    up: typing.Optional['Tree']\n    leaves: dict[str, 'Leaf']\n"
+     "def of_tree(i: typing.Optional['Leaf']): return typing.get_type_hints(Tree), typing.get_type_hints(of_tree)['i']",
+     "[str(each).replace('__main__.', '') for each in tc.map(of_tree, [0])[0]]",
+     ["{'up': typing.Optional[Tree], 'leaves': dict[str, Leaf]}", "typing.Optional[Leaf]"]),
     ("pydantic", "class Model(pydantic.BaseModel):\n    a: int\n    @pydantic.field_validator('a')\n    @classmethod\n    def double(cls, v): return 2 * v",
      "tc.map(functools.partial(Model.model_validate), [{'a': 2}])[0].a", 4),
     ("enumerations", "class Colour(enum.Enum):\n    RED = 1\n    def low(self): return self.name.lower()\nclass Flags(enum.Flag):\n    A = enum.auto()\n    B = enum.auto()\n"

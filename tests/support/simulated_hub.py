@@ -10,8 +10,8 @@ import msgspec
 
 from ipytaskfarm.core.turn_shares import LIGHT_S, TurnShares
 from ipytaskfarm.transport import message_parts
+from ipytaskfarm.transport.hub_session import Peer, PeerNewEpoch, PeerSilent, PeerUp
 from ipytaskfarm.transport.inbox import MESSAGE_S, Inbox
-from ipytaskfarm.transport.peer_events import Peer, PeerNewEpoch, PeerSilent, PeerUp
 from ipytaskfarm.transport.reliable_session import BEGIN_ANEW, Greeting, Heard, ReliableSession
 from tests.support.simulated_peers import Connection, Frame, encode
 

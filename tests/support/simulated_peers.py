@@ -11,7 +11,6 @@ import msgspec
 
 from ipytaskfarm.client.outbox import Outbox
 from ipytaskfarm.core import messages as m
-from ipytaskfarm.core.messages.dependencies import Needs
 from ipytaskfarm.core.messages.running_task import Spawn, Spawned, TaskCall, TaskReply
 from ipytaskfarm.core.messages.task_types import (
     Deferral,
@@ -20,6 +19,7 @@ from ipytaskfarm.core.messages.task_types import (
     Final,
     Function,
     LostInputs,
+    Needs,
     Packed,
     Rules,
     RunKey,

@@ -28,12 +28,10 @@ from ipytaskfarm.controller import loop
 from ipytaskfarm.controller.loop import ControllerLoop
 from ipytaskfarm.core import messages as m
 from ipytaskfarm.core.handlers import timers
-from ipytaskfarm.core.messages.dependencies import Needs
-from ipytaskfarm.core.messages.task_types import Deferral, LostInputs, Recovery, Rules, RunKey
+from ipytaskfarm.core.messages.task_types import Deferral, LostInputs, Needs, Recovery, Rules, RunKey
 from ipytaskfarm.core.requirements import Asks, Environment, Recycle, ResourceAmount
 from ipytaskfarm.core.saves import Save
-from ipytaskfarm.core.scheduler.clock import Now
-from ipytaskfarm.core.scheduler.decision import Decision
+from ipytaskfarm.core.scheduler.decision import Decision, Now
 from ipytaskfarm.core.scheduler.restore import restored_farm
 from ipytaskfarm.core.scheduler.scheduler import Scheduler
 from ipytaskfarm.core.scheduler.settings import SchedulerSettings

@@ -11,8 +11,7 @@ import msgspec
 from hypothesis import strategies as st
 
 from ipytaskfarm.core import saves as s
-from ipytaskfarm.core.messages.dependencies import Needs
-from ipytaskfarm.core.messages.task_types import AttemptRow, FailureSummary, Final, Recovery, Rules
+from ipytaskfarm.core.messages.task_types import AttemptRow, FailureSummary, Final, Needs, Recovery, Rules
 from ipytaskfarm.core.scheduler.task import with_priority
 
 FAILURE = FailureSummary("ValueError", "no\x00such 'thing'", "task.py:3 in f")

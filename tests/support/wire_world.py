@@ -25,9 +25,9 @@ from ipytaskfarm.core.messages.task_types import Submission
 from ipytaskfarm.system.farm_paths import ConnectionInfo
 from ipytaskfarm.transport.handshake import Hello
 from ipytaskfarm.transport.hub import Hub
+from ipytaskfarm.transport.hub_session import Incoming, Peer
 from ipytaskfarm.transport.keys import FarmKeys, KeyPair, make_farm_keys
 from ipytaskfarm.transport.peer import Link, LinkEvent, ReceivedMessage
-from ipytaskfarm.transport.peer_events import Incoming, Peer
 from tests.support.polling import DEADLINE_S, eventually
 
 T = TypeVar("T")

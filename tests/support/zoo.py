@@ -291,7 +291,20 @@ LIBRARY: dict[str, tuple[str, Key]] = {
         lambda value: value.parse_args(["--n", "3"]).n,
     ),
     "string.Template": ("import string\nstring.Template('$a')", via("safe_substitute", {"a": 1})),
-    "struct.Struct": ("import operator\noperator.length_hint", same),
+    "compiled format": ("import struct\nstruct.Struct('<ih')", via("pack", 1, 2)),
+    "JSON decoder": (
+        "import json\njson.JSONDecoder(object_hook=lambda d: sorted(d), parse_int=float)",
+        via("decode", '{"b": 1, "a": {"c": 2}}'),
+    ),
+    "msgspec decoder": (
+        "import msgspec\nclass P(msgspec.Struct):\n    x: float\nmsgspec.json.Decoder(P, strict=False)",
+        lambda value: value.decode(b'{"x": "1.5"}').x,
+    ),
+    "msgspec encoder with a hook": (
+        "import msgspec\nmsgspec.msgpack.Encoder(enc_hook=lambda v: [*v.args], order='sorted')",
+        via("encode", {"b": ValueError(1), "a": 1}),
+    ),
+    "length_hint": ("import operator\noperator.length_hint", same),
     "XML element": (
         "import xml.etree.ElementTree as et\net.fromstring('<a b=\"1\"><c/></a>')",
         attributes("tag", "attrib"),

@@ -14,13 +14,12 @@ import msgspec
 import pytest
 
 from ipytaskfarm.agent import __main__ as agent_main, relay as relay_module, watch
-from ipytaskfarm.agent.engines import _how
+from ipytaskfarm.agent.engines import _how, users_stack
 from ipytaskfarm.agent.limits import Backoff, EndedRunWatch, Ladder, Step
 from ipytaskfarm.agent.node import resources
 from ipytaskfarm.agent.reaping import COOKIE, Marks, is_marked, reap
 from ipytaskfarm.agent.relay import Account, Relay
 from ipytaskfarm.agent.sweep import counters, remember_farm, succeed
-from ipytaskfarm.agent.user_stacks import users_stack
 from ipytaskfarm.agent.zygote import Exit
 from ipytaskfarm.core.errors import ResultTooLarge
 from ipytaskfarm.core.messages import (
@@ -36,7 +35,7 @@ from ipytaskfarm.core.messages import (
 from ipytaskfarm.core.messages.task_types import Ended
 from ipytaskfarm.system import process
 from ipytaskfarm.system.flight_recorder import Recorder
-from ipytaskfarm.system.stopped import STOPPED_S, StoppedWatch
+from ipytaskfarm.system.process import STOPPED_S, StoppedWatch
 from ipytaskfarm.transport.peer import Link
 from tests.support.polling import eventually
 from tests.support.recorders import held_bytes

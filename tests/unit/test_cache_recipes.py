@@ -91,6 +91,14 @@ OTHER = {
         "class C:\n    a = 1\n    b = 2\ndef f(x): return [*vars(C)]", "a = 1\n    b = 2", "b = 2\n    a = 1",
     ),
     "the name of a class": ("class C: pass\nC.__name__ = 'D'\ndef f(x): return C.__name__", "'D'", "'E'"),
+    "the boundary of a flag": (
+        "import enum\nclass E(enum.Flag, boundary=enum.KEEP):\n    A = 1\ndef f(x): return E(8)", "KEEP", "CONFORM",
+    ),
+    "a docstring": ("def g():\n    'a'\ndef f(x): return g.__doc__", "'a'", "'b'"),
+    "the docstring of a class": (
+        "import inspect\nclass C:\n    'a'\n    def g(self): return inspect.getdoc(self)\ndef f(x): return C().g()",
+        "'a'", "'b'",
+    ),
 }  # fmt: skip
 
 
@@ -100,6 +108,23 @@ def test_what_a_function_can_see_of_its_values_counts(name: str) -> None:
     code, before, after = OTHER[name]
     assert key_of(code, 1) == key_of(code, 1)
     assert key_of(code, 1) != key_of(code.replace(before, after), 1)
+
+
+@pytest.mark.parametrize("told", ["m.told()", "m.g.__doc__", "inspect.getsource(m.g)"])
+def test_the_texts_of_a_module_count_if_they_are_read(
+    told: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.syspath_prepend(tmp_path)
+    name = f"texts_{len(told)}"
+    file = tmp_path / f"{name}.py"
+    text = "def g():\n    'one'\ndef told(): return g.__doc__\n"
+    code = f"import inspect, {name} as m\ndef f(x): return {told}"
+    keys = []
+    for version, doc in enumerate(("one", "one", "two"), 1):
+        file.write_text(text.replace("one", doc))
+        os.utime(file, ns=(version, version))
+        keys.append(key_of(code, 1))
+    assert keys[0] == keys[1] != keys[2]
 
 
 def test_an_argument_may_be_the_sentinel_of_the_function() -> None:

@@ -2,13 +2,18 @@
 
 from __future__ import annotations
 
+import inspect
+import linecache
 import sys
+import traceback
 from types import SimpleNamespace
+from typing import Any
 
 import pytest
 from IPython.core.compilerop import CachingCompiler
 
 from ipytaskfarm.core.messages.payload import ErrorPlace
+from ipytaskfarm.serialization import tracebacks
 from ipytaskfarm.serialization.tracebacks import made_frames
 from ipytaskfarm.system.user_code import UNKNOWN, cell_of, file_here, with_cells
 
@@ -72,3 +77,28 @@ def test_a_terminals_cell_tells_its_number_by_itself() -> None:
 @pytest.mark.parametrize("text", ["", "/home/me/study.py:3 in f", "at 12:30:07 in May", 'File "<task>", line 2'])
 def test_everything_else_stays(text: str) -> None:
     assert with_cells(text) == text
+
+
+@pytest.mark.parametrize("length", [2, 5, 30])
+def test_ipython_finds_the_line_of_a_function_that_no_file_here_has(length: int) -> None:
+    """IPython reads from the function's first line on, which is sent only if it is near."""
+    body = "".join(f"    a{n} = {n}\n" for n in range(length))
+    source = f"import time\n@staticmethod\ndef work():\n{body}    raise LookupError\nwork.__func__()\n"
+    name = f"/gone/ipykernel_7/{length}.py"
+    linecache.cache[name] = (len(source), None, source.splitlines(keepends=True), name)
+    with pytest.raises(LookupError) as caught:
+        exec(compile(source, name, "exec"), {"__name__": "__main__"})
+    found = [each for each, _ in traceback.walk_tb(caught.tb) if each.f_code.co_filename == name]
+    tb: Any = caught.tb
+    while tb.tb_frame is not found[0]:
+        tb = tb.tb_next
+    places = []
+    while tb is not None:
+        places.append(tracebacks._place(tb, tb.tb_frame.f_code, None))
+        tb = tb.tb_next
+    del linecache.cache[name]
+    for frame in tracebacks.made_frames(places):
+        lines, first = inspect.getsourcelines(frame)
+        shown = lines[frame.f_lineno - max(first, 1)].strip()
+        assert shown == {"<module>": "work.__func__()", "work": "raise LookupError"}[frame.f_code.co_name]
+        assert frame.f_code.co_filename == name

@@ -118,12 +118,15 @@ def test_a_task_has_the_names_of_python(row: TaskRow) -> None:
 
 def test_a_job_has_the_names_of_python() -> None:
     row = JobRow("id", "primes", 3, 3, 1, False, "", AT_S)
-    (line,) = job_listing([row])
-    assert parsed(job_shape(row), "opened") == line._asdict()
-    assert list(job_shape(row)) == list(JobLine._fields)
-    assert re.fullmatch(r"<job 'primes': 3 tasks, 1 unfinished, running, opened 2023-11-1\d .*>", repr(line))
+    failed = {"id": 2}
+    (line,) = job_listing([row], failed)
+    assert parsed(job_shape(row, failed), "opened") == line._asdict()
+    assert list(job_shape(row, failed)) == list(JobLine._fields)
+    assert re.fullmatch(r"<job 'primes': 3 tasks, 1 unfinished, 2 failed, running, opened 2023-11-1\d .*>", repr(line))
+    alone = JobRow("id", "primes", 1, 1, 1, False, "", None)  # type: ignore[arg-type]
+    assert repr(job_listing([alone], {})[0]) == "<job 'primes': 1 task, 1 unfinished, running>"
     with pytest.raises(TypeError, match="number of a row, not 'state': `to_dataframe"):
-        job_listing([row])["state"]  # type: ignore[index]
+        job_listing([row], {})["state"]  # type: ignore[index]
 
 
 @pytest.mark.parametrize("engine", [-1, 3])

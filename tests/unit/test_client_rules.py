@@ -11,8 +11,7 @@ from ipytaskfarm import Join, RecycleSettings, Ref, Task, TaskEnvironment, error
 from ipytaskfarm.client.environments import pack_environment_of
 from ipytaskfarm.client.job_tasks import Graph
 from ipytaskfarm.client.packing import Shared, pack_task
-from ipytaskfarm.core.messages.dependencies import Needs
-from ipytaskfarm.core.messages.task_types import Function
+from ipytaskfarm.core.messages.task_types import Function, Needs
 from ipytaskfarm.core.requirements import Asks, Condition, Recycle, ResourceAmount
 
 

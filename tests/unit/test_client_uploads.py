@@ -13,7 +13,7 @@ import numpy as np
 import pytest
 
 from ipytaskfarm.client import Task, TaskClient
-from ipytaskfarm.client.uploads import BlobUploads
+from ipytaskfarm.client.large_values import BlobUploads
 from ipytaskfarm.controller.blob_receiving import (
     UPLOADED_KEPT_S,
     BlobReceiver,
@@ -126,7 +126,7 @@ def test_a_value_that_is_not_known_for_sure_is_asked_for_again(
     fake: FarFarm, tc: TaskClient, array: np.ndarray, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     tc.run(Task("a = 1", push={"x": array}))
-    monkeypatch.setattr("ipytaskfarm.client.uploads.SURE_S", 0.0)
+    monkeypatch.setattr("ipytaskfarm.client.large_values.SURE_S", 0.0)
     fake.world.blobs.sweep(lambda names: set(), older_than_s=-UPLOADED_KEPT_S)
     tc.run(Task("a = 1", push={"x": array}))
     assert fake.bytes() == 2 * array.nbytes
@@ -187,7 +187,7 @@ def test_a_client_waits_for_a_place(
     fake.answers[WriteBlob] = lambda question: later if next(full, False) else fake.world.answer(question)
     tc.run(Task("a = 1", push={"x": array}))
     assert fake.bytes() == array.nbytes
-    monkeypatch.setattr("ipytaskfarm.client.uploads.PATIENCE_S", 0.0)
+    monkeypatch.setattr("ipytaskfarm.client.large_values.PATIENCE_S", 0.0)
     fake.answers[WriteBlob] = lambda question: later
     with pytest.raises(OSError, match="all places"):
         store_of(tc).put(memoryview(os.urandom(BLOB_BYTES)))

@@ -11,8 +11,7 @@ import pytest
 from IPython.core.interactiveshell import InteractiveShell
 from traitlets.config import Config
 
-from ipytaskfarm.engine.code_templates import Plain, Templates
-from ipytaskfarm.engine.plain import PlainTest, filename_of
+from ipytaskfarm.engine.plain import Plain, PlainTest, Templates, filename_of
 
 FILLED = (
     "a = {}", "f({}, {})", "x = g({}); y = {}", "a = b + {}\nc = [n for n in rows][{}]", "run({}, 'run', 1.5)",

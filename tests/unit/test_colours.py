@@ -13,9 +13,9 @@ from typing import TypeAlias
 
 import pytest
 
-from ipytaskfarm.client.display import text_html
 from ipytaskfarm.client.estimate import Tally
-from ipytaskfarm.client.progress_view import ProgressView
+from ipytaskfarm.client.output_printer import text_html
+from ipytaskfarm.client.screens import ProgressView
 from ipytaskfarm.client.tables import TaskTable
 from ipytaskfarm.core.messages.tables import TaskRow
 from ipytaskfarm.display.colours import BARS, ERROR_BACKGROUND, MUTED, TRACK

@@ -19,7 +19,7 @@ import ipytaskfarm
 from ipytaskfarm.cli import COMMANDS, main, top
 from ipytaskfarm.cli.application import UsageError, _command
 from ipytaskfarm.core import errors, messages
-from ipytaskfarm.core.messages import tables
+from ipytaskfarm.core.messages import tables, view
 from ipytaskfarm.core.messages.task_types import FailureSummary
 from ipytaskfarm.deployment.light_client import Questioner
 from tests.conftest import Dirs
@@ -39,6 +39,7 @@ WIDTHS = (80, 200)
         (["status", "-x"], "there is no flag -x"),
         (["status", "--Status.frm=x"], "did you mean --Status.farm?"),
         (["stauts"], "there is no command 'stauts', did you mean status?"),
+        (["clear", "3"], "there is no command 'clear', did you mean remove?"),
         (["status", "--farm"], "--farm needs a value: --farm NAME"),
         (["status", "--farm", "--json"], "--farm needs a value: --farm NAME"),
         (["start", "-n"], "-n needs a value: -n N"),
@@ -176,6 +177,7 @@ def replies(now_s: float) -> dict[type, messages.Reply]:
     return {
         messages.FarmStatus: state,
         messages.FindJobs: tables.JobTable([job]),
+        view.ReadCauses: view.CauseTable([], by_job=[(job.id, 3)]),
         messages.ListTasks: tables.TaskRows(tasks, omitted=40),
         messages.ListEngines: tables.EngineTable(engines),
         messages.ReadHistory: tables.EventTable(events),
@@ -225,7 +227,7 @@ def a_world(width: int, monkeypatch: pytest.MonkeyPatch) -> Iterator[None]:
     def connect(farm: str) -> Iterator[Any]:
         yield Answers(replies(now_s))
 
-    for module in ("status", "jobs", "history", "engines", "agents", "top"):
+    for module in ("status", "jobs", "logs", "engines", "agents", "top"):
         monkeypatch.setattr(f"ipytaskfarm.cli.{module}.connect", connect)
     yield
 

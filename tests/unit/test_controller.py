@@ -39,8 +39,7 @@ from ipytaskfarm.core.messages.evaluator import Evaluate, Evaluated, Subject
 from ipytaskfarm.core.messages.tables import TaskRows
 from ipytaskfarm.core.messages.task_types import AttemptRow, FailureSummary, Final, Rules, Submission
 from ipytaskfarm.core.saves import Save, SaveBlock, SaveFinal, SaveFunction, SaveTask
-from ipytaskfarm.core.scheduler.clock import Now
-from ipytaskfarm.core.scheduler.decision import Assignment, LoadExplanation, LoadFinals, LoadOriginals, LoadTable
+from ipytaskfarm.core.scheduler.decision import Assignment, LoadExplanation, LoadFinals, LoadOriginals, LoadTable, Now
 from ipytaskfarm.core.scheduler.events import Originals
 from ipytaskfarm.core.scheduler.queue_policy import TaskInfo
 from ipytaskfarm.core.scheduler.restore import restored_farm
@@ -49,7 +48,7 @@ from ipytaskfarm.core.scheduler.settings import SchedulerSettings
 from ipytaskfarm.serialization.pack import pack_function
 from ipytaskfarm.storage.result_cache import ResultCache
 from ipytaskfarm.storage.store import Store
-from ipytaskfarm.transport.peer_events import Peer, PeerNewEpoch
+from ipytaskfarm.transport.hub_session import Peer, PeerNewEpoch
 from tests.support.polling import eventually
 
 # -- the evaluator

@@ -12,7 +12,7 @@ import pytest
 from ipytaskfarm import MultiEngineClient, TaskClient, errors
 from ipytaskfarm.client import TaskResult, sessions
 from ipytaskfarm.client.commands import ResultList
-from ipytaskfarm.client.display import TEXT_MAX, output_html, text_html
+from ipytaskfarm.client.output_printer import TEXT_MAX, output_html, text_html
 from ipytaskfarm.client.tables import FailureGroup, FailureGroups, TaskStatus, TaskTable
 from ipytaskfarm.core import messages as m
 from ipytaskfarm.core.messages import payload, tables

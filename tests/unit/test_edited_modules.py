@@ -128,5 +128,5 @@ def test_what_a_zygote_had_imported_is_imported_anew(edits: EditedModules, folde
 
 def test_the_standard_library_and_this_package_are_left_alone(edits: EditedModules) -> None:
     imported("colorsys")
-    imported("ipytaskfarm.serialization.short_texts")
+    imported("ipytaskfarm.serialization.tracebacks")
     assert (edits.own, edits.installed) == ({}, {})

@@ -14,9 +14,8 @@ import msgspec
 import pytest
 
 from ipytaskfarm.agent.engine_messages import NESTED_MAX, EngineMessages
-from ipytaskfarm.agent.engine_traffic import BYTES_MAX, MESSAGES_MAX
 from ipytaskfarm.agent.engines import EnginePhase, ManagedEngine
-from ipytaskfarm.agent.relay import Account, Relay
+from ipytaskfarm.agent.relay import BYTES_MAX, MESSAGES_MAX, Account, Relay
 from ipytaskfarm.core.errors import FarmNotRunning, ResultTooLarge
 from ipytaskfarm.core.limits import PARTS_MAX, PROPERTIES_BYTES
 from ipytaskfarm.core.messages import AgentState, CommandDone, PropertiesChanged, Run
@@ -308,6 +307,14 @@ def test_large_children_are_submitted_in_parts() -> None:
     asked = Asked()
     asked.task.spawn([Packed(bytes(SPAWNED_BYTES // 2))] * 5)
     assert [len(each.tasks) for each in asked.questions] == [2, 2, 1]
+
+
+def test_children_with_large_functions_are_submitted_in_parts() -> None:
+    asked = Asked()
+    made = [Packed(b"", functions=(Function(name, bytes(SPAWNED_BYTES // 2)),)) for name in "aaabcd"]
+    asked.task.spawn(made)
+    assert [len(each.tasks) for each in asked.questions] == [4, 2]
+    assert [[each.digest for each in question.functions] for question in asked.questions] == [["a", "b"], ["c", "d"]]
 
 
 def test_a_task_waits_for_many_tasks_in_parts() -> None:

@@ -13,7 +13,7 @@ from ipytaskfarm.controller.replay import play
 from ipytaskfarm.core import messages as m, saves as s
 from ipytaskfarm.core.errors import StoreError
 from ipytaskfarm.core.messages.task_types import Submission
-from ipytaskfarm.core.scheduler.clock import Now
+from ipytaskfarm.core.scheduler.decision import Now
 from ipytaskfarm.core.scheduler.events import Joined, Tick
 from ipytaskfarm.core.scheduler.restore import restored_farm
 from ipytaskfarm.core.scheduler.scheduler import Scheduler

@@ -14,7 +14,7 @@ from ipytaskfarm.core.messages.engine_commands import (
     SampleProfile,
 )
 from ipytaskfarm.transport.read_only import SAMPLED_MAX, why_refused
-from ipytaskfarm.view.flames import BOXES_MAX, DEPTH_MAX, LABEL_MAX, flames
+from ipytaskfarm.web.profiles import BOXES_MAX, DEPTH_MAX, LABEL_MAX, flames
 
 
 def place(name: str) -> Place:

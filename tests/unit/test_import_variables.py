@@ -13,7 +13,7 @@ from pathlib import Path
 
 import pytest
 
-from ipytaskfarm.serialization.import_variables import ImportVariables, run_module
+from ipytaskfarm.serialization.import_settings import ImportVariables, run_module
 
 Import = Callable[[str, str], types.ModuleType]
 

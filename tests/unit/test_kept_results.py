@@ -13,7 +13,7 @@ from ipytaskfarm.controller.loop import ControllerLoop
 from ipytaskfarm.core.messages import Accepted, AgentState, EngineReport, Finals, NeedIds, Results, Submit
 from ipytaskfarm.core.messages.result_cache import CacheKey
 from ipytaskfarm.core.messages.task_types import Ended, KeptResults, Submission
-from ipytaskfarm.core.scheduler.clock import Now
+from ipytaskfarm.core.scheduler.decision import Now
 from ipytaskfarm.core.scheduler.restore import restored_farm
 from ipytaskfarm.core.scheduler.scheduler import Scheduler
 from ipytaskfarm.core.scheduler.settings import SchedulerSettings
@@ -21,7 +21,7 @@ from ipytaskfarm.storage.blobs import Blobs
 from ipytaskfarm.storage.result_cache import ResultCache
 from ipytaskfarm.storage.store import Store
 from ipytaskfarm.transport.hub import Hub
-from ipytaskfarm.transport.peer_events import Peer, PeerNewEpoch
+from ipytaskfarm.transport.hub_session import Peer, PeerNewEpoch
 
 CLIENT, AGENT = Peer("c", "client", "c"), Peer("a", "agent", "a")
 

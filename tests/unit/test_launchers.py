@@ -15,10 +15,10 @@ import msgspec
 import pytest
 
 import ipytaskfarm
-from ipytaskfarm.core.formatting import changes, ready_engines
 from ipytaskfarm.core.messages.tables import EngineRow, FarmState
 from ipytaskfarm.deployment.home import Home, sweep_temporary
 from ipytaskfarm.deployment.settings import FarmSettings
+from ipytaskfarm.display.farm_tables import changes, ready_engines
 from ipytaskfarm.launchers import EXIT_UNKNOWN, ProcessSpec, describe_exit
 from ipytaskfarm.launchers.local import LocalProcesses, child_environment, rotate, trim
 from ipytaskfarm.system.farm_paths import FarmRecord, process_started, read_farm_record, write_farm_record

@@ -15,19 +15,18 @@ import pytest
 
 from ipytaskfarm.core import errors
 from ipytaskfarm.deployment.home import Home
-from ipytaskfarm.deployment.lock_holders import lock_holders
 from ipytaskfarm.launchers import ProcessSpec
 from ipytaskfarm.launchers.local import LocalProcesses
 from ipytaskfarm.storage import backup
+from ipytaskfarm.storage.backup import usable_record
 from ipytaskfarm.storage.beside import count_file
 from ipytaskfarm.storage.blobs import Blobs
-from ipytaskfarm.storage.lost_record import usable_record
 from ipytaskfarm.storage.store import Store
 from ipytaskfarm.system import farm_paths, files
 from ipytaskfarm.system.farm_paths import FARM_FILE, ConnectionInfo, FarmRecord, Lock
 from ipytaskfarm.system.odd_files import set_aside_unless_file, set_aside_unless_folder
 from ipytaskfarm.system.private_files import set_aside_lock
-from ipytaskfarm.system.supervision import PROCESSES_FILE, read_processes
+from ipytaskfarm.system.supervision import PROCESSES_FILE, lock_holders, read_processes
 from ipytaskfarm.transport.keys import (
     AGENTS_FOLDER,
     KEYS_FILE,

@@ -11,7 +11,7 @@ from pathlib import Path
 
 import pytest
 
-from ipytaskfarm.core.formatting import last_line
+from ipytaskfarm.core.text import last_line
 from ipytaskfarm.deployment.start_errors import failed_starts, last_error, with_remedy
 from ipytaskfarm.system import host
 from tests.conftest import Dirs, processes_of
@@ -332,3 +332,11 @@ def test_folders_with_names_of_another_locale(farm_dirs: Dirs) -> None:
         [sys.executable, "-c", PROGRAM], env=environment, capture_output=True, text=True, timeout=SOON_S, check=False
     )
     assert FOUND in ended.stdout, ended.stderr
+
+
+def test_a_file_with_the_name_of_a_standard_module_is_named(tmp_path: Path) -> None:
+    (tmp_path / "platform.py").write_text("X = 1")
+    (tmp_path / "script.py").write_text("from ipytaskfarm import Farm")
+    ended = subprocess.run([sys.executable, tmp_path / "script.py"], capture_output=True, text=True, timeout=DEADLINE_S)
+    hides = f"{tmp_path / 'platform.py'} hides Python's own platform: rename it"
+    assert last_line(ended.stderr).endswith(f"no attribute 'system'. {hides}"), ended.stderr

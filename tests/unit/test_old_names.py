@@ -11,7 +11,7 @@ from typing import Any, TypeAlias
 import pytest
 
 from ipytaskfarm import MapTask, StringTask, Task, client, errors
-from ipytaskfarm.client import python2, scatter, task_arguments
+from ipytaskfarm.client import engine_maps, python2, task_arguments
 from ipytaskfarm.client.commands import PendingResult
 from ipytaskfarm.client.old_names import ARGUMENTS, GONE, old_keywords
 from ipytaskfarm.client.results import Failure
@@ -134,7 +134,7 @@ def test_iterators_that_were_lists_are_told_or_joined(lines: Lines) -> None:
     python2.tell_of_iterators({"y": map(abs, [1]), "z": [1]})
     assert "'y' is a map object, which can be read only once: list(map(…)) makes a list" in lines()[0]
     found = [map(abs, [-1, -2]), filter(None, [3]), zip([4], [5], strict=True), {6: 7}.keys(), range(8, 9), [9]]
-    assert scatter.joined(found) == [1, 2, 3, (4, 5), 6, 8, 9]
+    assert engine_maps.joined(found) == [1, 2, 3, (4, 5), 6, 8, 9]
 
 
 # -- errors of Python 2
@@ -329,4 +329,4 @@ def test_a_decorator_without_brackets_is_refused() -> None:
     with pytest.raises(TypeError, match=r"@tc\.parallel\(\), with \(\)"):
         without(range(3))  # type: ignore[arg-type]
     with pytest.raises(ValueError, match=r"@mec\.parallel\(\), with \(\)"):
-        scatter.check_dist(abs)  # type: ignore[arg-type]
+        engine_maps.check_dist(abs)  # type: ignore[arg-type]

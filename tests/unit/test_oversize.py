@@ -28,7 +28,7 @@ from ipytaskfarm.core.messages import (
 from ipytaskfarm.core.messages.payload import FailureBody
 from ipytaskfarm.core.messages.running_task import Spawn, TaskCall
 from ipytaskfarm.core.messages.task_types import Ended, Function, Submission
-from ipytaskfarm.core.scheduler.clock import Now
+from ipytaskfarm.core.scheduler.decision import Now
 from ipytaskfarm.core.scheduler.restore import restored_farm
 from ipytaskfarm.core.scheduler.scheduler import Scheduler
 from ipytaskfarm.core.scheduler.settings import SchedulerSettings
@@ -36,8 +36,8 @@ from ipytaskfarm.core.states import Reason
 from ipytaskfarm.storage.store import Store
 from ipytaskfarm.system.flight_recorder import Recorder
 from ipytaskfarm.transport.hub import Hub
+from ipytaskfarm.transport.hub_session import Peer, PeerNewEpoch
 from ipytaskfarm.transport.peer import Link
-from ipytaskfarm.transport.peer_events import Peer, PeerNewEpoch
 
 LIMIT = 10_000
 CLIENT, AGENT = Peer("c", "client", "c"), Peer("a", "agent", "a")

@@ -3,9 +3,12 @@
 from __future__ import annotations
 
 import functools
+import importlib
 import math
 import pickle
+import sys
 import threading
+import types
 from collections.abc import Callable
 from pathlib import Path
 from typing import Any
@@ -13,7 +16,9 @@ from typing import Any
 import numpy as np
 import pytest
 
+from ipytaskfarm.client.profiles import PerEngine
 from ipytaskfarm.core.errors import UnpickleableException
+from ipytaskfarm.serialization import STORED_NAMES
 from ipytaskfarm.serialization.memory_maps import naming_files
 from ipytaskfarm.serialization.pack import (
     pack,
@@ -22,8 +27,9 @@ from ipytaskfarm.serialization.pack import (
     unpack,
     unpack_function,
 )
+from ipytaskfarm.storage.blobs import Blobs, BlobWriter, use
 
-from ..support.pack_peer import Notebook
+from ..support.pack_peer import Notebook, Peer
 
 
 @pytest.mark.parametrize(
@@ -60,6 +66,18 @@ def test_arrays_come_back_equal_and_writable(count: int) -> None:
     back["a"][0] = 7
     assert one[0] == 0
     assert unpack(data)["a"][0] == 0
+
+
+def test_many_arrays_that_are_too_small_to_be_blobs_are_one(tmp_path: Path) -> None:
+    blobs = Blobs.create(tmp_path / "blobs", "farm")
+    use(blobs)
+    value = {n: np.full(5000, float(n)) for n in range(100)}
+    packed = pack(value, writer=BlobWriter(blobs))
+    assert len(packed) < 2 << 20
+    found = unpack(packed)
+    assert all((found[n] == value[n]).all() and found[n].flags.writeable for n in value)
+    function = pack_function(lambda: sum(map(len, value.values())), BlobWriter(blobs))
+    assert unpack_function(function.code)() == 500_000
 
 
 def test_read_only_arrays_stay_read_only() -> None:
@@ -240,3 +258,129 @@ def test_pulled_names() -> None:
         pack_names({"a": namespace}, namespace)
     with pytest.raises(UnpickleableException, match=r"'b' holds a list that cannot be sent: b\[0\]: a generator"):
         pack_names({"a": 1, "b": [(i for i in "ab")]})
+
+
+def test_classes_are_found_under_the_names_of_their_former_modules() -> None:
+    """Stores, and sessions that were saved, have these names."""
+    assert pickle.loads(b"cipytaskfarm.client.profile_tables\nPerEngine\n.") is PerEngine
+    for former, present in STORED_NAMES.items():
+        assert vars(importlib.import_module(former))["_present"] is importlib.import_module(present)
+
+
+def test_contexts_of_mpmath(peer: Peer, notebook: Notebook) -> None:
+    pytest.importorskip("mpmath")
+    notebook.run("""
+        import mpmath
+        from mpmath import iv, matrix, mp, pi
+        m, third = matrix([[1, 2], [3, 4]]), iv.mpf(1) / 3
+        def ask(): return mp is mpmath.mp, iv is mpmath.iv, pi is mpmath.pi, mpmath.det(m) == -2, 1 / 3 in third
+        def given(made): return type(made) is matrix, made + m
+    """)
+    assert peer.call(notebook["ask"]) == (True,) * 5
+    assert peer.call(notebook["given"], notebook["m"]) == (True, 2 * notebook["m"])
+
+
+def test_elements_of_lxml(peer: Peer, notebook: Notebook) -> None:
+    pytest.importorskip("lxml")
+    notebook.run("""
+        from lxml import etree, html
+        root = etree.fromstring("<!-- t --><a xmlns:q='u'><q:b k='&lt;1'/>é<?pi x?><!-- c --></a>")
+        page, tree = html.fromstring("<p>a<br>&nbsp;b<b>c</b>d</p>"), root.getroottree()
+        def ask(): return *map(etree.tostring, (root, tree, page)), type(page.find("b")).__name__
+        def given(each): return etree.tostring(each), each.getparent(), each.tail
+        odd = html.fromstring("<p @click='f'/>")
+        def asks_odd(): return odd
+    """)
+    root, etree = notebook["root"], notebook["etree"]
+    expected = [etree.tostring(notebook[name]) for name in ("root", "tree", "page")]
+    assert peer.call(notebook["ask"]) == (*expected, "HtmlElement")
+    for each in (*root, *notebook["page"]):
+        assert peer.call(notebook["given"], each) == (etree.tostring(each), None, each.tail)
+    with pytest.raises(UnpickleableException, match="HtmlElement"):
+        pack_function(notebook["asks_odd"])
+
+
+def test_lazy_properties_have_locks_of_their_own(peer: Peer, notebook: Notebook) -> None:
+    """As astropy's ``lazyproperty``."""
+    notebook.run("""
+        import threading
+        class Lazy(property):
+            def __init__(self, get):
+                super().__init__(get)
+                self.key, self.locks = get.__name__, 0
+                self.lock, self.inner = threading.RLock(), threading.Lock()
+            def __get__(self, owner, kind=None):
+                if owner is None: return self
+                with self.lock, self.inner: return owner.__dict__.setdefault(self.key, self.fget(owner))
+        class Row:
+            @Lazy
+            def size(self): return [3]
+        def ask(): return (row := Row()).size is row.size, Row.size.locks
+    """)
+    assert peer.call(notebook["ask"]) == (True, 0)
+
+
+NAMED = """
+import threading
+class Missing:
+    def __reduce__(self): return "MISSING"
+MISSING = Missing()
+class Cached:  # as that of cachetools
+    def __init__(self, function):
+        self.__wrapped__, self.kept, self.lock = function, {}, threading.Lock()
+        self.__qualname__ = function.__qualname__
+    def __call__(self, x):
+        with self.lock: known = x in self.kept
+        if not known: self.kept[x] = self.__wrapped__(x)
+        return self.kept[x]
+    def __get__(self, owner, kind=None): return self
+    def __reduce__(self): return self.__qualname__
+class OfClass:
+    def __init__(self, function): self.function = function
+    def __set_name__(self, owner, name): self.place = owner, name
+    def __get__(self, owner, kind=None): return self.function
+    def __reduce__(self): return vars_of, self.place
+def vars_of(owner, name): return vars(owner)[name]
+FACTOR = 2
+@Cached
+def fib(n): return n if n < 2 else fib(n - 1) + fib(n - 2)
+@Cached
+def times(x): return x * FACTOR
+class Row:
+    @OfClass
+    def size(): return 3
+def ask(x=MISSING): return fib(20), times(3), x is MISSING, Row.size()
+def same(x): return x is MISSING
+def give(): return MISSING
+"""
+
+
+def test_what_pickle_writes_as_the_name_of_a_global(peer: Peer, notebook: Notebook) -> None:
+    notebook.run(NAMED)
+    assert peer.call(notebook["ask"]) == (6765, 6, True, 3)
+    assert peer.call(notebook["same"], notebook["MISSING"])
+    assert not peer.call(notebook["same"], 5)
+    assert peer.call(notebook["give"]) is notebook["MISSING"]
+    before = pack_function(notebook["ask"]).digest
+    notebook.run("FACTOR = 5")
+    assert pack_function(notebook["ask"]).digest != before
+    assert peer.call(notebook["ask"]) == (6765, 15, True, 3)
+
+
+def test_functions_that_toolz_has_curried(peer: Peer, notebook: Notebook, monkeypatch: pytest.MonkeyPatch) -> None:
+    pytest.importorskip("toolz")
+    notebook.run("""
+        import toolz
+        FACTOR = 2
+        @toolz.curry
+        def add(a, b): return (a + b) * FACTOR
+        add_one = add(1)
+        def ask(x): return add(1, x), add(1)(x), add_one(x), toolz.pipe(x, add_one, str)
+    """)
+    main = types.ModuleType("__main__")  # where toolz looks for them
+    vars(main).update(notebook.names)
+    monkeypatch.setitem(sys.modules, "__main__", main)
+    assert peer.call(notebook["ask"], 2) == (6, 6, 6, "6")
+    notebook.run("FACTOR = 3")
+    assert peer.call(notebook["ask"], 2) == (9, 9, 9, "9")
+    assert peer.call(notebook["add"], 1, 1) == peer.call(notebook["add_one"], 1) == 6

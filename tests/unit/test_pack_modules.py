@@ -17,7 +17,7 @@ import numpy.linalg  # the `folder` fixture forgets what tests import, and numpy
 import pytest
 
 from ipytaskfarm.core.errors import ModuleMissing, UnpickleableException
-from ipytaskfarm.serialization import file_looks, module_bundles, module_origin, modules, packing_notice
+from ipytaskfarm.serialization import file_looks, module_bundles, module_origin, modules
 from ipytaskfarm.serialization.pack import (
     add_dependency,
     pack,
@@ -475,8 +475,8 @@ def test_nothing_of_a_task_stays_for_the_next(folder: Path) -> None:
 def test_packing_that_takes_long_says_what_it_packs(
     notebook: Notebook, folder: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
 ) -> None:
-    monkeypatch.setattr(packing_notice, "NOTICE_AFTER_S", 0.0)
-    monkeypatch.setattr(packing_notice.notice, "on", True)
+    monkeypatch.setattr("ipytaskfarm.serialization.pack.NOTICE_AFTER_S", 0.0)
+    monkeypatch.setattr("ipytaskfarm.serialization.pack.notice.on", True)
     said: list[str] = []
 
     def heard() -> bool:

@@ -76,7 +76,6 @@ REFUSED: dict[str, tuple[str, str]] = {
     "subprocess": ("import subprocess, sys\np = subprocess.Popen([sys.executable, '-c', ''])\n(p, p.wait())[0]", START),
     "joblib pool": ("import joblib\njoblib.Parallel(1)", MAKE),
     "match": ("import re\nre.match('a', 'a')", "`groups()`"),
-    "compiled format": ("import struct\nstruct.Struct('i')", "send its format"),
     "shared library": ("import ctypes\nctypes.CDLL(None)", "load the library inside the task"),
     "compressor": ("import zlib\nzlib.compressobj()", MAKE),
     "iterator of arrays": ("import numpy\nnumpy.nditer([1])", "make it inside the task"),
@@ -139,10 +138,33 @@ def test_a_librarys_object_is_named_and_not_what_is_in_it(notebook: Notebook) ->
     notebook.run("def calls(): return locked()\nimport threading\nlock = threading.Lock()\ndef locked(): return lock")
     with pytest.raises(UnpickleableException, match=r"belongs to a sqlalchemy.engine.base.Engine, .* make the Engine"):
         pack(((notebook["Holder"](engine),), {}), ("args", "kwargs"))
-    with pytest.raises(
-        UnpickleableException, match=r"'lock' used by locked\): a _thread.lock cannot be pickled: make it"
-    ):
+    remedy = "make it where it is used, inside the task, or make it in a module of yours that the function imports"
+    with pytest.raises(UnpickleableException) as caught:
         pack_function(notebook["calls"])
+    assert str(caught.value).endswith(f"'lock' used by locked): a _thread.lock cannot be pickled: {remedy}")
+
+
+def test_a_class_that_cannot_be_taken_apart_belongs_in_a_module(notebook: Notebook) -> None:
+    pytest.importorskip("sqlalchemy")
+    notebook.run("""
+        import threading
+        from sqlalchemy import orm
+        class Base(orm.DeclarativeBase): pass
+        class User(Base):
+            __tablename__ = "users"
+            id: orm.Mapped[int] = orm.mapped_column(primary_key=True)
+        def mapped(): return User(id=1)
+        class Only:
+            lock = threading.Lock()
+        def locks(): return Only.lock
+    """)
+    remedies = {"mapped": "cannot be pickled: define User", "locks": "inside the task, or define Only"}
+    for name, remedy in remedies.items():
+        with pytest.raises(UnpickleableException) as caught:
+            pack_function(notebook[name])
+        assert str(caught.value).endswith(f"{remedy} in a module of yours that the function imports")
+    with pytest.raises(UnpickleableException, match="define Only in a module"):
+        pack_function(notebook["Only"])
 
 
 def test_a_part_is_found_behind_what_refers_back_to_the_whole(notebook: Notebook) -> None:

@@ -6,9 +6,9 @@ from datetime import datetime
 
 import pytest
 
-from ipytaskfarm.core.formatting import job_state
 from ipytaskfarm.core.messages.tables import JobRow
 from ipytaskfarm.core.parsing import parse_ids, parse_since
+from ipytaskfarm.display.farm_tables import job_state
 
 
 @pytest.mark.parametrize(

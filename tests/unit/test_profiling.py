@@ -18,15 +18,12 @@ import msgspec
 import pytest
 from hypothesis import given, strategies as st
 
-from ipytaskfarm.client.profile_tables import PerEngine, is_within
-from ipytaskfarm.client.profiles import CpuStats, MemorySnapshot, SampleStats, snapshot_of
+from ipytaskfarm.client.profiles import CpuStats, MemorySnapshot, PerEngine, SampleStats, is_within, snapshot_of
 from ipytaskfarm.client.profiling import CpuProfiling, MemoryProfiling, Sampling
 from ipytaskfarm.core.messages.engine_commands import CpuProfile, MemoryProfile, Place, ProfileBody, SampleProfile
 from ipytaskfarm.display.flamegraph import HEAD, WIDTH, bars, flamegraph
-from ipytaskfarm.engine import sampler as sampler_module
-from ipytaskfarm.engine.code_locations import known_file, module_of
-from ipytaskfarm.engine.profiling import CpuProfiler, MemoryProfiler, Profiling
-from ipytaskfarm.engine.sampler import Sampler
+from ipytaskfarm.engine import profiling
+from ipytaskfarm.engine.profiling import CpuProfiler, MemoryProfiler, Profiling, Sampler, known_file, module_of
 from tests.support.polling import eventually
 
 WORK = Place("work", "study.model", "/a/study/model.py", 3)
@@ -345,7 +342,7 @@ def test_the_sampler_sees_what_runs_inside_a_marked_frame(started: list[Any]) ->
 def test_the_sampler_does_not_count_what_nobody_marked_and_falls_asleep(
     started: list[Any], monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr(sampler_module, "IDLE_LOOKS", 2)
+    monkeypatch.setattr(profiling, "IDLE_LOOKS", 2)
     sampler = sample(started, SPIN)
     sampler.idle()
     eventually(lambda: sampler._parked)
@@ -361,7 +358,7 @@ def test_the_sampler_does_not_count_what_nobody_marked_and_falls_asleep(
 
 def test_the_samplers_memory_is_bounded(monkeypatch: pytest.MonkeyPatch) -> None:
     for name in ("STACKS_MAX", "SPOTS_MAX", "CODES_MAX"):
-        monkeypatch.setattr(sampler_module, name, 10)
+        monkeypatch.setattr(profiling, name, 10)
     sampler = Sampler(0)
     sampler._spots = {("(others)", "(others)", 0): 0}
     chance = random.Random(1)

@@ -10,7 +10,7 @@ import pytest
 
 from ipytaskfarm import add_dependency
 from ipytaskfarm.serialization.module_bundles import bundle_of
-from ipytaskfarm.serialization.program_arguments import as_arguments, program_arguments, readers_of_arguments
+from ipytaskfarm.serialization.program_settings import as_arguments, program_arguments, readers_of_arguments
 
 PARSER = b"import argparse\nparser = argparse.ArgumentParser()\n"
 CALLED = b"def options():\n    return parser.parse_args()\n"

@@ -80,6 +80,7 @@ LIBRARIES = {
     "calendar.setfirstweekday(6)": "calendar.monthcalendar(2024, 1)",
     "xml.etree.ElementTree.register_namespace('q', 'http://q')": "xml.etree.ElementTree.Element('a')",
     "csv.register_dialect('semi', delimiter=';')": "csv.reader([], 'semi')",
+    "json.decoder.BACKSLASH['q'] = 'x'": "json.loads('1')",
     "json._default_encoder = json.JSONEncoder(indent=2)": "json.dumps([1])",
     "from calendar import setfirstweekday; setfirstweekday(6)": "calendar.monthcalendar(2024, 1)",
     "with calendar.different_locale('C'): tell()": "calendar.month_name",

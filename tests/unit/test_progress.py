@@ -15,8 +15,8 @@ import pytest
 from ipytaskfarm.client import progress as progress_module, screens
 from ipytaskfarm.client.estimate import Estimate, Running, Tally
 from ipytaskfarm.client.progress import CountedWork, LiveProgress, ProgressDisplay
-from ipytaskfarm.client.progress_view import ProgressView
 from ipytaskfarm.client.questions import AsksController
+from ipytaskfarm.client.screens import ProgressView
 from ipytaskfarm.client.task_work import RunningNow
 from ipytaskfarm.core.errors import FarmNotRunning
 from ipytaskfarm.core.messages import RunningTable

@@ -7,8 +7,7 @@ import pytest
 from ipytaskfarm.core.errors import InvalidProperty
 from ipytaskfarm.core.limits import PROPERTIES_BYTES
 from ipytaskfarm.core.messages import PropertiesChanged
-from ipytaskfarm.engine.properties import Properties
-from ipytaskfarm.engine.property_reports import BYTES_PER_S, PAUSE_S, SMALL_BYTES, PropertyReports
+from ipytaskfarm.engine.properties import BYTES_PER_S, PAUSE_S, SMALL_BYTES, Properties, PropertyReports
 
 
 class World:

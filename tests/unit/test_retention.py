@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import os
+import threading
 from collections.abc import Iterator
 from contextlib import closing
 from pathlib import Path
@@ -13,9 +14,8 @@ import pytest
 from ipytaskfarm.controller import retention
 from ipytaskfarm.controller.retention import CODE_LOOK_S, FunctionSweeper, Retention
 from ipytaskfarm.core import saves as s
-from ipytaskfarm.core.messages.dependencies import Needs
 from ipytaskfarm.core.messages.result_cache import CacheKey
-from ipytaskfarm.core.messages.task_types import SENT_AGAIN_BYTES, Function, Recovery, Rules
+from ipytaskfarm.core.messages.task_types import SENT_AGAIN_BYTES, Function, Needs, Recovery, Rules
 from ipytaskfarm.core.requirements import Asks, Environment
 from ipytaskfarm.storage.blobs import Blobs, blobs_folder
 from ipytaskfarm.storage.store import Store
@@ -95,6 +95,23 @@ def unused(sweeper: FunctionSweeper, now_s: float) -> list[str]:
 
     eventually(is_over)
     return found
+
+
+def test_a_look_for_code_is_left_out_while_there_is_no_thread_for_it(
+    store: Store, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """The error went through the controller's loop, again and again."""
+    store.commit([s.SaveFunction("unneeded", b"code")])
+    sweeper = FunctionSweeper(store.path, 0.0)
+    with monkeypatch.context() as patch:
+        patch.setattr(threading.Thread, "start", refuse_threads)
+        assert unused(sweeper, CODE_LOOK_S) == []
+    sweeper.is_worth_it = True
+    assert unused(sweeper, 1000.0) == ["unneeded"]
+
+
+def refuse_threads(thread: threading.Thread) -> None:
+    raise RuntimeError("can't start new thread")
 
 
 def test_code_that_no_task_needs_is_found(store: Store) -> None:

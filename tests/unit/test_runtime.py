@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import errno
 import json
 import os
 import resource
@@ -105,6 +106,20 @@ def test_a_file_in_a_folder_where_others_may_plant_one_is_refused(folder: Path) 
         farm_paths.read_private(folder / "f")
     folder.chmod(0o1777)
     assert farm_paths.read_private(folder / "f") == b"x"
+
+
+def test_what_a_failing_disk_does_not_give_gets_another_remedy_than_permissions(
+    folder: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    farm_paths.write_private(folder / "f", b"x")
+
+    def fail(*args: object) -> int:
+        raise OSError(errno.EIO, os.strerror(errno.EIO))
+
+    with monkeypatch.context() as patch:
+        patch.setattr(os, "open", fail)
+        with pytest.raises(errors.SecurityError, match=r"\(Input/output error\): check its"):
+            farm_paths.read_private(folder / "f")
 
 
 def test_planted_links_are_refused(folder: Path) -> None:
@@ -408,7 +423,9 @@ def test_what_others_can_reach_is_said() -> None:
     assert "listening on 10.0.0.7, port 7" in farm_paths.listening("10.0.0.7", 7, "10.0.0.7")
 
 
-def test_a_supervisor_that_ended_in_a_living_process_brings_no_controller_back(tmp_path: Path) -> None:
+def test_a_supervisor_that_ended_in_a_living_process_brings_no_controller_back(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
     # Its folder was moved while the farm ran, and was put back: the record says that the supervisor runs.
     record = {"kind": supervision.OWNER, "pid": os.getpid(), "started": farm_paths.process_started(os.getpid())}
     farm_paths.write_private(tmp_path / supervision.PROCESSES_FILE, json.dumps([record]).encode())
@@ -421,6 +438,15 @@ def test_a_supervisor_that_ended_in_a_living_process_brings_no_controller_back(t
     assert supervision.comes_back(tmp_path, no_file) == ""
     supervision.note_supervised(tmp_path, True)
     assert supervision.comes_back(tmp_path, no_file)
+    real_open = os.open
+
+    def open_file(path: Path, flags: int, mode: int = 0o777, **options: int | None) -> int:
+        if flags & os.O_ACCMODE != os.O_RDONLY:
+            raise OSError(errno.EROFS, os.strerror(errno.EROFS))
+        return real_open(path, flags, mode, **options)
+
+    monkeypatch.setattr(os, "open", open_file)
+    assert "again (Read-only file system)" in supervision.comes_back(tmp_path, no_file)
 
 
 def test_a_file_that_cannot_be_read_now_is_not_called_insecure(tmp_path: Path) -> None:

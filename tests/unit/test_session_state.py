@@ -17,6 +17,7 @@ import warnings
 from collections.abc import Callable, Iterator
 from multiprocessing import managers
 from pathlib import Path
+from time import monotonic
 from typing import Any
 
 import numpy as np
@@ -212,6 +213,40 @@ def test_what_calls_change_for_one_another(notebook: Notebook) -> None:
     assert said(session_state.warn_of_one_for_all, walk.note) == [], "a manager's list is shared with all engines"
 
 
+SET_LATER = """
+import contextvars, decimal, os
+import numpy as np
+level = contextvars.ContextVar("level", default=1)
+table = {"n": 1}
+class Row:
+    def __init__(self): self.kept = object()
+row = Row()
+def reckons(i): return decimal.Decimal(1) / 3
+def by_helper(i): return reckons(i)
+def divides(i): return np.float64(1) / i
+def get_level(i): return level.get()
+def reads(i): return os.environ.get("TEST_SET_LATER")
+def unsure(i): return reckons(i), row
+"""
+
+
+@pytest.mark.parametrize("name", ["reckons", "by_helper", "divides", "get_level", "reads", "unsure"])
+def test_what_was_set_after_a_function_was_sent(notebook: Notebook, monkeypatch: pytest.MonkeyPatch, name: str) -> None:
+    notebook.run(SET_LATER)
+    function = notebook[name]
+    assert said(pack_function, function) == said(pack_function, function) == []
+    packed = pack_function(function)
+    monkeypatch.setenv("TEST_SET_LATER", "1")
+    notebook["level"].set(5)
+    with decimal.localcontext(prec=5), np.errstate(all="raise"):
+        until_s = monotonic() + 60
+        while not (texts := said(pack_function, function)):
+            assert monotonic() < until_s
+    (text,) = texts
+    assert any(part in text for part in ("(prec=5, ", "numpy raises here", "variable level", "TEST_SET_LATER"))
+    assert pack_function(function) is packed
+
+
 SETTINGS = """
 import os
 import pandas as pd
@@ -282,7 +317,22 @@ def parses_words(x): return argparse.ArgumentParser().parse_args(words()).n
 def passes_on(x): return map(argparse.ArgumentParser().parse_args, words())
 def parses_after_setting(x): sys.argv = ["x"]; return argparse.ArgumentParser().parse_args().n
 def own_arguments(x): sys.argv = ["x", "y"]; return sys.argv[1]
+class Key:
+    def __hash__(self): return hash(1)
+def of_keys(x): return {Key(): x}
+def part_of(x): return [hash(each) % 4 for each in x]
 """
+
+
+def test_hashes_of_texts(notebook: Notebook, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setenv("PYTHONHASHSEED", "0")
+    notebook.run(READS)
+    assert said(pack_function, notebook["part_of"]) == []
+    monkeypatch.delenv("PYTHONHASHSEED")
+    notebook.run(READS)
+    assert said(pack_function, notebook["of_keys"]) == []
+    (text,) = said(pack_function, notebook["part_of"])
+    assert text.startswith("part_of uses hash(), which gives another number for the same text in this session")
 
 
 def test_generators_that_the_program_has_seeded(notebook: Notebook, monkeypatch: pytest.MonkeyPatch) -> None:

@@ -84,7 +84,8 @@ def test_the_docstring_of_farm_lists_the_settings() -> None:
 
 def test_each_setting_is_a_flag_and_a_key_of_the_configuration() -> None:
     sections = {"Start": Start, "Controller": Controller}
-    flags = {f"--{key}" for keys in (*Start.aliases, *Start.flags) for key in keys}
+    start = Start()
+    flags = {f"--{key}" for keys in (*start.aliases, *start.flags) for key in keys}
     for name, setting in SETTINGS.items():
         assert flag_of(name) in flags
         if name != "name":

@@ -10,7 +10,7 @@ from typing import Any
 import pytest
 
 from ipytaskfarm.serialization import tracebacks
-from ipytaskfarm.serialization.short_texts import TEXT_CHARACTERS_MAX, ShortTexts
+from ipytaskfarm.serialization.tracebacks import TEXT_CHARACTERS_MAX, ShortTexts
 
 
 @dataclasses.dataclass

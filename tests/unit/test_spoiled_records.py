@@ -8,8 +8,7 @@ from typing import Any, cast
 import msgspec
 import pytest
 
-from ipytaskfarm.agent.records import RecordUnreadable, checked, failed
-from ipytaskfarm.agent.relay import Account, Relay
+from ipytaskfarm.agent.relay import Account, RecordUnreadable, Relay, checked, failed
 from ipytaskfarm.core.errors import InputsLost, ResultTooLarge
 from ipytaskfarm.core.lost_ids import LOST_MAX
 from ipytaskfarm.core.messages import AgentState, Results

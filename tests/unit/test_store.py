@@ -18,17 +18,15 @@ from hypothesis import example, given, settings
 from ipytaskfarm.core import saves as s
 from ipytaskfarm.core.errors import StoreError
 from ipytaskfarm.core.messages import ReadHistory
-from ipytaskfarm.core.messages.dependencies import Needs
 from ipytaskfarm.core.messages.result_cache import CacheKey
 from ipytaskfarm.core.messages.tables import EventTable
-from ipytaskfarm.core.messages.task_types import Final, Function, Recovery, Rules, Submission
+from ipytaskfarm.core.messages.task_types import Final, Function, Needs, Recovery, Rules, Submission
 from ipytaskfarm.core.scheduler.task import with_priority
 from ipytaskfarm.storage import backup, disk
 from ipytaskfarm.storage.backup import needed_blobs
 from ipytaskfarm.storage.blobs import Blobs, blobs_folder
-from ipytaskfarm.storage.history import read_events
 from ipytaskfarm.storage.store import Store
-from ipytaskfarm.storage.task_tables import TaskTables
+from ipytaskfarm.storage.task_tables import TaskTables, read_events
 from tests.support.store_model import Model, all_turns, attempt, final, sql, task
 from tests.support.thorough import some
 
@@ -222,6 +220,16 @@ def test_a_recovery_task_runs_its_own_payload(store: Store) -> None:
     store.commit([s.SaveRequeue(1, 3, 2, 0, 0, recovery=1)])
     assert store.work([1]) == [(1, b"second", None)], "its own retry"
     assert store.original([1]) == [Submission(1, b"first", 0.0, "f")]
+
+
+def test_the_sizes_of_large_payloads_and_functions_are_known(store: Store) -> None:
+    store.commit([s.SaveFunction("f", bytes(300_000)), s.SaveFunction("g", b"small")])
+    store.commit([task(1, bytes(100_000), function="f"), task(2, bytes(200_000), function="f")])
+    store.commit([task(3, b"small", function="g"), task(4, bytes(100_000)), task(5, bytes(100_000))])
+    store.commit([s.SaveRequeue(4, 9, 1, 1, 0, recovery=1, payload=b"small", function=None), final(5)])
+    sizes = {record.id: record.payload_bytes for record in store.load().tasks}
+    assert sizes == {1: 400_000, 2: 200_000, 3: 0, 4: 0}
+    assert [record.payload_bytes for record in store.ended([5], False)] == [100_000]
 
 
 def test_blobs_are_needed_as_long_as_the_task_is_there(store: Store) -> None:

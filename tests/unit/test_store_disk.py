@@ -18,7 +18,7 @@ import pytest
 
 from ipytaskfarm.core import saves as s
 from ipytaskfarm.core.errors import StoreError, StoreFull
-from ipytaskfarm.storage import backup, disk, log_room, opening, store as module
+from ipytaskfarm.storage import backup, disk, free_room, opening, store as module
 from ipytaskfarm.storage.beside import beside, count_file
 from ipytaskfarm.storage.commit_count import read
 from ipytaskfarm.storage.store import Store
@@ -116,13 +116,13 @@ def test_the_log_has_room_made_ahead_which_means_nothing(store: Store, monkeypat
 
 
 def test_a_disk_that_is_nearly_full_has_no_room_made_ahead(store: Store, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(log_room, "free_bytes", lambda folder: log_room.FREE_BYTES)
+    monkeypatch.setattr(free_room, "free_bytes", lambda folder: free_room.FREE_BYTES)
     for number in range(150):
         store.commit([task(number, bytes(6000))])
         store.settle()
     recorded = read(count_file(store.path))
     assert recorded is not None
-    assert Path(f"{store.path}-wal").stat().st_size == log_room.log_bytes(recorded.log.frames)
+    assert Path(f"{store.path}-wal").stat().st_size == free_room.log_bytes(recorded.log.frames)
 
 
 class Failing:

@@ -51,7 +51,7 @@ EVERY = {
     "tasks": farm_tables.task_table(TASKS, omitted=2705, page=100, more="last=0 lists all"),
     "engines": farm_tables.engine_table([engine(0), engine(1)]),
     "nodes": farm_tables.node_table([agent("node1.cluster.example"), agent("node2.cluster.example")]),
-    "jobs": farm_tables.job_table([JOB, JOB]),
+    "jobs": farm_tables.job_table([JOB, JOB], {JOB.id: 2}),
     "events": farm_tables.event_table([EVENT, EVENT]),
 }
 
@@ -168,7 +168,7 @@ def test_an_explanation_has_the_readers_time(monkeypatch: pytest.MonkeyPatch) ->
     finally:
         monkeypatch.undo()
         time.tzset()
-    assert said.splitlines()[0] == "task 7 failed: error on engine 3 (n) at 2026/11/29 22:40:20, run time 0.500 s"
+    assert said.splitlines()[0] == "task 7 failed: error on engine 3 (n) at 2026-11-29 22:40:20, run time 0.500 s"
     assert "x at 2026-11-29T13:40:20Z" in said, "the user's own text stays"
 
 
@@ -239,3 +239,8 @@ def test_the_old_word_for_running_still_counts() -> None:
     with pytest.deprecated_call(match="running"):
         assert not state != "pending"  # noqa: SIM202 - the other operator
     assert state != "scheduled"
+
+
+def test_a_task_that_never_ran_has_no_duration() -> None:
+    never = tables.TaskRow(7, "failed", "aborted", None, -1, 0, 0.0, None, 0.0, 1.0)
+    assert "µs" not in farm_tables.task_table([never], omitted=0).text(200)

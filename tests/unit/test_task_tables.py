@@ -12,7 +12,15 @@ import pytest
 from ipytaskfarm.core import saves as s
 from ipytaskfarm.core.messages import Refusal
 from ipytaskfarm.core.messages.task_types import FailureSummary, Final, Rules
-from ipytaskfarm.core.messages.view import PAGE_MAX, ReadCauses, ReadStretches, ReadTaskInput, ReadTaskPage, TaskPage
+from ipytaskfarm.core.messages.view import (
+    JOBS_COUNTED,
+    PAGE_MAX,
+    ReadCauses,
+    ReadStretches,
+    ReadTaskInput,
+    ReadTaskPage,
+    TaskPage,
+)
 from ipytaskfarm.storage import task_tables
 from ipytaskfarm.storage.store import Store
 from ipytaskfarm.storage.task_tables import TaskTables
@@ -134,9 +142,11 @@ def test_causes_are_those_of_tasks_that_were_not_submitted_again(tmp_path: Path)
         for question in (ReadCauses(jobs=["j"]), ReadCauses("j", jobs=["j"])):
             table = tables.causes(question)
             assert [(row.etype, row.count, row.ids) for row in table.rows] == [("KeyError", 1, [5])]
-            assert table.by_job == [("j", 3)], "the job's numbers have all of its tasks, as their table has"
+            assert table.by_job == [("j", 1)]
         cause = ("error", FAILS[1].etype, FAILS[1].place)
         assert everything(tables, state="failed", cause=cause) == [5]
+        assert everything(tables, state="failed", job="j") == [5]
+        assert everything(tables, state="failed") == [5, 4, 3]
 
 
 def test_failed_tasks_are_counted_of_the_jobs_that_are_asked_for(tmp_path: Path) -> None:
@@ -147,7 +157,7 @@ def test_failed_tasks_are_counted_of_the_jobs_that_are_asked_for(tmp_path: Path)
     with closing(TaskTables(tmp_path / "store.sqlite")) as tables:
         assert dict(tables.causes(ReadCauses(jobs=["j3", "j899", "none"])).by_job) == {"j3": 2, "j899": 1}
         assert tables.causes(ReadCauses(jobs=[])).by_job == []
-        assert len(tables.causes(ReadCauses()).by_job) == task_tables.JOBS_SHOWN
+        assert len(tables.causes(ReadCauses()).by_job) == JOBS_COUNTED
 
 
 def test_items_that_ended_for_themselves_are_no_runs_of_their_chunk(tmp_path: Path) -> None:
@@ -166,6 +176,15 @@ def test_items_that_ended_for_themselves_are_no_runs_of_their_chunk(tmp_path: Pa
     with closing(TaskTables(tmp_path / "store.sqlite")) as tables:
         rows = tables.stretches(ReadStretches(999.0, 1010.0)).rows
     assert sorted((row.first_id, row.count, row.bad) for row in rows) == [(0, 8, 0), (3, 1, 1), (4, 1, 0)]
+
+
+def test_a_chunk_without_items_of_its_own_is_no_line(tmp_path: Path) -> None:
+    with closing(Store.open(tmp_path / "store.sqlite")) as store:
+        store.commit([msgspec.structs.replace(task(0), items=2), s.SaveSeparate(0, [0, 1]), task(1), task(2)])
+        store.commit([ended(0), ended(1, FAILS[0]), ended(2)])
+    with closing(TaskTables(tmp_path / "store.sqlite")) as tables:
+        assert everything(tables) == [2, 1]
+        assert everything(tables, state="succeeded") == [2]
 
 
 def test_stretches_are_those_of_the_window(tables: TaskTables) -> None:

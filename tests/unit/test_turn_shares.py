@@ -18,9 +18,8 @@ from ipytaskfarm.core.limits import FREE_BYTES, ByteAccounts, PeerLimits
 from ipytaskfarm.core.messages.task_types import Submission
 from ipytaskfarm.core.turn_shares import DEBT_MAX_S, HEAVY_S, LIGHT_S, NEW_HEAVY_S, TurnShares
 from ipytaskfarm.transport import message_parts, wire
-from ipytaskfarm.transport.hub_session import HubSession, LazySessions
+from ipytaskfarm.transport.hub_session import HubSession, LazySessions, Peer
 from ipytaskfarm.transport.inbox import ALONE_S, ANSWERS_BYTES, LARGE_BYTES, Inbox, Left
-from ipytaskfarm.transport.peer_events import Peer
 from ipytaskfarm.transport.reliable_session import PACKET_COST_BYTES, list_header
 from ipytaskfarm.transport.session_places import AGENT_SESSIONS_MAX, SessionPlaces
 

@@ -19,10 +19,10 @@ from ipytaskfarm.system.farm_paths import ConnectionInfo
 from ipytaskfarm.transport import frame_stream, unix_listener
 from ipytaskfarm.transport.frame_stream import FrameStream, StreamBroken
 from ipytaskfarm.transport.hub import Hub
+from ipytaskfarm.transport.hub_session import PeerUp
 from ipytaskfarm.transport.key_challenge import answer_challenge
 from ipytaskfarm.transport.keys import KeyPair, make_farm_keys
 from ipytaskfarm.transport.peer import Acked, Lost, Refused, Resumed
-from ipytaskfarm.transport.peer_events import PeerUp
 from ipytaskfarm.transport.unix_connection import UnixConnection
 from ipytaskfarm.transport.unix_listener import UnixListener
 from tests.support.wire_world import World, world

@@ -25,12 +25,11 @@ from ipytaskfarm.core.messages.view import (
     WaitingTable,
 )
 from ipytaskfarm.core.stretches import OpenStretch, merged
-from ipytaskfarm.view import fold, pages
-from ipytaskfarm.view.fold import FarmFold, cut
+from ipytaskfarm.view import fold, picture
+from ipytaskfarm.view.fold import FarmFold, cut, version_differences
 from ipytaskfarm.view.picture import Picture, apply
-from ipytaskfarm.view.versions import differences
+from ipytaskfarm.web.handlers import metrics_text
 from ipytaskfarm.web.last_state import head
-from ipytaskfarm.web.metrics import metrics_text
 
 TEXTS = ["", "abc", "<img src=x onerror=alert(1)>", "\x1b[31m\x00\r", "é" * 5000, "z" * 100_000]
 SEEDS = st.integers(0, 2**32)
@@ -340,9 +339,9 @@ def test_merging_makes_few_of_many() -> None:
 
 
 def test_a_page_resumes_by_number_if_it_was_not_away_for_long() -> None:
-    log = pages.DeltaLog("abc")
+    log = picture.DeltaLog("abc")
     assert log.add([]) is None
-    for number in range(1, pages.KEPT + 21):
+    for number in range(1, picture.KEPT + 21):
         delta = log.add([["set", "x", number]])
         assert delta is not None
         assert delta.number == number
@@ -386,14 +385,14 @@ def test_versions_that_differ_are_named_with_the_remedy() -> None:
         return ConnectionRow(key, name, there, version, python)
 
     same = client("me@here 1", "1.0", "3.11.2")
-    assert differences("1.0", "1.0", [same, client("old@peer 1", "", "")], ["3.11.9"]) == []
-    assert differences("1.0", "", [], []) == []
-    (line,) = differences("1.0", "2.0", [], [])
+    assert version_differences("1.0", "1.0", [same, client("old@peer 1", "", "")], ["3.11.9"]) == []
+    assert version_differences("1.0", "", [], []) == []
+    (line,) = version_differences("1.0", "2.0", [], [])
     assert "from ipytaskfarm 1.0, and the farm runs 2.0" in line
-    (line,) = differences("1.0", "1.0", [same, client("me@here 7", "0.9", "3.11.2")], ["3.11.9"])
+    (line,) = version_differences("1.0", "1.0", [same, client("me@here 7", "0.9", "3.11.2")], ["3.11.9"])
     assert line.startswith("The client me@here 7 uses ipytaskfarm 0.9, and the farm 1.0")
     others = [client(f"me@here {n}", "1.0", "3.9.1") for n in range(3)]
-    (line,) = differences("1.0", "1.0", others, ["3.11.9", "", "strange"])
+    (line,) = version_differences("1.0", "1.0", others, ["3.11.9", "", "strange"])
     assert line.startswith("3 clients use Python 3.9, and the engines 3.11")
     gone = [client("me@here 7", "0.9", "3.9.1", there=False), client("node", "0.9", "3.9.1", key="agent:a")]
-    assert differences("1.0", "1.0", gone, ["3.11.9"]) == []
+    assert version_differences("1.0", "1.0", gone, ["3.11.9"]) == []

@@ -17,14 +17,15 @@ import pytest
 
 from ipytaskfarm.core import errors
 from ipytaskfarm.core.limits import PeerLimits
-from ipytaskfarm.core.messages import Answer, FlagReply, IdBlock, NeedIds, StartEngine, Submit, TextReply
+from ipytaskfarm.core.messages import Answer, FlagReply, IdBlock, NeedIds, StackText, StartEngine, Submit, TextReply
+from ipytaskfarm.core.messages.running_task import Post, TaskCall
 from ipytaskfarm.core.messages.task_types import KeptResults
 from ipytaskfarm.system.farm_paths import ConnectionInfo
 from ipytaskfarm.transport import hub_session, peer as peer_module, wire
 from ipytaskfarm.transport.hub import GONE_S
+from ipytaskfarm.transport.hub_session import PeerGone, PeerNewEpoch, PeerSilent, PeerUp
 from ipytaskfarm.transport.peer import Acked, Link, Lost, NewEpoch, Refused, Resumed
-from ipytaskfarm.transport.peer_events import PeerGone, PeerNewEpoch, PeerSilent, PeerUp
-from ipytaskfarm.transport.reliable_session import PacketKind, ReliableSession
+from ipytaskfarm.transport.reliable_session import CLIENT_MESSAGE_BYTES, PacketKind, ReliableSession
 from tests.support.polling import DEADLINE_S, eventually
 from tests.support.wire_world import AGENT_STATE, World, numbers, submit, world
 
@@ -114,13 +115,22 @@ def test_messages_of_megabytes_cross_in_pieces(w: World) -> None:
 
 def test_a_message_too_large_is_refused_to_its_sender(w: World, monkeypatch: pytest.MonkeyPatch) -> None:
     link = w.up()
-    monkeypatch.setattr(wire, "MAX_MESSAGE_BYTES", 1000)
+    monkeypatch.setattr(wire, "message_bytes_max", lambda role: 1000)
     with pytest.raises(errors.ResultTooLarge, match=r"Submit has 1,0\d\d bytes, more than the 1,000"):
         link.send(submit(1, 1000))
     with pytest.raises(errors.ResultTooLarge):
         w.hub.send("s1", Answer(1, TextReply("y" * 1000)))
     link.send(submit(2))
     w.until(lambda: numbers(w.said()) == [2])
+
+
+def test_what_a_task_asks_is_as_small_as_what_a_client_sends(w: World) -> None:
+    """Both go into the store in one commit; a result whose file cannot be written may be larger."""
+    link = w.link("agent", "agent")
+    call = TaskCall("e", (1, 1), 1, Post(1, [bytes(CLIENT_MESSAGE_BYTES)]))
+    with pytest.raises(errors.ResultTooLarge, match="TaskCall has"):
+        link.send(call)
+    link.send(StackText(1, "x" * CLIENT_MESSAGE_BYTES))
 
 
 def test_a_slow_client_costs_a_window_and_others_nothing(w: World, monkeypatch: pytest.MonkeyPatch) -> None:

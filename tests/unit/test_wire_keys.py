@@ -10,9 +10,9 @@ import zmq
 from ipytaskfarm.core.messages import NeedIds
 from ipytaskfarm.transport import session_places, wire
 from ipytaskfarm.transport.handshake import Refuse, Welcome
+from ipytaskfarm.transport.hub_session import PeerNewEpoch, PeerUp
 from ipytaskfarm.transport.keys import FarmKeys, KeyPair, rotated, with_agents, without_agents
 from ipytaskfarm.transport.peer import Link, Lost, NewEpoch, Refused, Resumed
-from ipytaskfarm.transport.peer_events import PeerNewEpoch, PeerUp
 from tests.support.wire_world import AGENT_STATE, World, body, hello, numbers, submit, world
 from tests.unit.test_wire_refusals import data
 

@@ -31,7 +31,7 @@ from ipytaskfarm.transport.handshake import Hello, Refuse, Welcome, WhoAreYou
 from ipytaskfarm.transport.hub import Hub
 from ipytaskfarm.transport.keys import KeyPair, make_keypair
 from ipytaskfarm.transport.peer import Link, Refused
-from ipytaskfarm.transport.reliable_session import HEADER, PacketKind
+from ipytaskfarm.transport.reliable_session import CLIENT_MESSAGE_BYTES, HEADER, PACKET_BYTES, PacketKind
 from tests.support.wire_world import AGENT_STATE, World, body, hello, numbers, submit, world
 
 
@@ -226,6 +226,18 @@ def test_a_client_key_cannot_say_what_agents_say(w: World) -> None:
     assert not w.heard
     sock.send(data(2, body(NeedIds())))
     assert wire.decode_handshake(w.answer(sock)) == WhoAreYou()
+
+
+def test_a_client_whose_message_is_too_large_for_one_commit_is_refused(w: World) -> None:
+    sock = greeted(w, w.keys.client)
+    for number in range(1, CLIENT_MESSAGE_BYTES // PACKET_BYTES + 2):
+        sock.send(HEADER.pack(PacketKind.PART, number, 0) + bytes(PACKET_BYTES))
+        w.turn()
+    while (frame := w.answer(sock))[0] == PacketKind.BEAT:
+        pass
+    refuse = wire.decode_handshake(frame)
+    assert isinstance(refuse, Refuse)
+    assert refuse.etype == "SecurityError"
 
 
 def test_a_session_cannot_be_taken_over_by_another_key(w: World) -> None:

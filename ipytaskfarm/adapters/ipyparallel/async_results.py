@@ -45,10 +45,7 @@ class AsyncResult(concurrent.futures.Future[Any]):
         """Wait for calls.
 
         Args:
-            client: the client that sent them.
             children: the calls; for one that is not in a list, the result is its value and not a list.
-            fname: the name of the function.
-            targets: the engines.
             return_exceptions: whether errors are returned among the values.
             chunk_sizes: message id -> number of items of a map in the call.
         """
@@ -384,16 +381,9 @@ class AsyncMapResult(AsyncResult):
         return_exceptions: bool = False,
         chunk_sizes: dict[str, int] | None = None,
     ) -> None:
-        """Wait for a map.
+        """Wait for a map, whose calls return lists.
 
-        Args:
-            client: the client that sent the calls.
-            children: the calls, each of which returns a list.
-            join: joins these lists.
-            fname: the name of the function.
-            ordered: whether iteration keeps the order.
-            return_exceptions: whether errors are returned among the values.
-            chunk_sizes: message id -> number of items in the call.
+        join: joins these lists. ordered: whether iteration keeps the order. The others: see `AsyncResult`.
         """
         self._join = join
         self.ordered = ordered
@@ -403,9 +393,6 @@ class AsyncMapResult(AsyncResult):
         if any(isinstance(value, BaseException) for value in values):
             return [item for value in values for item in ([value] if isinstance(value, BaseException) else value)]
         return self._join(values)
-
-    def _raise(self, failed: list[BaseException]) -> None:
-        raise_together(failed, self._fname)
 
     def _part(self, child: MessageFuture) -> MessageFuture | list[MessageFuture]:
         return [child]

@@ -17,11 +17,10 @@ from ipytaskfarm.adapters.ipyparallel.errors import (
     InvalidDependency,
     TaskTimeout,
 )
-from ipytaskfarm.adapters.ipyparallel.executors import LazyMapIterator
 from ipytaskfarm.adapters.ipyparallel.interfaces import PartsCall, SendsCalls
 from ipytaskfarm.adapters.ipyparallel.messages import MessageFuture, Messages, TaskMessage
 from ipytaskfarm.adapters.ipyparallel.references import Reference
-from ipytaskfarm.adapters.ipyparallel.remote_functions import PartsFunction, name_of
+from ipytaskfarm.adapters.ipyparallel.remote_functions import LazyMapIterator, PartsFunction, name_of
 from ipytaskfarm.adapters.ipyparallel.views import View
 from ipytaskfarm.client.adapters import adapter
 from ipytaskfarm.client.futures import Settler

@@ -25,8 +25,10 @@ from ipytaskfarm.adapters.ipyparallel.messages import (
     Metadata,
     TaskMessage,
     engine_names,
+    matching,
+    records_of,
+    status_of_engines,
 )
-from ipytaskfarm.adapters.ipyparallel.records import matching, records_of, status_of_engines
 from ipytaskfarm.adapters.ipyparallel.views import BroadcastView, DirectView
 from ipytaskfarm.client import MultiEngineClient, TaskClient
 from ipytaskfarm.client.commands import cancel_together
@@ -147,10 +149,13 @@ class Client:
             raise TypeError(f"targets by int/slice/collection of ints only, not {type(targets)}")
         if any(each not in self._engines for each in chosen):
             self._look()
-        for each in chosen:
-            if each not in self._names:
+        unknown = [each for each in chosen if each not in self._names]
+        # Calls to an engine that is being replaced wait for it; it is not in `ids`, as a dead one in ipyparallel.
+        replaced = self.multiengine.get_ids() if unknown else ()
+        for each in unknown:
+            if each not in replaced:
                 raise IndexError(f"No such engine: {each}")
-        return [self._names[each] for each in chosen], chosen
+        return [self.uuid_of(each) for each in chosen], chosen
 
     def wait_for_engines(
         self,

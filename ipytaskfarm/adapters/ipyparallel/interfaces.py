@@ -17,8 +17,7 @@ Later: TypeAlias = concurrent.futures.Future[None] | None
 class AbortsCalls(Protocol):
     """The method of a client that results call."""
 
-    def abort(self, jobs: Any = None, targets: Any = None, block: bool | None = None) -> Later:
-        """Abort calls."""
+    def abort(self, jobs: Any = None, targets: Any = None, block: bool | None = None) -> Later: ...
 
 
 class SendsCalls(AbortsCalls, Protocol):
@@ -32,45 +31,23 @@ class SendsCalls(AbortsCalls, Protocol):
     session: Session
 
     @property
-    def ids(self) -> list[int]:
-        """Return the ids of the engines."""
-
+    def ids(self) -> list[int]: ...
     @property
-    def outstanding(self) -> set[str]:
-        """Return the message ids of calls that have not ended."""
-
+    def outstanding(self) -> set[str]: ...
     @property
     def _engines(self) -> dict[int, str]: ...
-
     def __len__(self) -> int: ...
-
     def _build_targets(self, targets: Any) -> tuple[list[str], list[int]]: ...
-
-    def uuid_of(self, engine: int) -> str:
-        """Return the name of an engine's incarnation."""
-
-    def wait(self, jobs: Any = None, timeout: float | None = -1) -> bool:
-        """Wait for calls."""
-
-    def get_result(self, indices_or_msg_ids: Any = None, block: bool | None = None, owner: bool = True) -> Any:
-        """Return the result of earlier calls."""
-
-    def queue_status(self, targets: Any = "all", verbose: bool = False) -> dict[Any, Any]:
-        """Return what waits on engines."""
-
-    def purge_results(self, jobs: Any = (), targets: Any = ()) -> None:
-        """Forget results."""
-
-    def clear(self, targets: Any = None, block: bool | None = None) -> Any:
-        """Empty the namespaces of engines."""
-
-    def send_signal(self, sig: int | str, targets: Any = None, block: bool | None = None) -> Later:
-        """Send a signal to engines."""
-
+    def uuid_of(self, engine: int) -> str: ...
+    def wait(self, jobs: Any = None, timeout: float | None = -1) -> bool: ...
+    def get_result(self, indices_or_msg_ids: Any = None, block: bool | None = None, owner: bool = True) -> Any: ...
+    def queue_status(self, targets: Any = "all", verbose: bool = False) -> dict[Any, Any]: ...
+    def purge_results(self, jobs: Any = (), targets: Any = ()) -> None: ...
+    def clear(self, targets: Any = None, block: bool | None = None) -> Any: ...
+    def send_signal(self, sig: int | str, targets: Any = None, block: bool | None = None) -> Later: ...
     def shutdown(
         self, targets: Any = "all", restart: bool = False, hub: bool = False, block: bool | None = None
-    ) -> Later:
-        """End engines."""
+    ) -> Later: ...
 
 
 class PartsCall(NamedTuple):
@@ -97,31 +74,15 @@ class CallsFunctions(Protocol):
     block: bool
 
     @property
-    def imap(self) -> Any:
-        """Return the method for lazy maps."""
-
+    def imap(self) -> Any: ...
     def __len__(self) -> int: ...
-
-    def temp_flags(self, **flags: Any) -> contextlib.AbstractContextManager[None]:
-        """Set attributes for the calls of a block."""
-
-    def apply(self, function: Any, /, *args: Any, **kwargs: Any) -> Any:
-        """Call a function on the engines."""
-
-    def apply_async(self, function: Any, /, *args: Any, **kwargs: Any) -> Any:
-        """Call a function on the engines; return an `AsyncResult` at once."""
-
-    def call_parts(self, call: PartsCall) -> Any:
-        """Call a function with parts of sequences."""
-
-    def wait(self, jobs: Any = None, timeout: float | None = -1) -> bool:
-        """Wait for calls."""
-
-    def wait_for_maps(self) -> None:
-        """Submit the rest of unfinished maps."""
-
-    def abort_waiting(self) -> None:
-        """Abort the calls that have not begun."""
+    def temp_flags(self, **flags: Any) -> contextlib.AbstractContextManager[None]: ...
+    def apply(self, function: Any, /, *args: Any, **kwargs: Any) -> Any: ...
+    def apply_async(self, function: Any, /, *args: Any, **kwargs: Any) -> Any: ...
+    def call_parts(self, call: PartsCall) -> Any: ...
+    def wait(self, jobs: Any = None, timeout: float | None = -1) -> bool: ...
+    def wait_for_maps(self) -> None: ...
+    def abort_waiting(self) -> None: ...
 
 
 class ExecutesCode(Protocol):
@@ -133,8 +94,7 @@ class ExecutesCode(Protocol):
 
     def execute(
         self, code: str, silent: bool = True, targets: Any = None, block: bool | None = None, label: Any = None
-    ) -> Any:
-        """Run code on the engines."""
+    ) -> Any: ...
 
 
 class ChoosesEngines(Protocol):

@@ -16,7 +16,7 @@ from typing import Any, TypeGuard
 
 from ipytaskfarm.adapters.ipyparallel import engine_calls
 from ipytaskfarm.adapters.ipyparallel.remote_functions import name_of
-from ipytaskfarm.engine.placing import place_by_call
+from ipytaskfarm.engine.namespace import place_by_call
 
 _ABSENT = object()
 

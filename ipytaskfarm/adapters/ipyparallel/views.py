@@ -16,18 +16,17 @@ from typing import Any, Self
 
 from ipytaskfarm.adapters.ipyparallel import engine_calls
 from ipytaskfarm.adapters.ipyparallel.async_results import AsyncMapResult, AsyncResult
-from ipytaskfarm.adapters.ipyparallel.execute_reply import executed
-from ipytaskfarm.adapters.ipyparallel.executors import ViewExecutor
+from ipytaskfarm.adapters.ipyparallel.display import executed
 from ipytaskfarm.adapters.ipyparallel.interfaces import Later, PartsCall, SendsCalls
 from ipytaskfarm.adapters.ipyparallel.kept_globals import keeping
 from ipytaskfarm.adapters.ipyparallel.messages import CommandMessage, Messages, Metadata
 from ipytaskfarm.adapters.ipyparallel.references import Reference
-from ipytaskfarm.adapters.ipyparallel.remote_functions import PartsFunction, name_of, parallel, remote
+from ipytaskfarm.adapters.ipyparallel.remote_functions import PartsFunction, ViewExecutor, name_of, parallel, remote
 from ipytaskfarm.client.adapters import adapter
 from ipytaskfarm.client.commands import PendingResult
 from ipytaskfarm.client.engine_answers import EngineAnswer
+from ipytaskfarm.client.engine_maps import joined, parts
 from ipytaskfarm.client.imports import collected
-from ipytaskfarm.client.scatter import joined, parts
 
 _numbers = itertools.count()
 

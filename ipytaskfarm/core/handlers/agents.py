@@ -5,25 +5,13 @@ from __future__ import annotations
 from collections import Counter
 from itertools import count
 
-from ..messages import (
-    AgentProcess,
-    AgentState,
-    EngineNote,
-    EngineReport,
-    EngineUp,
-    Lease,
-    PropertiesChanged,
-    ResourceRequest,
-    SetUp,
-    StartEngine,
-)
+from .. import messages as m
 from ..messages.task_types import Incarnation, decode_runs
 from ..requirements import CORES, MEMORY
 from ..saves import SaveAgent, SaveSetting
 from ..scheduler.admission import adopt_claim, answer_resource_request
 from ..scheduler.agent_entry import AgentEntry
-from ..scheduler.clock import Now
-from ..scheduler.decision import Decision
+from ..scheduler.decision import Decision, Now
 from ..scheduler.eligibility import refresh_classes
 from ..scheduler.engine_shutdown import recycle
 from ..scheduler.entries import AssignedRun, EngineEntry, EngineState
@@ -36,17 +24,16 @@ from ..scheduler.state import SchedulerState
 from ..scheduler.task import RETURNED
 from ..scheduler.transitions import unassign
 from .depends import ask_about_engine, forget_engine
-from .engines import engine_is_ready
 from .losses import agent_gone, agent_silent, back_off, forget_agent, settle_former
 from .nodes import DRAINED
-from .replacements import prepare_engine
+from .replacements import engine_is_ready, prepare_engine
 from .results import release_runs
 
 TIME_LIMITED = "mortal"
 """The key of the stored setting which records that agents of limited time have been here."""
 
 
-def on_agent_state(farm: SchedulerState, session: str, event: AgentState, now: Now, out: Decision) -> None:
+def on_agent_state(farm: SchedulerState, session: str, event: m.AgentState, now: Now, out: Decision) -> None:
     """Register an agent, and adopt its engines with the runs that they hold."""
     agent = farm.agents.by_session.get(session)
     if agent is None:
@@ -75,7 +62,7 @@ def on_agent_state(farm: SchedulerState, session: str, event: AgentState, now: N
         out.saves.append(SaveAgent(session, event.node, event.process))
         _note_reboot(farm, session, event.process, now, out)
     agent.starting.clear()
-    out.sends.append((session, Lease(farm.settings.lease_s)))
+    out.sends.append((session, m.Lease(farm.settings.lease_s)))
     for former in event.former:
         _note_dead(farm, former, event.left, now, out)
     for report in event.engines:
@@ -105,7 +92,7 @@ def _note_time_left(farm: SchedulerState, agent: AgentEntry, left_s: float | Non
             farm.readiness.wake(engine)
 
 
-def _note_reboot(farm: SchedulerState, session: str, process: AgentProcess, now: Now, out: Decision) -> None:
+def _note_reboot(farm: SchedulerState, session: str, process: m.AgentProcess, now: Now, out: Decision) -> None:
     """Note that silent agents of an earlier boot of an agent's machine are gone, if they had the same key."""
     for other in list(farm.agents.by_session.values()):
         if other.process is None or other.reachable or other.gone:
@@ -131,7 +118,7 @@ def _note_dead(farm: SchedulerState, session: str, left: list[Incarnation] | Non
         forget_agent(farm, agent, out)
 
 
-def on_engine_up(farm: SchedulerState, session: str, event: EngineUp, now: Now, out: Decision) -> None:
+def on_engine_up(farm: SchedulerState, session: str, event: m.EngineUp, now: Now, out: Decision) -> None:
     """Adopt a new engine.
 
     Before its first task it runs the start-up code, the sticky commands, and the commands that were done by hand on its
@@ -146,7 +133,7 @@ def on_engine_up(farm: SchedulerState, session: str, event: EngineUp, now: Now, 
     out.notes.append(f"engine {event.report.id} on {agent.node} is up (pid {event.report.pid})")
 
 
-def _adopt(farm: SchedulerState, agent: AgentEntry, report: EngineReport, now: Now, out: Decision) -> None:
+def _adopt(farm: SchedulerState, agent: AgentEntry, report: m.EngineReport, now: Now, out: Decision) -> None:
     engine = farm.engines.by_name.get(report.engine)
     if engine is None:
         engine = EngineEntry(report.engine, report.id, agent.session, agent.node)
@@ -171,7 +158,7 @@ def _adopt(farm: SchedulerState, agent: AgentEntry, report: EngineReport, now: N
         prepare_engine(farm, engine, out)
 
 
-def _adopt_environment(farm: SchedulerState, engine: EngineEntry, report: EngineReport, now: Now) -> None:
+def _adopt_environment(farm: SchedulerState, engine: EngineEntry, report: m.EngineReport, now: Now) -> None:
     if report.environment is not None and engine.environment is None:
         farm.environments.assign(engine, report.environment)
         engine.runs[report.environment.identity] = report.finished
@@ -181,7 +168,7 @@ def _adopt_environment(farm: SchedulerState, engine: EngineEntry, report: Engine
         remember_settings(farm, engine, scope, settings, now)
 
 
-def _adopt_resources(farm: SchedulerState, agent: AgentEntry, engine: EngineEntry, report: EngineReport) -> None:
+def _adopt_resources(farm: SchedulerState, agent: AgentEntry, engine: EngineEntry, report: m.EngineReport) -> None:
     """Replace the claim of an engine's running task by what the agent reports: it may have changed since."""
     if report.holding is None:
         return
@@ -192,7 +179,7 @@ def _adopt_resources(farm: SchedulerState, agent: AgentEntry, engine: EngineEntr
         adopt_claim(farm, agent, assigned.claim, allotment.amounts, allotment.gpus)
 
 
-def _reconcile(farm: SchedulerState, engine: EngineEntry, report: EngineReport, now: Now, out: Decision) -> None:
+def _reconcile(farm: SchedulerState, engine: EngineEntry, report: m.EngineReport, now: Now, out: Decision) -> None:
     """Compare the runs that the store has assigned with those that the agent reports.
 
     Runs that never arrived go back to their queues, uncharged."""
@@ -214,7 +201,7 @@ def _reconcile(farm: SchedulerState, engine: EngineEntry, report: EngineReport, 
         farm.readiness.with_runs_ahead[engine] = None
 
 
-def on_engine_note(farm: SchedulerState, session: str, event: EngineNote, now: Now, out: Decision) -> None:
+def on_engine_note(farm: SchedulerState, session: str, event: m.EngineNote, now: Now, out: Decision) -> None:
     """Note something about an engine that people should know; "": it does not hold any more.
 
     A failed start is repeated, later each time."""
@@ -230,7 +217,7 @@ def on_engine_note(farm: SchedulerState, session: str, event: EngineNote, now: N
         back_off(farm, agent, now)
 
 
-def on_properties(farm: SchedulerState, session: str, event: PropertiesChanged, now: Now, out: Decision) -> None:
+def on_properties(farm: SchedulerState, session: str, event: m.PropertiesChanged, now: Now, out: Decision) -> None:
     """Take over the user's properties of an engine, and ask again for the verdicts that depend on them."""
     engine = farm.engines.by_name.get(event.engine)
     if engine is None or (engine.properties is not None and engine.properties.version >= event.version):
@@ -244,7 +231,7 @@ def on_properties(farm: SchedulerState, session: str, event: PropertiesChanged, 
         farm.readiness.wake(engine)
 
 
-def on_set_up(farm: SchedulerState, session: str, event: SetUp, now: Now, out: Decision) -> None:
+def on_set_up(farm: SchedulerState, session: str, event: m.SetUp, now: Now, out: Decision) -> None:
     """Note that an engine's environment is ready, or recycle the engine if its setup has failed."""
     engine = farm.engines.by_name.get(event.engine)
     if engine is None:
@@ -256,7 +243,7 @@ def on_set_up(farm: SchedulerState, session: str, event: SetUp, now: Now, out: D
         engine.set_up = True
 
 
-def on_resource_request(farm: SchedulerState, session: str, event: ResourceRequest, now: Now, out: Decision) -> None:
+def on_resource_request(farm: SchedulerState, session: str, event: m.ResourceRequest, now: Now, out: Decision) -> None:
     """Give a running task other resources, or make its request wait.
 
     The task repeats its request until it is answered, so requests need not be stored.
@@ -270,7 +257,7 @@ def on_resource_request(farm: SchedulerState, session: str, event: ResourceReque
 
 
 def _answer_or_queue(
-    farm: SchedulerState, agent: AgentEntry, engine: EngineEntry, request: ResourceRequest, out: Decision
+    farm: SchedulerState, agent: AgentEntry, engine: EngineEntry, request: m.ResourceRequest, out: Decision
 ) -> None:
     granted = answer_resource_request(farm, agent, engine, request)
     if granted is None:
@@ -318,5 +305,5 @@ def balance(farm: SchedulerState, now: Now, out: Decision) -> None:
         counts[agent.session] += len(agent.engines) + len(agent.starting)
     for agent, engine_id in zip(chosen, free, strict=False):
         agent.starting[engine_id] = now.mono_s
-        out.sends.append((agent.session, StartEngine(engine_id, counts[agent.session])))
+        out.sends.append((agent.session, m.StartEngine(engine_id, counts[agent.session])))
     retire_surplus(farm, out)

@@ -7,29 +7,14 @@ from itertools import islice
 
 import msgspec
 
+from .. import messages as m
 from ..limits import COUNTS
-from ..messages import (
-    Aborted,
-    AbortTasks,
-    Clear,
-    Cleared,
-    Fetched,
-    FetchResults,
-    Interrupt,
-    Refusal,
-    Retried,
-    RetryTasks,
-    Watched,
-    WatchTasks,
-)
-from ..messages.dependencies import Needs
 from ..messages.pages import ROWS_MAX, RetriedTasks
-from ..messages.task_types import FailureSummary, Final, Rules, RunKey, Submission
+from ..messages.task_types import FailureSummary, Final, Needs, Rules, RunKey, Submission
 from ..saves import SaveClear, SaveSeparate, SaveSetting
 from ..scheduler import task_messages
 from ..scheduler.clients import ClientEntry
-from ..scheduler.clock import Now
-from ..scheduler.decision import Decision, LoadFinals, LoadOriginals, LookForJobs
+from ..scheduler.decision import Decision, LoadFinals, LoadOriginals, LookForJobs, Now
 from ..scheduler.engine_shutdown import recall
 from ..scheduler.entries import TaskEntry
 from ..scheduler.events import Gone, Joined, Originals
@@ -94,7 +79,7 @@ def _watched_in_vain(farm: SchedulerState, client: ClientEntry) -> list[int]:
     return [i for i in watchers if any(block.next <= i <= block.last for block in unused)]
 
 
-def on_watch(farm: SchedulerState, session: str, n: int, question: WatchTasks, now: Now, out: Decision) -> None:
+def on_watch(farm: SchedulerState, session: str, n: int, question: m.WatchTasks, now: Now, out: Decision) -> None:
     """Tell this session when these tasks end. For tasks that have ended, tell it at once, without their results."""
     client = farm.clients.of(session)
     unknown, ended = [], []
@@ -124,15 +109,15 @@ def on_watch(farm: SchedulerState, session: str, n: int, question: WatchTasks, n
         farm.clients.watchers.setdefault(task_id, []).append(session)
     client.finals += ended
     farm.clients.to_tell[session] = client
-    out.answer(session, n, Watched(unknown))
+    out.answer(session, n, m.Watched(unknown))
 
 
-def _too_many_watches(farm: SchedulerState, own: int, more: int) -> Refusal | None:
+def _too_many_watches(farm: SchedulerState, own: int, more: int) -> m.Refusal | None:
     is_full = farm.clients.watches + more > COUNTS.watches_in_all
     if own <= (COUNTS.own_watches if is_full else COUNTS.watches):
         return None
     text = f"clients may watch {COUNTS.watches:,} tasks of others, and {COUNTS.watches_in_all:,} in all: wait for some"
-    return Refusal("TaskError", text)
+    return m.Refusal("TaskError", text)
 
 
 def _owner(farm: SchedulerState, task_id: int) -> str:
@@ -152,7 +137,7 @@ def _ended_before(farm: SchedulerState, task_id: int, holder: int) -> Final:
     return Final(task_id, reason, -1, "", 0, 0.0, 0.0, 0.0, 0.0, items=items, separate=separate)
 
 
-def on_fetch(farm: SchedulerState, session: str, n: int, question: FetchResults, now: Now, out: Decision) -> None:
+def on_fetch(farm: SchedulerState, session: str, n: int, question: m.FetchResults, now: Now, out: Decision) -> None:
     """Read results from the store, as often as asked, for any client.  Silent items come with their whole chunk."""
     ids, unfinished, unknown, refusals = [], [], [], []
     for task_id in dict.fromkeys(question.ids):
@@ -168,10 +153,10 @@ def on_fetch(farm: SchedulerState, session: str, n: int, question: FetchResults,
     if ids:
         out.loads.append(LoadFinals(session, n, list(dict.fromkeys(ids)), unfinished, unknown, refusals))
     else:
-        out.answer(session, n, Fetched(refusals, unfinished, unknown))
+        out.answer(session, n, m.Fetched(refusals, unfinished, unknown))
 
 
-def on_abort(farm: SchedulerState, session: str, n: int, question: AbortTasks, now: Now, out: Decision) -> None:
+def on_abort(farm: SchedulerState, session: str, n: int, question: m.AbortTasks, now: Now, out: Decision) -> None:
     """Fail tasks at once.
 
     Tasks that have not begun never run. Running ones are interrupted, and their answers change nothing.
@@ -203,7 +188,7 @@ def on_abort(farm: SchedulerState, session: str, n: int, question: AbortTasks, n
         if (task := farm.tasks.unfinished.get(chunk)) is not None:
             _abort_items(farm, task, wanted, question.interrupt, why, recalls, now, out)
     _recall_all(farm, recalls, now, out)
-    out.answer(session, n, Aborted(outcomes))
+    out.answer(session, n, m.Aborted(outcomes))
 
 
 def _named(farm: SchedulerState, task: TaskEntry) -> str:
@@ -237,7 +222,7 @@ def _abort_items(
     engine = farm.engines.by_name.get(place.engine) if type(place) is Assigned else None
     if interrupt and engine is not None and type(place) is Assigned:
         indexes = tuple(task_id - chunk.id - 1 for task_id in ids)
-        interrupt_items = Interrupt(engine.name, (chunk.id, place.attempt), grace_of(farm, chunk), indexes)
+        interrupt_items = m.Interrupt(engine.name, (chunk.id, place.attempt), grace_of(farm, chunk), indexes)
         out.sends.append((engine.agent, interrupt_items))
 
 
@@ -284,7 +269,7 @@ def _abort_one(
             recalls.setdefault(engine.name, []).append(run)
         if interrupt:
             # An interrupt is also sent for a run that had not begun by the last report: the recall may come too late.
-            out.sends.append((engine.agent, Interrupt(engine.name, run, grace_of(farm, task))))
+            out.sends.append((engine.agent, m.Interrupt(engine.name, run, grace_of(farm, task))))
     finish(farm, task, final_without_answer(task, engine, reason, FailureSummary("TaskAborted", text), now), out)
 
 
@@ -294,7 +279,7 @@ def grace_of(farm: SchedulerState, task: TaskEntry) -> float:
     return farm.settings.grace_s if grace_s is None else grace_s
 
 
-def on_clear(farm: SchedulerState, session: str, n: int, question: Clear, now: Now, out: Decision) -> None:
+def on_clear(farm: SchedulerState, session: str, n: int, question: m.Clear, now: Now, out: Decision) -> None:
     """Forget ended tasks.  Their ids are not given again."""
     tasks, chunks, is_needed = farm.tasks, farm.tasks.chunks, farm.graph.is_needed
     items: dict[int, list[int]] = {}
@@ -347,7 +332,7 @@ def on_clear(farm: SchedulerState, session: str, n: int, question: Clear, now: N
         out.saves.append(SaveClear(gone))
         if jobs := farm.jobs.next_ended(_JOBS_LOOKED_AT):
             out.loads.append(LookForJobs(jobs))
-    out.answer(session, n, Cleared(count, missing, unfinished, needed, end))
+    out.answer(session, n, m.Cleared(count, missing, unfinished, needed, end))
 
 
 def _is_whole(farm: SchedulerState, chunk: int) -> bool:
@@ -365,7 +350,7 @@ def _needed_chunks(farm: SchedulerState) -> set[int]:
     return needed
 
 
-def on_retry(farm: SchedulerState, session: str, n: int, question: RetryTasks, now: Now, out: Decision) -> None:
+def on_retry(farm: SchedulerState, session: str, n: int, question: m.RetryTasks, now: Now, out: Decision) -> None:
     """Run failed tasks once more, as they were submitted, from the store.
 
     A client repeats its question, under the same number, when the controller died before it could answer."""
@@ -389,7 +374,7 @@ def on_retry(farm: SchedulerState, session: str, n: int, question: RetryTasks, n
             missing.append(task_id)
     closed = why_closed(farm)
     if closed is not None:
-        out.answer(session, n, Refusal(*closed))
+        out.answer(session, n, m.Refusal(*closed))
     elif ids:
         if question.once:
             coming = {i for others in farm.clients.retrying.values() for i in others}
@@ -405,22 +390,22 @@ def on_retry(farm: SchedulerState, session: str, n: int, question: RetryTasks, n
             )
         )  # fmt: skip
     else:
-        out.answer(session, n, Retried([], missing, not_failed))
+        out.answer(session, n, m.Retried([], missing, not_failed))
 
 
 def on_originals(farm: SchedulerState, session: str, event: Originals, now: Now, out: Decision) -> None:
     """Accept the tasks to be retried under new ids, linked to the old ones."""
     farm.clients.retrying.pop((session, event.n), None)
     if event.fault:
-        out.answer(session, event.n, Refusal("TypeError", event.fault))
+        out.answer(session, event.n, m.Refusal("TypeError", event.fault))
         return
     tasks, settled = _to_be_retried(farm, event)
     if not tasks:
-        out.answer(session, event.n, Retried([], event.missing, event.not_failed, settled))
+        out.answer(session, event.n, m.Retried([], event.missing, event.not_failed, settled))
         return
     duplicate = _why_duplicate(farm, tasks)
     if duplicate:
-        out.answer(session, event.n, Refusal("DuplicateTask", duplicate))
+        out.answer(session, event.n, m.Refusal("DuplicateTask", duplicate))
         return
     ids = farm.clients.ids.give(len(tasks), out)
     earlier = RetriedTasks(event.earlier)
@@ -450,7 +435,7 @@ def on_originals(farm: SchedulerState, session: str, event: Originals, now: Now,
         )
         task = accept(farm, again, session, linked, out)
         apply_rules(farm, task, now, out)
-    reply = Retried([*pairs.items()], event.missing, event.not_failed, settled)
+    reply = m.Retried([*pairs.items()], event.missing, event.not_failed, settled)
     farm.clients.retried[f"{session} {event.n}"] = reply
     while len(farm.clients.retried) > _RETRIES_KEPT:
         del farm.clients.retried[next(iter(farm.clients.retried))]

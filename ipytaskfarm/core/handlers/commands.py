@@ -4,29 +4,12 @@ from __future__ import annotations
 
 import msgspec
 
+from .. import messages as m
 from ..limits import COUNTS
-from ..messages import (
-    ClearSticky,
-    CommandAnswer,
-    CommandDone,
-    EngineCommand,
-    FlagReply,
-    ListCommandQueues,
-    ListSticky,
-    NumberReply,
-    Refusal,
-    SendCommand,
-    SetSticky,
-    Stack,
-    StackQuery,
-    StackText,
-    TextReply,
-)
 from ..messages.engine_commands import CHECKPOINT, CLEAR_QUEUE, PROFILE
 from ..messages.tables import CommandQueueTable, StickyTable
 from ..saves import DropSticky, SaveSticky
-from ..scheduler.clock import Now
-from ..scheduler.decision import Decision
+from ..scheduler.decision import Decision, Now
 from ..scheduler.entries import EngineEntry, EngineState
 from ..scheduler.kept_engines import drop_kept
 from ..scheduler.requests import PendingCommand
@@ -35,9 +18,8 @@ from ..scheduler.task import Assigned
 from ..states import State
 from ..validation import why_not_storable
 from .checkpoints import checkpoint_answered, session_saved
-from .engines import engine_is_ready, prepare
 from .held_commands import AT_ONCE, awaited, drop_held, hold, queue_name, refuse
-from .replacements import begin_keeping, failure_in, keep_answered, omit_lost, tell_engine
+from .replacements import begin_keeping, engine_is_ready, failure_in, keep_answered, omit_lost, prepare, tell_engine
 
 NOBODY = -1
 """The engine id of an answer that is about no engine in particular."""
@@ -53,7 +35,7 @@ COMMANDS_MAX = 100_000
 """The number of commands of all clients that engines have not answered, counted once for each engine."""
 
 
-def on_command(farm: SchedulerState, session: str, event: SendCommand, now: Now, out: Decision) -> None:
+def on_command(farm: SchedulerState, session: str, event: m.SendCommand, now: Now, out: Decision) -> None:
     """Send a command to each of its engines, or answer at once why that is not possible."""
     fault = why_not_storable(event)
     if not fault and len(farm.requests.commands) >= COMMANDS_MAX:
@@ -80,11 +62,16 @@ def on_command(farm: SchedulerState, session: str, event: SendCommand, now: Now,
     _send(farm, session, event, ids, by_id, out)
     if event.engines is None:
         # The engines that will answer, so that the client knows how many answers to expect.
-        out.sends.append((session, CommandAnswer(event.n, NOBODY, True, msgspec.msgpack.encode(ids))))
+        out.sends.append((session, m.CommandAnswer(event.n, NOBODY, True, msgspec.msgpack.encode(ids))))
 
 
 def _send(
-    farm: SchedulerState, session: str, event: SendCommand, ids: list[int], by_id: dict[int, EngineEntry], out: Decision
+    farm: SchedulerState,
+    session: str,
+    event: m.SendCommand,
+    ids: list[int],
+    by_id: dict[int, EngineEntry],
+    out: Decision,
 ) -> None:
     """Send a command to the engines of these ids; hold it for those that are not in `by_id`, see `held_commands`."""
     keeping = begin_keeping(farm, session, event, ids)
@@ -100,10 +87,10 @@ def _send(
         key = (session, event.n, engine.name)
         pending = PendingCommand(session, event.n, engine.name, event.verb, event.text, keeping, checkpoint)
         farm.requests.begin_command(key, pending)
-        out.sends.append((engine.agent, EngineCommand(engine.name, session, event.n, event.verb, event.body)))
+        out.sends.append((engine.agent, m.EngineCommand(engine.name, session, event.n, event.verb, event.body)))
 
 
-def on_command_done(farm: SchedulerState, session: str, event: CommandDone, now: Now, out: Decision) -> None:
+def on_command_done(farm: SchedulerState, session: str, event: m.CommandDone, now: Now, out: Decision) -> None:
     """Pass an engine's answer on.  When all of the farm's own commands are answered, the engine is ready."""
     engine = farm.engines.by_name.get(event.engine)
     if event.session == "":
@@ -119,11 +106,11 @@ def on_command_done(farm: SchedulerState, session: str, event: CommandDone, now:
         out.sends.append((event.session, checkpoint_answered(farm, engine, pending, event, out)))
     else:
         keep_answered(farm, engine, pending, "" if event.ok else failure_in(event.body), out)
-        answer = CommandAnswer(event.n, engine.id, event.ok, event.body, event.began_s, event.ended_s)
+        answer = m.CommandAnswer(event.n, engine.id, event.ok, event.body, event.began_s, event.ended_s)
         out.sends.append((event.session, answer))
 
 
-def _prepared(farm: SchedulerState, engine: EngineEntry, event: CommandDone, now: Now, out: Decision) -> None:
+def _prepared(farm: SchedulerState, engine: EngineEntry, event: m.CommandDone, now: Now, out: Decision) -> None:
     if event.n not in engine.preparing:
         return
     text = engine.preparing.pop(event.n)
@@ -167,7 +154,7 @@ def fail_commands_of(farm: SchedulerState, engine: EngineEntry, how: str, output
 
 
 def on_command_queues(
-    farm: SchedulerState, session: str, n: int, question: ListCommandQueues, now: Now, out: Decision
+    farm: SchedulerState, session: str, n: int, question: m.ListCommandQueues, now: Now, out: Decision
 ) -> None:
     """Answer with the unanswered commands of each engine."""
     texts: dict[str, list[str]] = {}
@@ -185,13 +172,13 @@ def on_command_queues(
 # -- sticky state
 
 
-def on_set_sticky(farm: SchedulerState, session: str, n: int, question: SetSticky, now: Now, out: Decision) -> None:
+def on_set_sticky(farm: SchedulerState, session: str, n: int, question: m.SetSticky, now: Now, out: Decision) -> None:
     """Keep a command for all engines to come, and send it to engines that are being prepared."""
     sticky = farm.requests.sticky
     others = [len(entry.body) for key, entry in sticky.items() if key != question.key]
     if len(others) >= COUNTS.sticky or sum(others) + len(question.body) > COUNTS.sticky_bytes:
         text = f"a farm keeps {COUNTS.sticky:,} sticky commands of {COUNTS.sticky_bytes >> 20} MiB in all at most"
-        out.answer(session, n, Refusal("ValueError", f"{text}: clear some, or use a task environment"))
+        out.answer(session, n, m.Refusal("ValueError", f"{text}: clear some, or use a task environment"))
         return
     entry = SaveSticky(question.key, question.verb, question.body, question.text)
     unchanged = farm.requests.sticky.get(question.key) == entry
@@ -204,31 +191,33 @@ def on_set_sticky(farm: SchedulerState, session: str, n: int, question: SetStick
         drop_kept(farm, out)
         for engine in farm.engines.by_name.values():
             if engine.state == EngineState.PREPARING:
-                command = EngineCommand(engine.name, "", farm.command_number(), entry.verb, entry.body)
+                command = m.EngineCommand(engine.name, "", farm.command_number(), entry.verb, entry.body)
                 prepare(farm, engine, command, entry.text or entry.key, out)
-    out.answer(session, n, FlagReply(True))
+    out.answer(session, n, m.FlagReply(True))
 
 
-def on_list_sticky(farm: SchedulerState, session: str, n: int, question: ListSticky, now: Now, out: Decision) -> None:
+def on_list_sticky(farm: SchedulerState, session: str, n: int, question: m.ListSticky, now: Now, out: Decision) -> None:
     """Answer with the commands that new engines run, in order."""
     rows = [(entry.key, entry.verb, entry.text) for entry in farm.requests.sticky.values()]
     out.answer(session, n, StickyTable(rows))
 
 
-def on_clear_sticky(farm: SchedulerState, session: str, n: int, question: ClearSticky, now: Now, out: Decision) -> None:
+def on_clear_sticky(
+    farm: SchedulerState, session: str, n: int, question: m.ClearSticky, now: Now, out: Decision
+) -> None:
     """Remove commands from those that new engines run."""
     asked = farm.requests.sticky if question.keys is None else dict.fromkeys(question.keys)
     keys = [key for key in asked if key in farm.requests.sticky]
     for key in keys:
         del farm.requests.sticky[key]
     out.saves.append(DropSticky(keys))
-    out.answer(session, n, NumberReply(len(keys)))
+    out.answer(session, n, m.NumberReply(len(keys)))
 
 
 # -- stacks
 
 
-def on_stack(farm: SchedulerState, session: str, n: int, question: Stack, now: Now, out: Decision) -> None:
+def on_stack(farm: SchedulerState, session: str, n: int, question: m.Stack, now: Now, out: Decision) -> None:
     """Ask the agent of a running task's engine for the engine's stack."""
     task = farm.tasks.unfinished.get(farm.tasks.holder(question.id))
     place = task.place if task is not None else None
@@ -238,7 +227,7 @@ def on_stack(farm: SchedulerState, session: str, n: int, question: Stack, now: N
             f"task {question.id} is not running" if task or question.id in farm.tasks.finals else _unknown(question.id)
         )
         etype = "ValueError" if task or question.id in farm.tasks.finals else "IndexError"
-        out.answer(session, n, Refusal(etype, text))
+        out.answer(session, n, m.Refusal(etype, text))
         return
     open_stacks = farm.requests.open_stacks
     while open_stacks.by_session[session] >= STACKS_KEPT or open_stacks.total >= STACKS_KEPT_IN_ALL:
@@ -249,16 +238,16 @@ def on_stack(farm: SchedulerState, session: str, n: int, question: Stack, now: N
     number = farm.number()
     farm.requests.stacks[number] = (session, n, engine.agent)
     open_stacks.begin(session)
-    out.sends.append((engine.agent, StackQuery(number, engine.name)))
+    out.sends.append((engine.agent, m.StackQuery(number, engine.name)))
 
 
 def _unknown(task_id: int) -> str:
     return f"there is no task {task_id}: it was never submitted, or has been cleared"
 
 
-def on_stack_text(farm: SchedulerState, session: str, event: StackText, now: Now, out: Decision) -> None:
+def on_stack_text(farm: SchedulerState, session: str, event: m.StackText, now: Now, out: Decision) -> None:
     """Pass an engine's stack on to the client that asked."""
     asked = farm.requests.stacks.pop(event.n, None)
     if asked is not None:
         farm.requests.open_stacks.end(asked[0])
-        out.answer(asked[0], asked[1], TextReply(event.text))
+        out.answer(asked[0], asked[1], m.TextReply(event.text))

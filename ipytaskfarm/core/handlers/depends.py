@@ -6,13 +6,12 @@ The functions are user code and run in the evaluator; only their verdicts are ke
 from __future__ import annotations
 
 from ..messages.evaluator import Evaluate, Evaluated, Subject
-from ..scheduler.class_key import ClassKey
-from ..scheduler.clock import Now
-from ..scheduler.decision import Decision
+from ..scheduler.decision import Decision, Now
 from ..scheduler.eligibility import refresh_class
 from ..scheduler.entries import EngineEntry, EngineState
 from ..scheduler.functions import FunctionVerdicts, locality_key
 from ..scheduler.state import SchedulerState
+from ..scheduler.task import ClassKey
 
 
 def ask_for_verdicts(farm: SchedulerState, digest: str, session: str, out: Decision, scored: bool = False) -> None:
@@ -69,7 +68,6 @@ def _ask(farm: SchedulerState, depend: FunctionVerdicts, engines: list[EngineEnt
 
 
 def forget_engine(farm: SchedulerState, engine: EngineEntry) -> None:
-    """Forget the verdicts on an engine."""
     for depend in farm.functions.by_key.values():
         depend.verdicts.pop(engine.name, None)
         depend.asked.pop(engine.name, None)

@@ -6,15 +6,13 @@ from ..messages import ExplainTasks, Refusal, Stuck, TextReply
 from ..messages.pages import LOOKED_AT_MAX
 from ..messages.task_types import RunKey
 from ..scheduler.admission import gate
-from ..scheduler.class_key import ClassKey
-from ..scheduler.clock import Now
-from ..scheduler.decision import Decision, LoadExplanation
+from ..scheduler.decision import Decision, LoadExplanation, Now
 from ..scheduler.eligibility import may_serve
 from ..scheduler.entries import EngineEntry, EngineState, TaskEntry, serves_environment
 from ..scheduler.kept_engines import KEPT
 from ..scheduler.nested_waits import MAX_EXTRA_ENGINES
 from ..scheduler.state import SchedulerState
-from ..scheduler.task import DEFAULT_RULES, Assigned, Queued
+from ..scheduler.task import DEFAULT_RULES, Assigned, ClassKey, Queued
 from ..states import ABORTS, Waiting, state_word
 from .requirements import why_nobody, why_not
 from .tables import name_of, reason_of

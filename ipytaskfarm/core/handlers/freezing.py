@@ -7,22 +7,10 @@ go elsewhere. It is ended when nobody has used it for a while, when it is releas
 
 from __future__ import annotations
 
-from ..messages import (
-    ExchangeBytes,
-    Frozen,
-    FrozenRun,
-    KernelAnswer,
-    KernelBytes,
-    KernelQuery,
-    NumberReply,
-    Refusal,
-    ReleaseFrozen,
-    StopEngine,
-)
+from .. import messages as m
 from ..messages.kernel_bytes import PIECE_BYTES
 from ..messages.task_types import Incarnation
-from ..scheduler.clock import Now
-from ..scheduler.decision import Decision
+from ..scheduler.decision import Decision, Now
 from ..scheduler.engine_shutdown import EXIT_S, recycle
 from ..scheduler.entries import EngineEntry, EngineState
 from ..scheduler.frozen_engines import FrozenEngine
@@ -42,7 +30,7 @@ RESULT_S = 60.0
 """After a controller's restart: how long an engine gets no task while its frozen attempt's result is on its way."""
 
 
-def on_frozen(farm: SchedulerState, session: str, event: Frozen, now: Now, out: Decision) -> None:
+def on_frozen(farm: SchedulerState, session: str, event: m.Frozen, now: Now, out: Decision) -> None:
     """Note that an engine has frozen itself, or that a frozen engine is used: its time begins anew."""
     frozen = farm.frozen.by_name.get(event.engine)
     if frozen is None:
@@ -81,7 +69,7 @@ def _why_not(farm: SchedulerState, engine: EngineEntry) -> str:
     return ""
 
 
-def _freeze(farm: SchedulerState, engine: EngineEntry, run: FrozenRun, now: Now, out: Decision) -> None:
+def _freeze(farm: SchedulerState, engine: EngineEntry, run: m.FrozenRun, now: Now, out: Decision) -> None:
     """Take an engine out of the pool, and settle the runs and the commands that it holds."""
     unused_s = 0.0
     agent = farm.agents.by_session.get(engine.agent)
@@ -120,10 +108,10 @@ def end_frozen(farm: SchedulerState, frozen: FrozenEngine, why: str, out: Decisi
         return
     frozen.ending = why
     out.notes.append(f"the frozen engine of task {frozen.run.task} on {frozen.node} ends: {why}")
-    out.sends.append((frozen.agent, StopEngine(frozen.name, EXIT_S)))
+    out.sends.append((frozen.agent, m.StopEngine(frozen.name, EXIT_S)))
 
 
-def on_release(farm: SchedulerState, session: str, n: int, question: ReleaseFrozen, now: Now, out: Decision) -> None:
+def on_release(farm: SchedulerState, session: str, n: int, question: m.ReleaseFrozen, now: Now, out: Decision) -> None:
     """End the frozen engines of these tasks, or all, and answer how many there were."""
     if question.tasks is None:
         found = [frozen for frozen in farm.frozen.by_name.values() if not frozen.ending]
@@ -132,28 +120,28 @@ def on_release(farm: SchedulerState, session: str, n: int, question: ReleaseFroz
         missing = [task_id for task_id, frozen in kept.items() if frozen is None]
         if missing:
             text = f"no engine is frozen for task {missing[0]}: it never was, it was released, or its time is over"
-            out.answer(session, n, Refusal("IndexError", text))
+            out.answer(session, n, m.Refusal("IndexError", text))
             return
         found = [frozen for frozen in kept.values() if frozen is not None]
     for frozen in found:
         end_frozen(farm, frozen, "it was released", out)
-    out.answer(session, n, NumberReply(len(found)))
+    out.answer(session, n, m.NumberReply(len(found)))
 
 
-def on_exchange(farm: SchedulerState, session: str, n: int, question: ExchangeBytes, now: Now, out: Decision) -> None:
+def on_exchange(farm: SchedulerState, session: str, n: int, question: m.ExchangeBytes, now: Now, out: Decision) -> None:
     """Pass a question about the kernel of a frozen engine on to the engine's agent."""
     frozen = farm.frozen.by_name.get(question.engine)
     if frozen is None or len(question.data) > PIECE_BYTES:
-        out.answer(session, n, KernelBytes(b"", True))
+        out.answer(session, n, m.KernelBytes(b"", True))
         return
     number = farm.number()
     farm.requests.kernels[number] = (session, n, frozen.agent)
     while len(farm.requests.kernels) > QUERIES_KEPT:  # queries to agents that do not answer
         del farm.requests.kernels[next(iter(farm.requests.kernels))]
-    out.sends.append((frozen.agent, KernelQuery(number, question)))
+    out.sends.append((frozen.agent, m.KernelQuery(number, question)))
 
 
-def on_kernel_answer(farm: SchedulerState, session: str, event: KernelAnswer, now: Now, out: Decision) -> None:
+def on_kernel_answer(farm: SchedulerState, session: str, event: m.KernelAnswer, now: Now, out: Decision) -> None:
     """Pass a kernel's bytes on to the client that asked."""
     asked = farm.requests.kernels.pop(event.n, None)
     if asked is not None:

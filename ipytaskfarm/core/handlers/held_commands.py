@@ -12,8 +12,7 @@ import msgspec
 from ..messages import CommandAnswer, EngineCommand, SendCommand
 from ..messages.engine_commands import CLEAR_QUEUE, INTERRUPT, PROFILE
 from ..messages.payload import FailureBody
-from ..scheduler.clock import Now
-from ..scheduler.decision import Decision
+from ..scheduler.decision import Decision, Now
 from ..scheduler.entries import EngineEntry, EngineState
 from ..scheduler.kept_engines import count_missing
 from ..scheduler.requests import HELD_S, HeldCommand, Keeping, PendingCommand

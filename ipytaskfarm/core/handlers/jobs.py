@@ -5,8 +5,7 @@ from __future__ import annotations
 import msgspec
 
 from ..messages.task_types import JobSpec, Rules
-from ..scheduler.clock import Now
-from ..scheduler.decision import Decision
+from ..scheduler.decision import Decision, Now
 from ..scheduler.events import JobsCleared
 from ..scheduler.jobs import JobEntry
 from ..scheduler.state import SchedulerState

@@ -7,11 +7,10 @@ empty, and the agent ends with the last one.
 
 from __future__ import annotations
 
-from ..agent_names import goes_by
 from ..messages import AgentsEnded, Leave, Leaving, NumberReply, RemoveAgents
+from ..parsing import goes_by
 from ..scheduler.agent_entry import AgentEntry
-from ..scheduler.clock import Now
-from ..scheduler.decision import Decision
+from ..scheduler.decision import Decision, Now
 from ..scheduler.engine_shutdown import end_engine, recall, retire
 from ..scheduler.state import SchedulerState
 from .freezing import end_frozen

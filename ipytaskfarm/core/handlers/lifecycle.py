@@ -2,22 +2,10 @@
 
 from __future__ import annotations
 
-from ..messages import (
-    FlagReply,
-    HoldFarm,
-    Interrupt,
-    NumberReply,
-    Refusal,
-    RemoveEngines,
-    SetWanted,
-    Shutdown,
-    SpinFarm,
-    StopFarm,
-)
+from .. import messages as m
 from ..messages.task_types import FailureSummary
 from ..saves import SaveSetting
-from ..scheduler.clock import Now
-from ..scheduler.decision import Decision
+from ..scheduler.decision import Decision, Now
 from ..scheduler.engine_shutdown import end_engine, patience_s, recall, retire
 from ..scheduler.entries import EngineState, TaskEntry
 from ..scheduler.kept_engines import drop_kept
@@ -38,13 +26,13 @@ SHUT_WITHIN_S = 15.0
 """After this time the controller ends even if agents are still connected."""
 
 
-def on_set_wanted(farm: SchedulerState, session: str, n: int, question: SetWanted, now: Now, out: Decision) -> None:
+def on_set_wanted(farm: SchedulerState, session: str, n: int, question: m.SetWanted, now: Now, out: Decision) -> None:
     """Set how many engines are wanted."""
     lifecycle = farm.lifecycle
     base = lifecycle.wanted if question.engines is None else question.engines
     wanted = max(0, base + question.more)
     if wanted > WANTED_MAX:
-        out.answer(session, n, Refusal("ValueError", f"a farm has at most {WANTED_MAX:,} engines of its own"))
+        out.answer(session, n, m.Refusal("ValueError", f"a farm has at most {WANTED_MAX:,} engines of its own"))
         return
     if wanted < lifecycle.wanted:
         drop_kept(farm, out)
@@ -52,11 +40,11 @@ def on_set_wanted(farm: SchedulerState, session: str, n: int, question: SetWante
     lifecycle.wanted = wanted
     out.saves.append(SaveSetting("wanted", lifecycle.wanted))
     balance(farm, now, out)
-    out.answer(session, n, NumberReply(lifecycle.wanted))
+    out.answer(session, n, m.NumberReply(lifecycle.wanted))
 
 
 def on_remove_engines(
-    farm: SchedulerState, session: str, n: int, question: RemoveEngines, now: Now, out: Decision
+    farm: SchedulerState, session: str, n: int, question: m.RemoveEngines, now: Now, out: Decision
 ) -> None:
     """End these engines, and want that many fewer."""
     lifecycle = farm.lifecycle
@@ -66,7 +54,7 @@ def on_remove_engines(
     unknown = [i for i in question.ids if i not in known]
     if unknown:
         text = f"there is no engine {unknown[0]}: the farm has {sorted(known)}"
-        out.answer(session, n, Refusal("InvalidEngineID", text))
+        out.answer(session, n, m.Refusal("InvalidEngineID", text))
         return
     leaving = {i for i in question.ids if i not in by_id or by_id[i].counts_as_wanted}
     for engine_id in leaving:
@@ -86,10 +74,10 @@ def on_remove_engines(
         retire(farm, by_id[engine_id], out)
         if not question.drain:
             end_engine(farm, by_id[engine_id], out, grace_s=0.0)
-    out.answer(session, n, NumberReply(lifecycle.wanted))
+    out.answer(session, n, m.NumberReply(lifecycle.wanted))
 
 
-def on_hold(farm: SchedulerState, session: str, n: int, question: HoldFarm, now: Now, out: Decision) -> None:
+def on_hold(farm: SchedulerState, session: str, n: int, question: m.HoldFarm, now: Now, out: Decision) -> None:
     """Start no task, or resume."""
     lifecycle = farm.lifecycle
     before, lifecycle.held = lifecycle.held, question.on
@@ -100,10 +88,10 @@ def on_hold(farm: SchedulerState, session: str, n: int, question: HoldFarm, now:
         for engine in farm.engines.by_name.values():
             if engine.state == EngineState.UP:
                 farm.readiness.wake(engine)
-    out.answer(session, n, FlagReply(before))
+    out.answer(session, n, m.FlagReply(before))
 
 
-def on_spin(farm: SchedulerState, session: str, n: int, question: SpinFarm, now: Now, out: Decision) -> None:
+def on_spin(farm: SchedulerState, session: str, n: int, question: m.SpinFarm, now: Now, out: Decision) -> None:
     """Examine everything again, and answer whether any task was assigned by that.
 
     Verdicts that are asked for again may lead to more a little later.
@@ -114,15 +102,15 @@ def on_spin(farm: SchedulerState, session: str, n: int, question: SpinFarm, now:
             farm.readiness.wake(engine)
     before = len(out.assignments)
     dispatch(farm, now, out)
-    out.answer(session, n, FlagReply(len(out.assignments) > before))
+    out.answer(session, n, m.FlagReply(len(out.assignments) > before))
 
 
 # -- the end
 
 
-def on_stop(farm: SchedulerState, session: str, n: int, question: StopFarm, now: Now, out: Decision) -> None:
+def on_stop(farm: SchedulerState, session: str, n: int, question: m.StopFarm, now: Now, out: Decision) -> None:
     """Refuse new work, recall runs that were sent ahead, and wait for running tasks. A second stop does not wait."""
-    out.answer(session, n, FlagReply(True))
+    out.answer(session, n, m.FlagReply(True))
     drain_s = 0.0 if farm.lifecycle.stopping else question.drain_s
     if not farm.lifecycle.stopping:
         farm.lifecycle.stopping = True
@@ -153,7 +141,7 @@ def detach_run(farm: SchedulerState, task: TaskEntry, why: str, now: Now, out: D
     engine = farm.engines.by_name.get(place.engine)
     begun = place.since_s is not None
     if engine is not None and begun:
-        out.sends.append((engine.agent, Interrupt(engine.name, (task.id, place.attempt), grace_of(farm, task))))
+        out.sends.append((engine.agent, m.Interrupt(engine.name, (task.id, place.attempt), grace_of(farm, task))))
     if task.may_repeat:
         requeue(farm, task, RETURNED, out)
     if task.may_repeat or not begun:
@@ -173,7 +161,7 @@ def _shut(farm: SchedulerState, now: Now, out: Decision) -> None:
     farm.timers.set(lifecycle.shut_by_s, "shut")
     for agent in farm.agents.by_session.values():
         if agent.present:
-            out.sends.append((agent.session, Shutdown(farm.settings.grace_s)))
+            out.sends.append((agent.session, m.Shutdown(farm.settings.grace_s)))
 
 
 def look_for_the_end(farm: SchedulerState, now: Now, out: Decision) -> None:

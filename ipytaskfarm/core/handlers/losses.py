@@ -6,13 +6,11 @@ import re
 
 import msgspec
 
-from ..formatting import signal_text
 from ..messages import Crash, EngineDown
 from ..messages.task_types import AttemptRow, FailureSummary, Incarnation, RunKey
 from ..saves import DropAgent
 from ..scheduler.agent_entry import AgentEntry
-from ..scheduler.clock import Now
-from ..scheduler.decision import Decision
+from ..scheduler.decision import Decision, Now
 from ..scheduler.eligibility import refresh_classes
 from ..scheduler.entries import EngineEntry, EngineState, TaskEntry
 from ..scheduler.frozen_engines import FrozenEngine
@@ -21,6 +19,7 @@ from ..scheduler.task import RETRIED, RETURNED, Assigned
 from ..scheduler.task_ends import final_of_join, final_without_answer
 from ..scheduler.transitions import begin, finish, note_attempt, put_back, requeue, separate, unassign
 from ..states import Reason
+from ..text import signal_text
 from .commands import fail_commands_of
 from .held_commands import note_replaced
 from .nodes import charge_loss, note_failure

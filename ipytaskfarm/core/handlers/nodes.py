@@ -9,14 +9,12 @@ from __future__ import annotations
 from ..messages import DrainNode, NumberReply, Refusal
 from ..saves import SaveSetting
 from ..scheduler.agent_entry import AgentEntry, Charge, FailedAttempt, TaskKind
-from ..scheduler.class_key import ClassKey
-from ..scheduler.clock import Now
-from ..scheduler.decision import Decision
+from ..scheduler.decision import Decision, Now
 from ..scheduler.eligibility import refresh_classes
 from ..scheduler.engine_shutdown import recall
 from ..scheduler.entries import EngineState, TaskEntry
 from ..scheduler.state import SchedulerState
-from ..scheduler.task import DEFAULT_RULES
+from ..scheduler.task import DEFAULT_RULES, ClassKey
 from ..scheduler.transitions import refund
 
 TASKS_LEAST = 5

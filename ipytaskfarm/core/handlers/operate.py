@@ -4,21 +4,11 @@ from __future__ import annotations
 
 from heapq import nsmallest
 
-from ..messages import (
-    FindJobs,
-    FlagReply,
-    Interrupt,
-    MarkTasksDone,
-    MarkTasksFailed,
-    Notice,
-    Refusal,
-    TextReply,
-)
+from .. import messages as m
 from ..messages.pages import JOBS_MAX
 from ..messages.tables import JobRow
 from ..messages.task_types import AttemptRow, FailureSummary, Final
-from ..scheduler.clock import Now
-from ..scheduler.decision import Decision, LoadEnded, LoadJobs
+from ..scheduler.decision import Decision, LoadEnded, LoadJobs, Now
 from ..scheduler.engine_shutdown import recall
 from ..scheduler.entries import TaskEntry
 from ..scheduler.jobs import JobEntry
@@ -36,7 +26,9 @@ JOB_TOLD = 2**63 - 1
 """In the place of a task's id at the end of a page of jobs: the next page begins after this job."""
 
 
-def on_mark_done(farm: SchedulerState, session: str, n: int, question: MarkTasksDone, now: Now, out: Decision) -> None:
+def on_mark_done(
+    farm: SchedulerState, session: str, n: int, question: m.MarkTasksDone, now: Now, out: Decision
+) -> None:
     """End a task as succeeded with a result from outside.
 
     A running one is interrupted, and its answer changes nothing.
@@ -51,25 +43,25 @@ def on_mark_done(farm: SchedulerState, session: str, n: int, question: MarkTasks
         task.id, "", -1, "", task.attempt, *times, None, question.body, task.past.history or [], question.blobs
     )  # fmt: skip
     finish(farm, task, final, out)
-    out.answer(session, n, FlagReply(True))
+    out.answer(session, n, m.FlagReply(True))
 
 
 def on_mark_failed(
-    farm: SchedulerState, session: str, n: int, question: MarkTasksFailed, now: Now, out: Decision
+    farm: SchedulerState, session: str, n: int, question: m.MarkTasksFailed, now: Now, out: Decision
 ) -> None:
     """Count a task's run as failed.  A task that has succeeded runs again."""
     if question.id in farm.tasks.chunks.items:
         out.answer(session, n, _not_unfinished(farm, question.id))
         return
     if question.only_ended and farm.tasks.holder(question.id) in farm.tasks.unfinished:
-        out.answer(session, n, TextReply(GOES_ON))
+        out.answer(session, n, m.TextReply(GOES_ON))
         return
     task = _own_task(farm, question.id, out)
     if task is not None:
-        out.answer(session, n, TextReply(_fail(farm, task, question.why, now, out)))
+        out.answer(session, n, m.TextReply(_fail(farm, task, question.why, now, out)))
     elif farm.tasks.finals.get(question.id) is None and farm.tasks.chunks.of(question.id) is not None:
         text = f"task {question.id} shared its run with other items of its map; tc.restart({question.id}) repeats it"
-        out.answer(session, n, Refusal("TaskError", text))
+        out.answer(session, n, m.Refusal("TaskError", text))
     elif farm.tasks.finals.get(question.id) == "":
         outcome = f"{MARKED_FAILED}{f': {question.why}' if question.why else ''}"
         out.loads.append(LoadEnded([question.id], outcome, asker=(session, n)))
@@ -84,10 +76,10 @@ def _own_task(farm: SchedulerState, task_id: int, out: Decision) -> TaskEntry | 
     return task if task is None or holder == task_id else separate(farm, task, task_id - holder - 1, out)
 
 
-def _not_unfinished(farm: SchedulerState, task_id: int) -> Refusal:
+def _not_unfinished(farm: SchedulerState, task_id: int) -> m.Refusal:
     if farm.tasks.has_ended(task_id) and task_id not in farm.tasks.chunks.items:
-        return Refusal("TaskError", f"task {task_id} has ended already")
-    return Refusal("IndexError", f"task ID not registered: {task_id} (never issued, or cleared)")
+        return m.Refusal("TaskError", f"task {task_id} has ended already")
+    return m.Refusal("IndexError", f"task ID not registered: {task_id} (never issued, or cleared)")
 
 
 def _fail(farm: SchedulerState, task: TaskEntry, why: str, now: Now, out: Decision) -> str:
@@ -123,13 +115,13 @@ def _stop_run(farm: SchedulerState, task: TaskEntry, now: Now, out: Decision) ->
     if place.since_s is None:
         recall(farm, engine, [run], now, out)
     else:
-        out.sends.append((engine.agent, Interrupt(engine.name, run, grace_of(farm, task))))
+        out.sends.append((engine.agent, m.Interrupt(engine.name, run, grace_of(farm, task))))
 
 
 # -- jobs
 
 
-def on_find_jobs(farm: SchedulerState, session: str, n: int, question: FindJobs, now: Now, out: Decision) -> None:
+def on_find_jobs(farm: SchedulerState, session: str, n: int, question: m.FindJobs, now: Now, out: Decision) -> None:
     """Answer with the jobs of this id or name, of any client."""
     begin = question.after[:2] if question.after is not None else (-1.0, "")
     found = (
@@ -157,12 +149,11 @@ def _job_row(job: JobEntry) -> JobRow:
 
 def warn_late(farm: SchedulerState, task_id: int, attempt: int, now: Now, out: Decision) -> None:
     """Tell the client and the log that a run takes longer than its `warn_after`."""
-    task = farm.tasks.unfinished.get(task_id)
-    place = task.place if task is not None else None
-    if task is None or type(place) is not Assigned or place.attempt != attempt or task.rules is None:
+    task = farm.tasks.in_run(task_id, attempt)
+    if task is None or task.rules is None:
         return
     task.own_trial_state().late = True
     name = f" ({task.rules.name})" if task.rules.name else ""
     text = f"task {task_id}{name} has run for more than {task.rules.warn_after_s:g} s (warn_after)"
     out.notes.append(text)
-    out.sends.append((task.session, Notice(text)))
+    out.sends.append((task.session, m.Notice(text)))

@@ -3,12 +3,14 @@
 from __future__ import annotations
 
 from ..messages import PrioritySet, Refusal, SetJobPriority, SetPriority
-from ..scheduler.clock import Now
-from ..scheduler.decision import Decision
+from ..saves import SavePriority
+from ..scheduler.decision import Decision, Now
+from ..scheduler.entries import TaskEntry
 from ..scheduler.id_pages import unfinished_after
-from ..scheduler.priorities import change_priority
+from ..scheduler.queue_keys import compute_key
 from ..scheduler.state import SchedulerState
-from ..scheduler.task import NewRules
+from ..scheduler.task import DEFAULT_RULES, QUEUED, NewRules, Queued
+from ..scheduler.transitions import rejoin
 
 CHANGES_MAX = 2_000
 """The largest number of a job's tasks that are changed for one page."""
@@ -62,3 +64,19 @@ def on_set_job_priority(
                 end = task.id
                 break
     out.answer(session, n, PrioritySet(count, next=end))
+
+
+def change_priority(farm: SchedulerState, task: TaskEntry, new: NewRules, now: Now, out: Decision) -> None:
+    """Give an unfinished task another priority, and all recovery tasks that may take over under its id.
+
+    A task that waits in a queue gets its place by the new priority: among equals by its acceptance, as before.  Any
+    other place stays.  A task that has the priority already is left alone, so a repeated question changes nothing."""
+    before = (task.rules or DEFAULT_RULES).priority
+    if before == new.priority:
+        return
+    task.rules = new.of(task.rules)
+    out.saves.append(SavePriority(task.id, before, new.priority, now.wall_s))
+    compute_key(farm, task)
+    if task.task_class is not None:
+        place = task.place
+        rejoin(farm, task, place if type(place) is Queued and place.until_s is None else QUEUED)

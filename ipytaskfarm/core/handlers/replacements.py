@@ -1,4 +1,4 @@
-"""Replacements: commands that clients did by hand on engines are kept, and repeated on the engine that replaces them.
+"""The preparation of engines. Commands that clients did by hand are kept, and repeated on the engine that replaces one.
 
 A command is kept, under the engine's id, once its engine has answered it successfully. Sticky commands are kept by
 their keys, so that they keep their place among the others.
@@ -8,19 +8,22 @@ from __future__ import annotations
 
 import msgspec
 
-from ..messages import ClearKept, EngineCommand, ListKept, NumberReply, SendCommand
+from ..messages import ClearKept, EngineCommand, EnginePrepared, ListKept, NumberReply, SendCommand
 from ..messages.engine_commands import REPLACES
 from ..messages.payload import FailureBody
 from ..messages.tables import KeptTable
 from ..saves import DropKept, SaveKept, SaveKeptOn, SaveSticky
-from ..scheduler.clock import Now
-from ..scheduler.decision import Decision
+from ..scheduler.decision import Decision, Now
+from ..scheduler.eligibility import refresh_classes
+from ..scheduler.engine_shutdown import end_if_empty
 from ..scheduler.entries import EngineEntry, EngineState
 from ..scheduler.kept_commands import ATTEMPTS_MAX, KeptOnEngine, is_too_large
+from ..scheduler.placement import begin_oldest
 from ..scheduler.requests import Keeping, PendingCommand
 from ..scheduler.state import SchedulerState
 from ..text import error_line
-from .engines import prepare
+from .depends import ask_about_engine
+from .held_commands import send_held
 
 NOT_RUN = "QueueCleared"
 """The error of a command that was never run."""
@@ -257,3 +260,27 @@ def on_clear_kept(farm: SchedulerState, session: str, n: int, question: ClearKep
     count = sum(len(farm.requests.kept[i].commands) for i in set(ids) & farm.requests.kept.keys())
     farm.requests.forget_kept(ids, out)
     out.answer(session, n, NumberReply(count))
+
+
+def prepare(farm: SchedulerState, engine: EngineEntry, command: EngineCommand, text: str, out: Decision) -> None:
+    """Make an engine run one of the farm's own commands before its first task. `text` is for people."""
+    if not engine.preparing:
+        engine.step_since_s = farm.mono_s
+    engine.preparing[command.n] = text
+    out.sends.append((engine.agent, command))
+
+
+def engine_is_ready(farm: SchedulerState, engine: EngineEntry, now: Now, out: Decision) -> None:
+    """Allow an engine to run tasks from now on."""
+    engine.state = EngineState.UP
+    out.sends.append((engine.agent, EnginePrepared(engine.name)))
+    send_held(farm, engine, out)
+    refresh_classes(farm, [engine])
+    ask_about_engine(farm, engine, out)
+    farm.readiness.wake(engine)
+    begin_oldest(farm, engine, now)
+    end_if_empty(farm, engine, out)
+    # There may be more engines than wanted now. Thousands that come up in one turn are counted once.
+    if not farm.lifecycle.balance_due:
+        farm.lifecycle.balance_due = True
+        farm.timers.set(now.mono_s, "balance")

@@ -7,8 +7,7 @@ from ..messages import Checked, CheckTask, NodeState, Notice
 from ..messages.task_types import FailureSummary, Rules
 from ..requirements import CHANGING, Asks, Environment, unmet
 from ..scheduler.admission import changing_facts, lacks_time
-from ..scheduler.clock import Now
-from ..scheduler.decision import Decision
+from ..scheduler.decision import Decision, Now
 from ..scheduler.eligibility import facts_of, unmet_requirement
 from ..scheduler.entries import EngineEntry, EngineState, TaskEntry
 from ..scheduler.functions import PendingCheck, locality_key

@@ -7,19 +7,23 @@ from collections.abc import Iterable
 from ..messages.result_cache import ON, READONLY, REFRESH
 from ..messages.task_types import RESULT_CACHE, Final
 from ..scheduler.cache_uses import CacheUses
-from ..scheduler.clock import Now
-from ..scheduler.decision import CacheResult, Decision, LookUp, Wanted
+from ..scheduler.decision import CacheResult, Decision, LookUp, Now, Wanted
 from ..scheduler.entries import TaskEntry
 from ..scheduler.events import Cached, LookedUp
 from ..scheduler.state import SchedulerState
-from ..scheduler.task import Queued
+from ..scheduler.task import DEFAULT_RULES, Queued
 from ..scheduler.transitions import finish, rejoin
 from ..states import Waiting
+from .requirements import why_nobody
 
 LOOKED_UP_AT_ONCE = 256
 """The most tasks that are looked up in one turn: their results pass through memory."""
 SETTLED_AT_ONCE = 2_000
 """The most tasks that are examined in one turn: a million may have waited for an equal one."""
+STUCK_AFTER_S = 5.0
+"""How often one looks whether tasks wait for an equal one that no engine can run."""
+_HEIRS_MAX = 100
+"""The most waiting tasks of one key that are examined for one that can run."""
 
 
 def settle(farm: SchedulerState, now: Now, out: Decision) -> None:
@@ -39,7 +43,7 @@ def settle(farm: SchedulerState, now: Now, out: Decision) -> None:
             break
         task_id = uses.to_look.popleft()
         task = farm.tasks.unfinished.get(task_id)
-        if task is not None and _is_held(farm, task_id) and not _waits(uses, task_id):
+        if task is not None and _is_held(farm, task_id) and not _waits(farm, task_id, now):
             if uses.keys[task_id].mode == REFRESH and task_id in uses.full:
                 _clear(farm, task)
             else:
@@ -57,8 +61,9 @@ def _is_held(farm: SchedulerState, task_id: int) -> bool:
     return held and task_id not in uses.asked and task_id not in uses.cleared
 
 
-def _waits(uses: CacheUses, task_id: int) -> bool:
+def _waits(farm: SchedulerState, task_id: int, now: Now) -> bool:
     """Let a task wait for an equal one, if there is one; otherwise equal ones wait for it from now on."""
+    uses = farm.cache_uses
     full, mode = uses.full.get(task_id), uses.keys[task_id].mode
     if full is None or mode == REFRESH:
         return False
@@ -67,10 +72,41 @@ def _waits(uses: CacheUses, task_id: int) -> bool:
         others = uses.waiting.setdefault(full, [])
         if task_id not in others[-1:]:
             others.append(task_id)
+        _watch(farm, now)
         return True
     if mode == ON:
         uses.owners[full] = task_id
     return False
+
+
+def _watch(farm: SchedulerState, now: Now) -> None:
+    if not farm.cache_uses.watched:
+        farm.cache_uses.watched = True
+        farm.timers.set(now.mono_s + STUCK_AFTER_S, "equal")
+
+
+def run_in_place_of_stuck(farm: SchedulerState, now: Now) -> None:
+    """Run equal tasks in the place of those that no engine can run; these take their results."""
+    uses = farm.cache_uses
+    uses.watched = False
+    classes = farm.queues.classes.values()
+    stuck = {id(each) for each in classes if each.restricted and each.size and not each.eligible}
+    for full, others in [*uses.waiting.items()] if stuck else ():
+        owner = farm.tasks.unfinished.get(uses.owners[full])
+        if owner is None or id(owner.task_class) not in stuck:
+            continue
+        waiting = (farm.tasks.unfinished.get(each) for each in others[:_HEIRS_MAX])
+        heir = next((each for each in waiting if each is not None and _can_run(farm, each)), None)
+        if heir is not None:
+            uses.pass_on(owner.id, heir.id)
+            rejoin(farm, owner)
+            rejoin(farm, heir)
+    if uses.waiting:
+        _watch(farm, now)
+
+
+def _can_run(farm: SchedulerState, task: TaskEntry) -> bool:
+    return task.job not in farm.jobs.paused and not why_nobody(farm, task.rules or DEFAULT_RULES)
 
 
 def _wanted(farm: SchedulerState, task_id: int) -> Wanted:
@@ -96,7 +132,7 @@ def on_looked_up(farm: SchedulerState, session: str, event: LookedUp, now: Now, 
             uses.full[found.task] = found.key
         if found.body is not None:
             finish(farm, task, _final(task, found, now), out)
-        elif not _waits(uses, found.task):
+        elif not _waits(farm, found.task, now):
             _clear(farm, task)
 
 

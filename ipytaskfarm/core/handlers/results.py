@@ -10,14 +10,13 @@ from ..messages import Interrupt, Results, Returned
 from ..messages.running_task import ItemsLeft
 from ..messages.task_types import AttemptRow, Deferral, Ended, FailureSummary, Final, ItemEnd, ItemsEnded, RunKey
 from ..saves import DropHandOut, SaveHandOut
-from ..scheduler.class_of_task import class_key_of
-from ..scheduler.clock import Now
-from ..scheduler.decision import Decision
+from ..scheduler.decision import Decision, Now
 from ..scheduler.eligibility import refresh_class, taking
 from ..scheduler.engine_shutdown import end_if_empty
 from ..scheduler.entries import EngineEntry, EngineState, TaskEntry
 from ..scheduler.graph import inputs_lost
 from ..scheduler.placement import begin_oldest, release
+from ..scheduler.queue_keys import class_key_of
 from ..scheduler.recycling import after_run, count_run
 from ..scheduler.running_tasks import RecordedBatch
 from ..scheduler.state import SchedulerState

@@ -27,8 +27,7 @@ from ..messages.running_task import (
 from ..messages.tables import ProgressTable, RunningTable
 from ..messages.task_types import RunKey, Submission
 from ..scheduler import nested_waits, task_messages
-from ..scheduler.clock import Now
-from ..scheduler.decision import Decision, LoadTaken
+from ..scheduler.decision import Decision, LoadTaken, Now
 from ..scheduler.entries import EngineEntry, EngineState, TaskEntry
 from ..scheduler.running_tasks import Family
 from ..scheduler.state import SchedulerState

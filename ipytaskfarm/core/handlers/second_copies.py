@@ -4,8 +4,7 @@ from __future__ import annotations
 
 from ..messages import Interrupt
 from ..messages.task_types import AttemptRow, Ended, FailureSummary, RunKey
-from ..scheduler.clock import Now
-from ..scheduler.decision import Decision
+from ..scheduler.decision import Decision, Now
 from ..scheduler.eligibility import may_serve
 from ..scheduler.entries import AssignedRun, EngineEntry, EngineState, TaskEntry, serves_environment
 from ..scheduler.placement import begin_copy

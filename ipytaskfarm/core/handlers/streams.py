@@ -9,8 +9,7 @@ from __future__ import annotations
 
 from ..messages import CommandOutputs, NumberReply, Output, OutputQuery, Outputs, OutputText
 from ..messages.task_types import RunKey
-from ..scheduler.clock import Now
-from ..scheduler.decision import Decision
+from ..scheduler.decision import Decision, Now
 from ..scheduler.entries import EngineEntry, EngineState
 from ..scheduler.state import SchedulerState
 from .running_tasks import is_wanted

@@ -6,13 +6,11 @@ import msgspec
 
 from ..message_bounds import why_submission_too_large
 from ..messages import Full, IdBlock, NeedIds, Submit
-from ..messages.dependencies import Needs
-from ..messages.task_types import FailureSummary, Final, Rules, Submission, code_of
+from ..messages.task_types import FailureSummary, Final, Needs, Rules, Submission, code_of
 from ..saves import SaveAccepted, SaveRefusal
 from ..scheduler import graph
 from ..scheduler.clients import Block, ClientEntry
-from ..scheduler.clock import Now
-from ..scheduler.decision import Decision
+from ..scheduler.decision import Decision, Now
 from ..scheduler.eligibility import watch_unmet
 from ..scheduler.entries import TaskEntry
 from ..scheduler.queue import KnownRules
@@ -58,7 +56,7 @@ def on_submit(farm: SchedulerState, session: str, event: Submit, now: Now, out: 
         if event.tasks:
             out.sends.append((session, Full(event.tasks[0].id, full)))
         return
-    farm.functions.save(event.functions, out, session)
+    code_bytes = farm.functions.save(event.functions, out, session)
     jobs = [spec for spec in event.jobs if not why_not_storable(spec)]
     for spec in jobs:
         open_job(farm, session, spec)
@@ -104,7 +102,7 @@ def on_submit(farm: SchedulerState, session: str, event: Submit, now: Now, out: 
             why = (fault if rules is not None else "") or (edge_fault if needs is not None else "")
             _take_in(farm, client, submission, known, needs, now, out, why)
             task = farm.tasks.unfinished.get(submission.id)
-            farm.tasks.large.hold(session, task, rules, own_bytes, needs, len(submission.payload))
+            farm.tasks.large.hold(session, task, rules, own_bytes, needs, code_bytes)
     _acknowledge(farm, client, block, fresh, out)
     save_jobs(farm, jobs, out)
 

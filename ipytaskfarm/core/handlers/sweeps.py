@@ -5,8 +5,7 @@ from __future__ import annotations
 from ..messages import NumberReply, PauseJobs, Refusal
 from ..messages.pages import LOOKED_AT_MAX
 from ..messages.task_types import RunKey
-from ..scheduler.clock import Now
-from ..scheduler.decision import Decision
+from ..scheduler.decision import Decision, Now
 from ..scheduler.engine_shutdown import recall
 from ..scheduler.entries import EngineState, TaskEntry
 from ..scheduler.state import SchedulerState

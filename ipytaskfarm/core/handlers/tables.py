@@ -13,8 +13,7 @@ from ..messages.pages import LOOKED_AT_MAX, ROWS_MAX
 from ..messages.tables import EngineRow, EngineTable, FarmState, FrozenRow, QueueStatusReply, TaskRow, TaskRows
 from ..scheduler.admission import Closed, gate_for, overload
 from ..scheduler.agent_entry import AgentEntry
-from ..scheduler.clock import Now
-from ..scheduler.decision import Decision, LoadTable
+from ..scheduler.decision import Decision, LoadTable, Now
 from ..scheduler.entries import EngineEntry, EngineState, TaskClass, TaskEntry
 from ..scheduler.id_pages import states_after
 from ..scheduler.kept_engines import KEPT
@@ -23,6 +22,7 @@ from ..scheduler.task import Assigned, Queued
 from ..states import ABORTS, FINAL, RUNNING, State, Waiting
 from .held_commands import taking_commands
 from .nodes import DRAINED
+from .submit import why_closed
 
 CLASSES_LOOKED_AT = 4096
 """The number of classes that are examined, since there may be as many classes as tasks."""
@@ -174,13 +174,14 @@ def task_row(farm: SchedulerState, task: TaskEntry) -> TaskRow:
     place = task.place
     engine = farm.engines.by_name.get(place.engine) if type(place) is Assigned else None
     began = place.wall_s if type(place) is Assigned else None
+    is_ahead = type(place) is Assigned and place.since_s is None  # its run has a number, and has not begun
     return TaskRow(
         task.id,
         task.state,
         reason_of(farm, task),
         name_of(task),
         engine.id if engine else None,
-        task.attempt,
+        task.attempt - is_ahead,
         task.submitted_s,
         began,
         priority=task.rules.priority if task.rules is not None else 0,
@@ -251,7 +252,6 @@ def _note_on(engine: EngineEntry) -> str:
 
 
 def engine_row(farm: SchedulerState, engine: EngineEntry) -> EngineRow:
-    """Return the row of one engine."""
     oldest = engine.oldest()
     state = engine_state(engine)
     return EngineRow(
@@ -387,5 +387,6 @@ def on_farm_status(farm: SchedulerState, session: str, n: int, question: FarmSta
         waiting=farm.queues.size,
         waiting_s=waiting_work_s(farm),
         frozen=frozen_rows(farm, now),
+        refusing=(why_closed(farm) or ("", ""))[1],
     )
     out.answer(session, n, state)

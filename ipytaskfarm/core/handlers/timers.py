@@ -5,8 +5,7 @@ from __future__ import annotations
 from collections.abc import Callable
 from typing import Any
 
-from ..scheduler.clock import Now
-from ..scheduler.decision import Decision
+from ..scheduler.decision import Decision, Now
 from ..scheduler.events import Tick
 from ..scheduler.kept_engines import end_kept
 from ..scheduler.placement import recall_for_others
@@ -24,6 +23,7 @@ from .lifecycle import end_drain, look_for_the_end, reassign_unanswered
 from .losses import give_up_agent
 from .operate import warn_late
 from .requirements import fail_if_unmet
+from .result_cache import run_in_place_of_stuck
 from .results import lift_rejection, rejoin, stop_avoiding
 from .second_copies import look_for_slow_runs
 from .view import tell_followers
@@ -36,6 +36,7 @@ TIMERS: dict[str, Callable[[SchedulerState, Any, Now, Decision], None]] = {
     "copies": lambda farm, _, now, out: look_for_slow_runs(farm, now, out),
     "depend": lambda farm, digest, now, out: ask_again(farm, digest, out),
     "drained": lambda farm, _, now, out: end_drain(farm, now, out),
+    "equal": lambda farm, _, now, out: run_in_place_of_stuck(farm, now),
     "held": lambda farm, engine_id, now, out: give_up_held(farm, engine_id, now, out),
     "idle": lambda farm, data, now, out: idle_too_long(farm, data[0], data[1], now, out),
     "kept": lambda farm, _, now, out: end_kept(farm, out),

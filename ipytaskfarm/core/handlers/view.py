@@ -9,22 +9,19 @@ from collections.abc import Callable, Iterator
 from heapq import nlargest
 from itertools import islice
 
-from ..messages import FollowFarm, NumberReply, ReadEngines, ReadJobs, ReadTaskPage, Refusal, WhyWaiting
-from ..messages.view import (
-    AGENTS_MAX,
-    FROZEN_MAX,
-    PAGE_MAX,
-    EngineLine,
-    EnginePage,
-    FarmChanges,
-    JobPage,
-    JobProgress,
-    PageRow,
-    TaskPage,
-    WaitingTable,
+from ..messages import (
+    FollowFarm,
+    NumberReply,
+    ReadEngines,
+    ReadHistory,
+    ReadJobs,
+    ReadTaskPage,
+    Refusal,
+    WhyWaiting,
+    view,
 )
-from ..scheduler.clock import Now
-from ..scheduler.decision import Decision
+from ..messages.tables import EventRow, EventTable
+from ..scheduler.decision import Decision, Now
 from ..scheduler.entries import EngineEntry, TaskClass, TaskEntry
 from ..scheduler.followers import JOBS_AT_ONCE, QUIET_EVERY_S, TOLD_EVERY_S
 from ..scheduler.jobs import JobEntry
@@ -75,7 +72,7 @@ def tell_followers(farm: SchedulerState, now: Now, out: Decision) -> None:
         return
     followers.number += 1
     busy = bool(followers.succeeded or followers.failed or followers.jobs or followers.stale)
-    changes = FarmChanges(
+    changes = view.FarmChanges(
         followers.number,
         now.wall_s,
         {state.value: farm.tasks.counts[state] for state in SHOWN_STATES},
@@ -96,7 +93,7 @@ def tell_followers(farm: SchedulerState, now: Now, out: Decision) -> None:
     farm.timers.set(now.mono_s + (TOLD_EVERY_S if busy else QUIET_EVERY_S), "changes")
 
 
-def _changed_jobs(farm: SchedulerState) -> Iterator[JobProgress]:
+def _changed_jobs(farm: SchedulerState) -> Iterator[view.JobProgress]:
     """Yield the progress of the jobs that have changed; those beyond the bound are told next time."""
     followers = farm.followers
     for job_id in list(islice(followers.jobs, JOBS_AT_ONCE)):
@@ -107,9 +104,9 @@ def _changed_jobs(farm: SchedulerState) -> Iterator[JobProgress]:
             yield _progress(job, failed)
 
 
-def _progress(job: JobEntry, failed: int) -> JobProgress:
+def _progress(job: JobEntry, failed: int) -> view.JobProgress:
     spec = job.spec
-    return JobProgress(
+    return view.JobProgress(
         spec.id, spec.name, spec.total, job.arrived, job.unfinished, failed, job.paused, job.failed, spec.opened_s,
         job.priority,
     )  # fmt: skip
@@ -121,7 +118,7 @@ def on_read_jobs(farm: SchedulerState, session: str, n: int, question: ReadJobs,
     jobs = farm.jobs.by_id
     wanted = jobs.values() if question.job is None else [jobs[question.job]] if question.job in jobs else []
     rows = nlargest(count, wanted, key=lambda job: (job.unfinished > 0, job.spec.opened_s))
-    out.answer(session, n, JobPage([_progress(job, 0) for job in rows], len(jobs) - len(rows)))
+    out.answer(session, n, view.JobPage([_progress(job, 0) for job in rows], len(jobs) - len(rows)))
 
 
 def _bounded(count: int, most: int) -> int:
@@ -141,31 +138,31 @@ def on_read_engines(farm: SchedulerState, session: str, n: int, question: ReadEn
         if question.state in (None, state) and question.node in (None, engine.node):
             found.append((engine, state))
     first = max(0, question.first)
-    shown = found[first : first + _bounded(question.count, PAGE_MAX)]
+    shown = found[first : first + _bounded(question.count, view.PAGE_MAX)]
     rows = [_engine_line(farm, engine, state, now) for engine, state in shown]
     agents = farm.agents.by_session
-    page = EnginePage(
+    page = view.EnginePage(
         rows,
         len(found),
         states,
         wanted_engines(farm),
-        [agent_row(farm, agent) for agent in islice(agents.values(), AGENTS_MAX)],
+        [agent_row(farm, agent) for agent in islice(agents.values(), view.AGENTS_MAX)],
         len(agents),
         list(farm.diagnostics.losses),
         sum(1 for client in farm.clients.by_session.values() if client.connected),
         farm.epoch,
-        frozen_rows(farm, now)[:FROZEN_MAX],
+        frozen_rows(farm, now)[: view.FROZEN_MAX],
     )
     out.answer(session, n, page)
 
 
-def _engine_line(farm: SchedulerState, engine: EngineEntry, state: str, now: Now) -> EngineLine:
+def _engine_line(farm: SchedulerState, engine: EngineEntry, state: str, now: Now) -> view.EngineLine:
     run = engine.oldest()
     task = farm.tasks.unfinished.get(run[0]) if run is not None else None
     agent = farm.agents.by_session.get(engine.agent)
     node = agent.state if agent is not None else None
     since_s = engine.since_s if run is not None and engine.current == run else now.mono_s
-    return EngineLine(
+    return view.EngineLine(
         engine.id,
         engine.node,
         state,
@@ -207,7 +204,7 @@ def on_why_waiting(farm: SchedulerState, session: str, n: int, question: WhyWait
         example = farm.tasks.chunks.first(task.id) if task.items else task.id
         rows.append((str(reason), count, example, sentences))
     rows.sort(key=lambda row: -row[1])
-    out.answer(session, n, WaitingTable(rows, max(0, outside)))
+    out.answer(session, n, view.WaitingTable(rows, max(0, outside)))
 
 
 def _tasks_in(farm: SchedulerState, task_class: TaskClass) -> int:
@@ -239,18 +236,18 @@ UNFINISHED = frozenset({"scheduled", "pending", "running", "unfinished"})
 """The states of `ReadTaskPage` that are answered from memory."""
 
 
-def unfinished_page(farm: SchedulerState, question: ReadTaskPage) -> TaskPage | Refusal:
+def unfinished_page(farm: SchedulerState, question: ReadTaskPage) -> view.TaskPage | Refusal:
     """Return a page of unfinished tasks: for running ones the engines are looked through, else the latest tasks."""
-    count = _bounded(question.count, PAGE_MAX)
+    count = _bounded(question.count, view.PAGE_MAX)
     running = question.state in ("pending", "running")
     wanted = _wanted(farm, question)
-    rows: list[PageRow] = []
+    rows: list[view.PageRow] = []
     for looked, task in enumerate(_running(farm, question) if running else _unfinished(farm, question), 1):
         if wanted(task):
             rows.append(page_row(farm, task))
         if len(rows) >= count or looked >= LOOKED_AT:
-            return TaskPage(rows, task.id, len(rows) >= count)
-    return TaskPage(rows)
+            return view.TaskPage(rows, task.id, len(rows) >= count)
+    return view.TaskPage(rows)
 
 
 def _running(farm: SchedulerState, question: ReadTaskPage) -> list[TaskEntry]:
@@ -296,11 +293,11 @@ def _wanted(farm: SchedulerState, question: ReadTaskPage) -> Callable[[TaskEntry
     return wanted
 
 
-def page_row(farm: SchedulerState, task: TaskEntry) -> PageRow:
+def page_row(farm: SchedulerState, task: TaskEntry) -> view.PageRow:
     """Return the line of an unfinished task."""
     row = task_row(farm, task)
     first = farm.tasks.chunks.first(task.id) if task.items else task.id
-    return PageRow(
+    return view.PageRow(
         first,
         row.state,
         str(row.reason),
@@ -320,7 +317,7 @@ def page_row(farm: SchedulerState, task: TaskEntry) -> PageRow:
     )
 
 
-def with_unfinished(farm: SchedulerState, page: TaskPage, holders: list[int]) -> TaskPage:
+def with_unfinished(farm: SchedulerState, page: view.TaskPage, holders: list[int]) -> view.TaskPage:
     """Return a page from the store with the lines of tasks that have not ended, as they are now.
 
     holders: the ids under which the tasks of the lines are kept."""
@@ -328,4 +325,39 @@ def with_unfinished(farm: SchedulerState, page: TaskPage, holders: list[int]) ->
     for row, holder in zip(page.rows, holders, strict=True):
         task = farm.tasks.unfinished.get(holder)
         rows.append(row if task is None else page_row(farm, task))
-    return TaskPage(rows, page.next, page.full)
+    return view.TaskPage(rows, page.next, page.full)
+
+
+def with_started(farm: SchedulerState, table: EventTable, question: ReadHistory) -> EventTable:
+    """Return a page of the history with the begin of each run that goes on, which the store has only after its end."""
+    if question.ids is None:
+        tasks = {run[0] for engine in farm.engines.by_name.values() for run in engine.running()}
+    else:
+        tasks = set(question.ids)
+    rows = [row for task in tasks if (row := _started(farm, task)) is not None and _matches(row, question, table)]
+    if not rows:
+        return table
+    return EventTable(sorted([*table.rows, *rows], key=_moment_of)[-question.last :], table.next)
+
+
+def _started(farm: SchedulerState, task_id: int) -> EventRow | None:
+    task = farm.tasks.unfinished.get(task_id)
+    if task is None or task.items or type(task.place) is not Assigned or task.place.since_s is None:
+        return None
+    engine = farm.engines.by_name.get(task.place.engine)
+    if engine is None or task.place.wall_s is None:
+        return None
+    return task.place.wall_s, task.id, name_of(task), "started", engine.id, f"attempt {task.attempt}"
+
+
+def _matches(row: EventRow, question: ReadHistory, table: EventTable) -> bool:
+    at_s, _, name, what, _, _ = row
+    asked = question.name in (None, name) and at_s >= question.since_s
+    on_page = (question.before is None or _moment_of(row) < question.before) and (
+        table.next is None or _moment_of(row) > table.next
+    )
+    return asked and on_page and (question.what or "").lower() in what
+
+
+def _moment_of(row: EventRow) -> tuple[float, int, str]:
+    return row[0], row[1], row[3]

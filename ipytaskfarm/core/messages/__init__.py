@@ -12,7 +12,6 @@ The processes of a farm never import one another: they meet in this package.
 ``view``               the questions of the live view, and the changes that its followers get
 ``payload``            a task's work and its result: client and engine only, bytes to all others
 ``engine_commands``    MultiEngine commands: client and engine only
-``dependencies``       the tasks for which a task waits, and the results that it uses
 ``blob_chunks``        large values on their way to and from other machines
 ``kernel_bytes``       the kernel of a frozen engine, for a client on another machine
 ``result_cache``       keys of kept results, and questions about them
@@ -37,11 +36,6 @@ from __future__ import annotations
 
 from typing import TypeAlias
 
-from ..requirements import (
-    Allotment as Allotment,
-    Environment as Environment,
-    Recycle as Recycle,
-)
 from .agent import (
     AgentMessage as AgentMessage,
     AgentProcess as AgentProcess,
@@ -82,13 +76,7 @@ from .agent import (
     ToAgent as ToAgent,
 )
 from .blob_chunks import (
-    BlobHere as BlobHere,
-    BlobKept as BlobKept,
-    BlobPiece as BlobPiece,
-    BlobWritten as BlobWritten,
-    KeepBlob as KeepBlob,
     ReadBlob as ReadBlob,
-    WantBlob as WantBlob,
     WriteBlob as WriteBlob,
 )
 from .client import (
@@ -183,67 +171,23 @@ from .priorities import (
     SetPriority as SetPriority,
 )
 from .result_cache import (
-    CacheEntry as CacheEntry,
-    CacheKey as CacheKey,
     CacheReport as CacheReport,
     CacheTable as CacheTable,
     ForgetCache as ForgetCache,
     ListCache as ListCache,
     ReadCacheKey as ReadCacheKey,
 )
-from .running_task import (
-    ProgressReport as ProgressReport,
-    TaskCall as TaskCall,
-    TaskMessages as TaskMessages,
-    TaskReply as TaskReply,
-)
-from .tables import (
-    CommandQueueTable as CommandQueueTable,
-    ConnectionTable as ConnectionTable,
-    EngineTable as EngineTable,
-    EventTable as EventTable,
-    FarmState as FarmState,
-    JobTable as JobTable,
-    KeptTable as KeptTable,
-    ProgressTable as ProgressTable,
-    QueueStatusReply as QueueStatusReply,
-    RunningTable as RunningTable,
-    StickyTable as StickyTable,
-    TaskRows as TaskRows,
-)
-from .task_types import (
-    Ended as Ended,
-    FailureSummary as FailureSummary,
-    Final as Final,
-    FrozenRun as FrozenRun,
-    Function as Function,
-    Incarnation as Incarnation,
-    JobSpec as JobSpec,
-    Rules as Rules,
-    RunKey as RunKey,
-    Submission as Submission,
-)
+from .tables import RunningTable as RunningTable
+from .task_types import FrozenRun as FrozenRun
 from .view import (
-    CauseTable as CauseTable,
-    EngineLine as EngineLine,
-    EnginePage as EnginePage,
-    FailureCause as FailureCause,
     FarmChanges as FarmChanges,
     FollowFarm as FollowFarm,
-    JobPage as JobPage,
-    JobProgress as JobProgress,
-    PageRow as PageRow,
     ReadCauses as ReadCauses,
     ReadEngines as ReadEngines,
     ReadJobs as ReadJobs,
     ReadStretches as ReadStretches,
     ReadTaskInput as ReadTaskInput,
     ReadTaskPage as ReadTaskPage,
-    Stretch as Stretch,
-    StretchTable as StretchTable,
-    TaskInput as TaskInput,
-    TaskPage as TaskPage,
-    WaitingTable as WaitingTable,
     WhyWaiting as WhyWaiting,
 )
 

@@ -272,28 +272,10 @@ class EngineNote(msgspec.Struct, frozen=True, tag=True):
 
 
 AgentMessage: TypeAlias = (
-    AgentState
-    | Leaving
-    | EngineUp
-    | EngineDown
-    | Results
-    | Returned
-    | ItemsLeft
-    | CommandDone
-    | PropertiesChanged
-    | StackText
-    | KernelAnswer
-    | OutputText
-    | EngineNote
-    | NodeState
-    | SetUp
-    | Frozen
-    | ResourceRequest
-    | TaskCall
-    | ProgressReport
-    | ReadBlob
-    | WriteBlob
-)
+    AgentState | Leaving | EngineUp | EngineDown | Results | Returned | ItemsLeft | CommandDone | PropertiesChanged
+    | StackText | KernelAnswer | OutputText | EngineNote | NodeState | SetUp | Frozen | ResourceRequest | TaskCall
+    | ProgressReport | ReadBlob | WriteBlob
+)  # fmt: skip
 
 
 class StartEngine(msgspec.Struct, frozen=True, tag=True):
@@ -494,21 +476,6 @@ class EnginePrepared(msgspec.Struct, frozen=True, tag=True):
 
 
 ToAgent: TypeAlias = (
-    StartEngine
-    | StopEngine
-    | HandOut
-    | Recall
-    | Interrupt
-    | EngineCommand
-    | StackQuery
-    | KernelQuery
-    | OutputQuery
-    | EnginePrepared
-    | Leave
-    | Lease
-    | Granted
-    | TaskReply
-    | BlobPiece
-    | BlobWritten
-    | Shutdown
-)
+    StartEngine | StopEngine | HandOut | Recall | Interrupt | EngineCommand | StackQuery | KernelQuery | OutputQuery
+    | EnginePrepared | Leave | Lease | Granted | TaskReply | BlobPiece | BlobWritten | Shutdown
+)  # fmt: skip

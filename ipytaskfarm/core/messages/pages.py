@@ -97,7 +97,7 @@ def ask_in_pages(question: Question, ask: Callable[[Question], Reply]) -> Reply:
                 return reply
             replies.append(reply)
             page = following(page, reply)
-    return replies[0] if len(replies) == 1 else _joined(question, replies)
+    return replies[0] if len(replies) == 1 else _JOINED[type(replies[0])](question, replies)
 
 
 def of_kind(reply: Reply, kind: type[R], question: Question) -> R:
@@ -171,10 +171,6 @@ class RetriedTasks:
             return task_id
         first, new, count = self._runs[at]
         return new + task_id - first if task_id - first < count else task_id
-
-
-def _joined(question: Question, replies: list[Any]) -> Reply:
-    return _JOINED[type(replies[0])](question, replies)
 
 
 def _all(replies: list[Any], name: str) -> list[Any]:

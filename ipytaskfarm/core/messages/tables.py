@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from typing import Any
+from typing import Any, TypeAlias
 
 import msgspec
 
@@ -78,6 +78,18 @@ class JobRow(msgspec.Struct, frozen=True):
             found += range(task + 1, task + 1 + items) if items else (task,)
         return [*found, *(again for _, again in self.retries)]
 
+    def latest_ids(self) -> list[int]:
+        """Return the ids of the tasks of a job that is no map; in the place of a retried task is its last retry."""
+        known, retried = set(self.ids), dict(self.retries)
+        retries = {again for first, again in self.retries if first in known}
+        found = []
+        for task in self.ids:
+            if task not in retries:
+                while task in retried:
+                    task = retried[task]
+                found.append(task)
+        return found
+
 
 class JobTable(msgspec.Struct, frozen=True, tag=True):
     """Jobs, the latest last."""
@@ -103,10 +115,14 @@ class RunningTable(msgspec.Struct, frozen=True, tag=True):
     """How many engines run nothing."""
 
 
-class EventTable(msgspec.Struct, frozen=True, tag=True):
-    """(when, task, name, what, engine id or -1, more), in order of time."""
+EventRow: TypeAlias = tuple[float, int, str | None, str, int, str]
+"""(when, task, name, what, engine id or -1, more)."""
 
-    rows: list[tuple[float, int, str | None, str, int, str]]
+
+class EventTable(msgspec.Struct, frozen=True, tag=True):
+    """Events, in order of time."""
+
+    rows: list[EventRow]
     next: tuple[float, int, str] | None = None
     """(when, task, what) of the earliest event of a full page."""
 
@@ -197,6 +213,8 @@ class FarmState(msgspec.Struct, frozen=True, tag=True):
     """A text about the tasks in the store when the controller started."""
     frozen: list[FrozenRow] = []
     """The engines that are kept for a debugger."""
+    refusing: str = ""
+    """Why no task is accepted now; "" if tasks are."""
 
 
 class ConnectionRow(msgspec.Struct, frozen=True, array_like=True):

@@ -6,12 +6,15 @@ at everything says where to go on (`next`).
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from typing import Any
 
 import msgspec
 
-from .tables import FrozenRow
+from .tables import FrozenRow, JobRow
 
+JOBS_COUNTED = 500
+"""The largest number of jobs of which the failed tasks are counted in one answer."""
 PAGE_MAX = 500
 """The largest number of rows of a page."""
 AGENTS_MAX = 200
@@ -66,7 +69,7 @@ class JobProgress(msgspec.Struct, frozen=True):
     id: str
     name: str
     total: int
-    """Without tasks that were submitted again, see `CauseTable.retried`."""
+    """Without the tasks by which others were submitted again."""
     arrived: int
     unfinished: int
     failed: int
@@ -118,7 +121,12 @@ class ReadCauses(msgspec.Struct, frozen=True, tag=True):
     count: int = 100
     """The largest number of groups."""
     jobs: list[str] | None = None
-    """The ids of the jobs that `CauseTable.by_job` has; None: those with the most failed tasks."""
+    """The ids of the jobs that `CauseTable.by_job` has, at most `JOBS_COUNTED`; None: those with the most failures."""
+
+    @classmethod
+    def of_jobs(cls, rows: Sequence[JobRow]) -> ReadCauses:
+        """Return the question how many tasks of the last of these jobs have failed."""
+        return cls(count=1, jobs=[row.id for row in rows[-JOBS_COUNTED:]])
 
 
 class CauseTable(msgspec.Struct, frozen=True, tag=True):
@@ -128,11 +136,14 @@ class CauseTable(msgspec.Struct, frozen=True, tag=True):
     more: int = 0
     """How many smaller groups there are."""
     by_job: list[tuple[str, int]] = []
-    """(job, failed tasks) of jobs with failed tasks: those of the question, or those with the most."""
+    """(job, failed tasks that were not submitted again) of jobs with some: those of the question, or with the most."""
     complete: bool = True
     """Whether all failed tasks were looked at in time.  If not, the table has none."""
-    retried: list[tuple[str, int]] = []
-    """(job, how many of its tasks are others that were submitted again) of the jobs of the question."""
+
+    def failed(self, rows: Sequence[JobRow]) -> dict[str, int]:
+        """Return job -> failed tasks, of the jobs that were counted, as the answer to `ReadCauses.of_jobs`."""
+        counted = dict.fromkeys((row.id for row in rows[-JOBS_COUNTED:]), 0)
+        return {**counted, **dict(self.by_job)} if self.complete else {}
 
 
 class PageRow(msgspec.Struct, frozen=True, array_like=True, gc=False):
@@ -165,7 +176,7 @@ class ReadTaskPage(msgspec.Struct, frozen=True, tag=True):
     """Question: a page of tasks that match.  Answer: `TaskPage`."""
 
     state: str | None = None
-    """As in `ListTasks`."""
+    """As in `ListTasks`; "failed" with a job, or a cause, is without tasks that were submitted again."""
     text: str = ""
     """Part of the name, or of the error's type, message or place."""
     job: str | None = None

@@ -28,14 +28,13 @@ from ..requirements import (
     unmet,
 )
 from .agent_entry import AgentEntry
-from .class_key import ClassKey
-from .clock import Now
+from .decision import Now
 from .eligibility import announce, announce_to
 from .entries import EngineEntry, TaskClass, TaskEntry
 from .queue import ParallelGroup
 from .running_tasks import Claim
 from .state import SchedulerState
-from .task import DEFAULT_RULES
+from .task import DEFAULT_RULES, ClassKey
 
 _DUST = 1e-9
 """Sums of fractions are not exact; smaller differences are ignored."""

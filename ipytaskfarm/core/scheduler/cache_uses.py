@@ -34,6 +34,8 @@ class CacheUses:
     """Full key -> the task that computes its result, or is being looked up for it."""
     waiting: dict[str, list[int]] = field(default_factory=dict)
     """Full key -> tasks that wait for the owner."""
+    watched: bool = False
+    """Whether a timer is set that looks for owners that no engine can run."""
     ended: deque[tuple[Final, bool]] = field(default_factory=deque)
     """(end of a task that used the cache, whether it ran as its own first link)."""
 
@@ -64,6 +66,17 @@ class CacheUses:
         if self.owners.get(full) == task_id:
             del self.owners[full]
             self.to_look.extend(self.waiting.pop(full, ()))
+
+    def pass_on(self, owner: int, heir: int) -> None:
+        """Let an equal task that waited for the owner run now, and the owner be looked up again.
+
+        It owns the key from now on, unless it keeps no result."""
+        full = self.full[owner]
+        self.waiting[full].remove(heir)
+        self.cleared.discard(owner)
+        self.cleared.add(heir)
+        if self.keys[heir].mode != READONLY:
+            self.owners[full] = heir
 
     def keep_nothing(self, task_id: int) -> bool:
         """Do not keep the result of a task.  Return whether it would have been kept."""

@@ -1,11 +1,13 @@
-"""Clients as the scheduler knows them, and the ids of tasks that were given to them."""
+"""Clients as the scheduler knows them, the ids of tasks that were given to them, and counts of their open questions."""
 
 from __future__ import annotations
 
 from bisect import bisect_right
+from collections import Counter
 from dataclasses import dataclass, field
 
-from ..messages import Retried
+from ..limits import COUNTS
+from ..messages import Refusal, Retried
 from ..messages.task_types import Final
 from ..saves import SaveAccepted, SaveBlock, SaveLeft
 from .decision import Decision
@@ -143,3 +145,33 @@ class ClientRegistry:
         block = self.ids.block_of(task_id)
         client = self.by_session.get(block.session) if block is not None else None
         return block is not None and block.next <= task_id <= block.last and client is not None and client.connected
+
+
+@dataclass(slots=True)
+class OpenQuestions:
+    """The questions of one kind that wait for something: there is a limit for one client, and one for all."""
+
+    by_session: Counter[str] = field(default_factory=Counter)
+    total: int = 0
+
+    def why_not(self, session: str) -> Refusal | None:
+        """Return the refusal for a client that has asked too much; None if one more question may wait."""
+        most = COUNTS.open_questions if self.total < COUNTS.open_questions_in_all else COUNTS.own_questions
+        if self.by_session[session] < most:
+            return None
+        limits = f"{COUNTS.open_questions:,} of one client and {COUNTS.open_questions_in_all:,} of all"
+        return Refusal("TaskError", f"too many such questions wait for answers ({limits} are the most): wait for some")
+
+    def begin(self, session: str) -> None:
+        """Count a question that waits."""
+        self.by_session[session] += 1
+        self.total += 1
+
+    def end(self, session: str, count: int = 1) -> None:
+        """Count questions that wait no longer."""
+        left = self.by_session[session] - count
+        if left > 0:
+            self.by_session[session] = left
+        else:
+            del self.by_session[session]
+        self.total -= count

@@ -13,12 +13,12 @@ from typing import Any
 
 from ..requirements import CHANGING, Asks, ResourceAmount, amount, unmet
 from .agent_entry import AgentEntry
-from .class_key import OPEN_CLASS, ClassKey
-from .class_of_task import class_key_of
-from .clock import Now
+from .decision import Now
 from .entries import EngineEntry, EngineState, TaskClass, TaskEntry, serves_environment
 from .functions import locality_key
+from .queue_keys import class_key_of
 from .state import SchedulerState
+from .task import OPEN_CLASS, ClassKey
 
 _KEPT_CLASSES = 1024
 """The number of empty classes, or one for each engine, that are kept for their measured durations."""

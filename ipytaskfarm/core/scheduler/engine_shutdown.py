@@ -5,8 +5,7 @@ from __future__ import annotations
 from ..messages import EngineCommand, Recall, StopEngine
 from ..messages.engine_commands import CHECKPOINT
 from ..messages.task_types import RunKey
-from .clock import Now
-from .decision import Decision
+from .decision import Decision, Now
 from .eligibility import refresh_classes
 from .entries import EngineEntry, EngineState
 from .state import SchedulerState

@@ -23,14 +23,12 @@ from typing import Any, Final
 import msgspec
 
 from ..messages import PropertiesChanged
-from ..messages.dependencies import Needs
-from ..messages.task_types import Incarnation, Recovery, Rules, RunKey
+from ..messages.task_types import Incarnation, Needs, Recovery, Rules, RunKey
 from ..requirements import Environment, Recycle
 from ..states import State
-from .class_key import ClassKey
 from .durations import Durations
 from .running_tasks import Claim, NestedWait, RecordedBatch
-from .task import DEFAULT_RULES, NO_PAST, QUEUED, Assigned, Place, TaskPast, TrialState
+from .task import DEFAULT_RULES, NO_PAST, QUEUED, Assigned, ClassKey, Place, TaskPast, TrialState
 
 _PENDING, _SCHEDULED = State.PENDING, State.SCHEDULED
 """Access to a member of an enumeration takes long, compared with the code that is run for each task."""
@@ -361,7 +359,6 @@ class Heads:
         heappush(self.heap, (head[0], head[1], self._tie, task_class))
 
     def __contains__(self, task_class: TaskClass) -> bool:
-        """Return whether a class has an entry."""
         return any(entry[3] is task_class for entry in self.heap)
 
     def drop_first(self) -> None:

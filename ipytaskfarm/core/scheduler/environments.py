@@ -9,8 +9,7 @@ each. A busy engine is recycled only for a higher priority, or for a task that w
 from __future__ import annotations
 
 from .admission import gate_for
-from .clock import Now
-from .decision import Decision
+from .decision import Decision, Now
 from .eligibility import may_serve
 from .engine_shutdown import recycle
 from .entries import EngineEntry, EngineState, TaskClass, serves_environment

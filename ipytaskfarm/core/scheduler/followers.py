@@ -87,7 +87,6 @@ class Followers:
     def note_run(
         self, engine_id: int, name: str, outcome: str, started_s: float, ended_s: float, count: int, task: int
     ) -> None:
-        """Note a run that has ended."""
         own = self.stretches.get(engine_id)
         if own and own[-1].takes_run(name, outcome, started_s, ended_s, count, SHORT_S):
             return

@@ -89,7 +89,6 @@ class FrozenRegistry:
         return next((e for e in self.by_name.values() if e.run.task == task_id and not e.ending), None)
 
     def of_agent(self, session: str) -> Iterator[FrozenEngine]:
-        """Yield the frozen engines of an agent."""
         yield from [engine for engine in self.by_name.values() if engine.agent == session]
 
     def has_room(self, node: str, settings: SchedulerSettings) -> bool:

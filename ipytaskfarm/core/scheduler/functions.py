@@ -4,11 +4,12 @@ from __future__ import annotations
 
 from dataclasses import dataclass, field
 
+from ..limits import PAYLOAD_BYTES
 from ..messages.task_types import LARGE_CODE_SENT, SENT_AGAIN_BYTES, Function, Incarnation, Rules, code_of
 from ..saves import DropFunctions, SaveFunction
+from .clients import OpenQuestions
 from .decision import Decision
 from .entries import EngineEntry
-from .open_questions import OpenQuestions
 
 
 def locality_key(digest: str) -> str:
@@ -59,11 +60,16 @@ class FunctionRegistry:
     open_checks: OpenQuestions = field(default_factory=OpenQuestions)
     """The clients of `checks`."""
 
-    def save(self, functions: list[Function], out: Decision, session: str = "") -> None:
+    def save(self, functions: list[Function], out: Decision, session: str = "") -> dict[str | None, int]:
         """Save code that the store does not have. If two codes have one digest, the first one stays.
 
-        session: the client that has sent it."""
+        session: the client that has sent it.
+
+        Returns digest -> bytes of the large ones."""
+        large: dict[str | None, int] = {}
         for function in functions:
+            if len(function.code) >= PAYLOAD_BYTES:
+                large[function.digest] = len(function.code)
             if function.digest not in self.stored:
                 self.stored.add(function.digest)
                 out.saves.append(SaveFunction(function.digest, function.code))
@@ -72,6 +78,7 @@ class FunctionRegistry:
                 held[function.digest] = None
                 if len(held) > 2 * LARGE_CODE_SENT:
                     del held[next(iter(held))]
+        return large
 
     def drop(self, digests: list[str], out: Decision) -> None:
         """Forget code that no task needs, unless a client counts on it."""

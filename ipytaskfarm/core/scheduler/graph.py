@@ -9,21 +9,18 @@ from __future__ import annotations
 import msgspec
 
 from ..messages import Reopened
-from ..messages.dependencies import RUN, SKIP, Needs
-from ..messages.task_types import Ended, FailureSummary, Final, LostInputs
+from ..messages.task_types import RUN, SKIP, Ended, FailureSummary, Final, LostInputs, Needs
 from ..saves import TaskRecord
 from ..states import LOSES_INPUTS, Reason, State
-from .clock import Now
-from .decision import Decision, LoadEnded
+from .decision import Decision, LoadEnded, Now
 from .dependencies import FirstFailure
 from .engine_shutdown import recycle
 from .entries import EngineEntry, TaskEntry
 from .state import SchedulerState
-from .stored_tasks import task_of
 from .task import FOR_TASKS, Assigned, Queued
 from .task_ends import final_of_join, final_without_answer
 from .transitions import finish, rejoin, reopen, requeue
-from .waits import wait_for
+from .waits import task_of, wait_for
 
 MAX_INPUT_LOSSES = 10
 """A task that has found its inputs lost this often fails the next time."""
@@ -172,6 +169,7 @@ def on_ended_loaded(
             if history := task.past.history:
                 history[-1] = msgspec.structs.replace(history[-1], outcome=outcome)
             reopen(farm, task, outcome, out)
+            farm.tasks.large.note_payload(task.id, record.payload_bytes)
             if record.cache is not None:  # its entry is forgotten, so it runs, and leaves its new result
                 farm.cache_uses.add(task.id, record.cache, record.needs is not None and bool(record.needs.inputs))
             fresh.append((task, record.needs))

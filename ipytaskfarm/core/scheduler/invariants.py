@@ -26,7 +26,8 @@ def check(farm: SchedulerState) -> None:
         counted[State.FAILED if reason else State.SUCCEEDED] += size(task_id)
     assert counted == farm.tasks.counts, f"states are miscounted: {farm.tasks.counts} should be {counted}"
     assert not farm.tasks.unfinished.keys() & farm.tasks.finals.keys(), "a task is both alive and final"
-    assert farm.tasks.large.tasks <= farm.tasks.unfinished.keys(), "the rules of an ended task are counted"
+    large = farm.tasks.large
+    assert large.tasks | large.payloads.keys() <= farm.tasks.unfinished.keys(), "what an ended task has is counted"
     running: dict[str, int] = {}
     needed: dict[str | None, int] = {}
     of_jobs: dict[str | None, int] = {}

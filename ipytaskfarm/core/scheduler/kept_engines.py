@@ -53,7 +53,6 @@ def _resume(farm: SchedulerState, engine: EngineEntry) -> None:
 
 
 def kept_on(agent: AgentEntry) -> list[EngineEntry]:
-    """Return the kept engines of an agent."""
     return [engine for engine in agent.engines.values() if engine.kept]
 
 

@@ -9,16 +9,14 @@ from __future__ import annotations
 from collections.abc import Collection, KeysView
 from dataclasses import dataclass, field
 
-from ..messages.dependencies import Needs
-from ..messages.task_types import Rules, RunKey
+from ..limits import PAYLOAD_BYTES
+from ..messages.task_types import Needs, Rules, RunKey
 from .entries import TaskEntry
 
 COUNTED_BYTES = 2048
 """Smaller rules are not counted, nor edges of fewer bytes."""
 EDGE_BYTES = 100
 """About what an edge takes in the controller."""
-PAYLOAD_BYTES = 64 << 10
-"""Smaller payloads are not noted. Payloads are in the store; large ones count where they are read for a hand-out."""
 AHEAD_BYTES = 16 << 20
 """The most bytes of large payloads that an engine is sent beside its first run: all are read at once."""
 LARGE_BYTES = 1 << 30
@@ -42,7 +40,7 @@ class LargeRules:
     total: int = 0
     of_session: dict[str, int] = field(default_factory=dict)
     payloads: dict[int, int] = field(default_factory=dict)
-    """Task -> the bytes of its payload, if they are many."""
+    """Task -> the bytes of its payload and of code that came with it, if they are many: a hand-out reads them."""
     _rules: dict[int, _HeldRules] = field(default_factory=dict)
     """The address of rules -> these rules, which are kept alive by it."""
     _of_task: dict[int, tuple[str, int, int]] = field(default_factory=dict)
@@ -50,7 +48,7 @@ class LargeRules:
 
     @property
     def tasks(self) -> KeysView[int]:
-        """Return the tasks with large rules, many edges or large payloads."""
+        """Return the tasks with large rules or many edges."""
         return self._of_task.keys()
 
     def why_not(self, session: str, rules: Rules | None, rules_bytes: int, needs: Needs | None) -> str:
@@ -74,13 +72,16 @@ class LargeRules:
         rules: Rules | None,
         rules_bytes: int,
         needs: Needs | None,
-        payload_bytes: int = 0,
+        code_bytes: dict[str | None, int],
     ) -> None:
-        """Record that a task of this client was accepted; None: it was refused, or has ended already."""
-        if task is None or (rules_bytes < COUNTED_BYTES and needs is None and payload_bytes < PAYLOAD_BYTES):
+        """Record that a task of this client was accepted; None: it was refused, or has ended already.
+
+        code_bytes: digest -> bytes of large functions that came with it and have not been counted yet. Such a function
+            is read for the first task that needs it; then the engine has it."""
+        if code_bytes and task is not None:
+            self.note_payload(task.id, code_bytes.pop(task.function, 0))
+        if task is None or (rules_bytes < COUNTED_BYTES and needs is None):
             return
-        if payload_bytes >= PAYLOAD_BYTES:
-            self.payloads[task.id] = payload_bytes
         edge_bytes, key = _edge_bytes(needs), 0
         if rules is not None and _counted(rules_bytes):
             key = id(rules)
@@ -89,9 +90,14 @@ class LargeRules:
                 held = self._rules[key] = _HeldRules(rules, session, rules_bytes)
                 self._add(session, rules_bytes)
             held.tasks += 1
-        if key or edge_bytes or payload_bytes >= PAYLOAD_BYTES:
+        if key or edge_bytes:
             self._of_task[task.id] = session, edge_bytes, key
             self._add(session, edge_bytes)
+
+    def note_payload(self, task: int, size: int) -> None:
+        """Add to the bytes that are read when a task is handed out, if they are many."""
+        if size >= PAYLOAD_BYTES:
+            self.payloads[task] = self.payloads.get(task, 0) + size
 
     def fits(self, task: TaskEntry | None, runs: Collection[RunKey]) -> bool:
         """Return whether a task may be sent to an engine that holds these runs."""
@@ -100,10 +106,10 @@ class LargeRules:
 
     def release(self, task: int) -> None:
         """Record that a task has ended."""
+        self.payloads.pop(task, None)
         found = self._of_task.pop(task, None)
         if found is None:
             return
-        self.payloads.pop(task, None)
         session, edge_bytes, key = found
         self._add(session, -edge_bytes)
         if key:

@@ -9,8 +9,7 @@ from __future__ import annotations
 
 from ..messages.running_task import Await, Counted, TaskCall
 from .admission import claim, gate, release_claim
-from .clock import Now
-from .decision import Decision
+from .decision import Decision, Now
 from .engine_shutdown import recall
 from .entries import AssignedRun, EngineEntry
 from .kept_engines import add_place, check_kept_engines, retire_surplus, take_place

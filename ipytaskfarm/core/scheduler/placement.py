@@ -14,14 +14,13 @@ from ..requirements import Asks
 from ..saves import SaveHandOut
 from .admission import announce_parked, claim, gate_for, overload, park, release_claim, reserves
 from .agent_entry import AgentEntry
-from .class_of_task import SUSPECTS_TOGETHER
-from .clock import Now
-from .decision import Assignment, Decision, ToRun, Wants
+from .decision import Assignment, Decision, Now, ToRun, Wants
 from .engine_choice import better_engine, first_idle, in_default_order
 from .engine_shutdown import recall, recycle
 from .entries import AssignedRun, EngineEntry, EngineState, TaskClass, TaskEntry, serves_environment
 from .environments import class_for_blank, idle_engine_with, make_room, why_gives_way
 from .nested_waits import end_wait
+from .queue_keys import SUSPECTS_TOGETHER
 from .recall_checks import arm_recall, has_much_behind
 from .recycling import note_settings, room_left, set_idle_timer
 from .running_tasks import RecordedBatch

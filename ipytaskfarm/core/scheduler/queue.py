@@ -8,8 +8,8 @@ from typing import Any
 import msgspec
 
 from ..messages.task_types import Rules
-from .class_key import ClassKey
 from .entries import Heads, TaskClass
+from .task import ClassKey
 
 _RULES_KNOWN = 16_384
 """The most rules of which the class of fresh tasks is remembered."""

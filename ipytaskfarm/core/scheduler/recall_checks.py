@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from itertools import islice
 
-from .clock import Now
+from .decision import Now
 from .entries import EngineEntry
 from .state import SchedulerState
 

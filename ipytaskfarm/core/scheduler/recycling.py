@@ -9,13 +9,12 @@ from __future__ import annotations
 
 from ..messages.task_types import Ended
 from ..requirements import Recycle
-from .class_key import ClassKey
-from .clock import Now
-from .decision import Decision
+from .decision import Decision, Now
 from .engine_shutdown import recycle
 from .entries import AssignedRun, EngineEntry, EngineState, TaskClass
 from .jobs import JobEntry
 from .state import SchedulerState
+from .task import ClassKey
 
 DAY_S = 86400
 

@@ -7,9 +7,9 @@ from dataclasses import dataclass, field
 
 from ..messages.task_types import Incarnation, RunKey
 from ..saves import DropKept, SaveKept, SaveSticky
+from .clients import OpenQuestions
 from .decision import Decision
 from .kept_commands import KeptOnEngine
-from .open_questions import OpenQuestions
 
 
 @dataclass(slots=True)

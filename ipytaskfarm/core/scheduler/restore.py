@@ -9,34 +9,33 @@ from __future__ import annotations
 
 import msgspec
 
-from ..agent_names import owner
 from ..handlers.agents import TIME_LIMITED
 from ..handlers.clients import RETRIED
 from ..handlers.commands import STARTUP
 from ..handlers.jobs import keep_referenced
 from ..messages import Retried
 from ..messages.task_types import Incarnation, RunKey
+from ..parsing import owner
 from ..saves import FinalRecord, SaveAgent, SaveHandOut, StoredState, TaskRecord
 from ..states import State, Waiting
 from .admission import claim
 from .agent_entry import AgentEntry
-from .class_of_task import class_key_of
 from .clients import Block, ClientEntry
-from .clock import Now
+from .decision import Now
 from .eligibility import watch_unmet
 from .entries import AssignedRun, EngineEntry, EngineState, TaskEntry
 from .jobs import JobEntry
 from .kept_commands import KeptOnEngine
+from .queue_keys import class_key_of
 from .requests import HELD_S
 from .running_tasks import WITHDRAWN, RecordedBatch
 from .second_copies import OtherRun
 from .settings import WANTED_MAX, SchedulerSettings
 from .state import SchedulerState
-from .stored_tasks import task_of
 from .task import NO_PAST, QUEUED, Assigned, Queued
 from .task_messages import restore_conversations
 from .transitions import restore, restore_assignment, restore_line
-from .waits import count_dependencies
+from .waits import count_dependencies, task_of
 
 _decode_retried = msgspec.json.Decoder(dict[str, Retried]).decode
 
@@ -139,6 +138,7 @@ def _restore_tasks(farm: SchedulerState, snapshot: StoredState, now: Now) -> Non
     # All are known before the first is looked at: tasks may wait for one another.
     tasks = [task_of(record) for record in snapshot.tasks]
     farm.tasks.unfinished.update((task.id, task) for task in tasks)
+    farm.tasks.large.payloads.update((each.id, each.payload_bytes) for each in snapshot.tasks if each.payload_bytes)
     may_line_up = (
         farm.settings.unmet_timeout_s is None
         and not farm.jobs.paused

@@ -10,7 +10,7 @@ import msgspec
 from ..messages.running_task import TaskCall
 from ..messages.task_types import Incarnation, RunKey
 from ..requirements import Allotment
-from .open_questions import OpenQuestions
+from .clients import OpenQuestions
 
 
 @dataclass(slots=True)

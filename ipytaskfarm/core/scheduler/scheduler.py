@@ -53,8 +53,7 @@ from ..text import text_of
 from ..validation import validated, why_refused
 from . import graph, nested_waits, task_messages
 from .clients import ClientEntry
-from .clock import Now
-from .decision import Decision
+from .decision import Decision, Now
 from .eligibility import refresh_classes
 from .entries import EngineState
 from .events import (

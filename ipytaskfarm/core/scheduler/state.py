@@ -18,7 +18,7 @@ from .agent_entry import AgentRegistry
 from .cache_uses import CacheUses
 from .chunks import ChunkRegistry
 from .clients import ClientRegistry
-from .clock import Timers
+from .decision import Timers
 from .dependencies import DependencyGraph
 from .entries import EngineEntry, EngineState, TaskEntry
 from .environment_uses import EnvironmentRegistry
@@ -35,6 +35,7 @@ from .running_tasks import Conversations, NestedWaits
 from .second_copies import SecondCopies
 from .settings import SchedulerSettings
 from .sweep import Sweep
+from .task import Assigned
 
 LOSSES_KEPT = 20
 """The number of lost engines that ``ipytaskfarm status`` names."""
@@ -106,6 +107,12 @@ class TaskRegistry:
                     yield from self.chunks.ids(task_id)
                 else:
                     yield task_id
+
+    def in_run(self, task_id: int, attempt: int) -> TaskEntry | None:
+        """Return the task of a run; None: the run is over."""
+        task = self.unfinished.get(task_id)
+        place = task.place if task is not None else None
+        return task if type(place) is Assigned and place.attempt == attempt else None
 
     def has_ended(self, task_id: int) -> bool:
         """Return whether a task has succeeded, failed, or was refused."""

@@ -13,7 +13,7 @@ from dataclasses import dataclass, field
 from typing import NamedTuple
 
 from ..messages import Refusal
-from .open_questions import OpenQuestions
+from .clients import OpenQuestions
 
 
 class Asker(NamedTuple):

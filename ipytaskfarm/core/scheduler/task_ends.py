@@ -7,7 +7,7 @@ import msgspec
 from ..messages.payload import NOTHING
 from ..messages.task_types import AttemptRow, Ended, FailureSummary, Final
 from ..states import Reason
-from .clock import Now
+from .decision import Now
 from .entries import EngineEntry, TaskEntry
 from .state import SchedulerState
 from .task import Assigned

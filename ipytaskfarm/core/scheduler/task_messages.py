@@ -14,8 +14,7 @@ from ..limits import COUNTS
 from ..messages import NumberReply, ReadTaskMessages, Refusal, SendToTask
 from ..messages.running_task import Counted, Post, Receive, TaskCall, TaskMessages
 from ..saves import SaveMail
-from .clock import Now
-from .decision import Decision, LoadMail
+from .decision import Decision, LoadMail, Now
 from .entries import EngineEntry, TaskEntry
 from .running_tasks import Family, Mailbox, Reader
 from .state import SchedulerState

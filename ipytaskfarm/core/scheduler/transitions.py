@@ -11,19 +11,16 @@ from collections.abc import Iterable
 
 import msgspec
 
-from ..messages.dependencies import Needs
-from ..messages.task_types import AttemptRow, Final, Recovery, Rules, Submission
+from ..messages.task_types import AttemptRow, Final, Needs, Recovery, Rules, Submission
 from ..saves import SaveAttempt, SaveFinal, SaveReopen, SaveRequeue, SaveTask
 from ..states import CONSEQUENCES, MOVES, State, Waiting
 from .agent_entry import Charge
-from .class_of_task import class_key_of
-from .clock import Now
-from .decision import Decision
+from .decision import Decision, Now
 from .eligibility import announce, class_for
 from .entries import EngineEntry, TaskClass, TaskEntry
 from .nested_waits import note_task_end
 from .queue import KnownRules
-from .queue_keys import compute_key, compute_keys
+from .queue_keys import class_key_of, compute_key, compute_keys
 from .state import SchedulerState
 from .task import (
     FOR_CACHE,
@@ -246,6 +243,7 @@ def accept(
     compute_key(farm, task)
     tasks.unfinished[task.id] = task
     tasks.order.add(task.id)
+    tasks.large.note_payload(task.id, len(submission.payload))
     if submission.items:
         task.items = submission.items
         tasks.chunks.add(task.id, task.items)
@@ -447,6 +445,7 @@ def begin(farm: SchedulerState, task: TaskEntry, now: Now) -> None:
 def _watch(farm: SchedulerState, task: TaskEntry, warn_after_s: float, now: Now) -> None:
     """Set the timer of `warn_after` for a run that has begun."""
     farm.timers.set(now.mono_s + warn_after_s, "late", (task.id, task.attempt))
+    farm.timers.clean("late", lambda data: farm.tasks.in_run(*data) is not None)
 
 
 def unassign(farm: SchedulerState, task: TaskEntry, why: Queued) -> None:
@@ -538,7 +537,7 @@ def finish(farm: SchedulerState, task: TaskEntry, final: Final, out: Decision) -
     if type(task.place) is Queued:
         leave_queue(farm, task)
     del tasks.unfinished[task.id]
-    if tasks.large.tasks:
+    if tasks.large.payloads or tasks.large.tasks:
         tasks.large.release(task.id)
     tasks.finals[task.id] = final.reason
     if task.part is not None:

@@ -71,15 +71,10 @@ def _options(system: str, **more: str) -> Mapping[str, str]:
     return {**more, **COMMON_OPTIONS, "template": template}
 
 
-class Slurm:
-    """Slurm, by ``sbatch``, ``squeue`` and ``scancel``."""
+class BatchSystem:
+    """The common part of these launchers."""
 
-    OPTIONS: ClassVar[Mapping[str, str]] = _options(
-        "slurm",
-        partition="where to run",
-        qos="quality of service",
-        signal="seconds before the time limit at which agents are told to end (default: 30 more than their leave)",
-    )
+    NAME: ClassVar[str]
 
     def __init__(self, options: Mapping[str, str]) -> None:
         """Create the launcher from its options.
@@ -91,12 +86,41 @@ class Slurm:
         self._options = dict(options)
 
     def names(self, group: str, count: int | None) -> list[str]:
-        """Return ``GROUP.0``, ``GROUP.1``, …; one name if `count` is None."""
-        return numbered("slurm", group, count)
+        """Return ``GROUP.0``, ``GROUP.1``, …; one name if `count` is None.
+
+        Raises:
+            ValueError: `count` is less than 1.
+        """
+        if count is not None and count < 1:
+            raise ValueError(f"{self.NAME}: how many agents must be 1 or more, not {count}")
+        return [f"{group}.{index}" for index in range(count or 1)]
 
     def preview(self, seats: Sequence[Seat], spec: AgentSpec) -> str:
         """Return the script."""
-        return _script("slurm", self._options, scripts.slurm_values(self._options, seats, spec))
+        values = scripts.VALUES[self.NAME](self._options, seats, spec)
+        own = self._options.get("template")
+        path = scripts.shipped(self.NAME) if own is None else Path(own).expanduser()
+        try:
+            template = path.read_text()
+        except (OSError, UnicodeDecodeError) as error:
+            raise LauncherError(f"the template {path} cannot be read: {error}") from error
+        return scripts.fill(template, values, f"the template {path}")
+
+    def tend(self, handle: Handle) -> Handle:
+        """Do nothing: the system itself starts jobs of failed nodes again."""
+        return handle
+
+
+class Slurm(BatchSystem):
+    """Slurm, by ``sbatch``, ``squeue`` and ``scancel``."""
+
+    OPTIONS: ClassVar[Mapping[str, str]] = _options(
+        "slurm",
+        partition="where to run",
+        qos="quality of service",
+        signal="seconds before the time limit at which agents are told to end (default: 30 more than their leave)",
+    )
+    NAME = "slurm"
 
     def submit(self, seats: Sequence[Seat], spec: AgentSpec) -> Handle:
         """Submit one array."""
@@ -121,32 +145,12 @@ class Slurm:
         if ids:
             _do(SLURM, ["scancel", "--quiet", *_clusters(handle), *ids])
 
-    def tend(self, handle: Handle) -> Handle:
-        """Do nothing: Slurm itself starts jobs of failed nodes again."""
-        return handle
 
-
-class Pbs:
+class Pbs(BatchSystem):
     """PBS Professional and OpenPBS, by ``qsub``, ``qstat`` and ``qdel``."""
 
     OPTIONS: ClassVar[Mapping[str, str]] = _options("pbs", queue="where to run")
-
-    def __init__(self, options: Mapping[str, str]) -> None:
-        """Create the launcher from its options.
-
-        Raises:
-            ValueError: an option has an invalid value.
-        """
-        scripts.check_options(options)
-        self._options = dict(options)
-
-    def names(self, group: str, count: int | None) -> list[str]:
-        """Return ``GROUP.0``, ``GROUP.1``, …; one name if `count` is None."""
-        return numbered("pbs", group, count)
-
-    def preview(self, seats: Sequence[Seat], spec: AgentSpec) -> str:
-        """Return the script."""
-        return _script("pbs", self._options, scripts.pbs_values(self._options, seats, spec))
+    NAME = "pbs"
 
     def submit(self, seats: Sequence[Seat], spec: AgentSpec) -> Handle:
         """Submit one array, or a single job."""
@@ -155,7 +159,6 @@ class Pbs:
         return {"job": scripts.pbs_job(said), "names": [seat.name for seat in seats]}
 
     def status(self, handle: Handle) -> dict[str, AgentStatus]:
-        """Ask by one ``qstat``."""
         return _by_name(handle, scripts.pbs_status(_ask(PBS, ["qstat", "-t", "-f", str(handle["job"])])), 0)
 
     def cancel(self, handle: Handle, names: Sequence[str] | None = None) -> None:
@@ -165,32 +168,12 @@ class Pbs:
         if ids:
             _do(PBS, ["qdel", *ids])
 
-    def tend(self, handle: Handle) -> Handle:
-        """Do nothing: PBS itself starts jobs of failed nodes again."""
-        return handle
 
-
-class Lsf:
+class Lsf(BatchSystem):
     """LSF from version 10.1, by ``bsub``, ``bjobs`` and ``bkill``."""
 
     OPTIONS: ClassVar[Mapping[str, str]] = _options("lsf", queue="where to run")
-
-    def __init__(self, options: Mapping[str, str]) -> None:
-        """Create the launcher from its options.
-
-        Raises:
-            ValueError: an option has an invalid value.
-        """
-        scripts.check_options(options)
-        self._options = dict(options)
-
-    def names(self, group: str, count: int | None) -> list[str]:
-        """Return ``GROUP.0``, ``GROUP.1``, …; one name if `count` is None."""
-        return numbered("lsf", group, count)
-
-    def preview(self, seats: Sequence[Seat], spec: AgentSpec) -> str:
-        """Return the script."""
-        return _script("lsf", self._options, scripts.lsf_values(self._options, seats, spec))
+    NAME = "lsf"
 
     def submit(self, seats: Sequence[Seat], spec: AgentSpec) -> Handle:
         """Submit one array."""
@@ -212,32 +195,8 @@ class Lsf:
         if ids:
             _do(LSF, ["bkill", *ids])
 
-    def tend(self, handle: Handle) -> Handle:
-        """Do nothing: LSF itself starts jobs of failed nodes again."""
-        return handle
-
 
 # ------------------------------------------------------------------------------------------------ common parts
-
-
-def numbered(system: str, group: str, count: int | None) -> list[str]:
-    """Return the names of a submission's agents; one name if `count` is None.
-
-    Raises:
-        ValueError: `count` is less than 1.
-    """
-    if count is not None and count < 1:
-        raise ValueError(f"{system}: how many agents must be 1 or more, not {count}")
-    return [f"{group}.{index}" for index in range(count or 1)]
-
-
-def _script(system: str, options: Mapping[str, str], values: scripts.Values) -> str:
-    path = Path(options["template"]).expanduser() if "template" in options else scripts.shipped(system)
-    try:
-        template = path.read_text()
-    except (OSError, UnicodeDecodeError) as error:
-        raise LauncherError(f"the template {path} cannot be read: {error}") from error
-    return scripts.fill(template, values, f"the template {path}")
 
 
 def _by_name(handle: Handle, found: Mapping[int, AgentStatus], first: int) -> dict[str, AgentStatus]:

@@ -162,6 +162,9 @@ def lsf_values(options: Options, seats: Sequence[Seat], spec: AgentSpec) -> Valu
     }
 
 
+VALUES = {"slurm": slurm_values, "pbs": pbs_values, "lsf": lsf_values}
+
+
 def agent_line(spec: AgentSpec) -> str:
     """Return the agent's command line, with shell variables for the words that differ between elements."""
     words = agent_words(spec, "\0name", "\0connection_file", node="\0node")

@@ -1,7 +1,7 @@
 // Failures, grouped by cause, each with one traceback.
 
 import { useState } from "./vendor/hooks.js";
-import { ago, count, things } from "./format.js";
+import { ago, count, things, withCells } from "./format.js";
 import { html, Section, Empty, Task, showTasks, unknown } from "./html.js";
 
 function Cause({ model, id, cause }) {
@@ -29,16 +29,16 @@ function Cause({ model, id, cause }) {
     <button type="button" class="tf-cause-head" aria-expanded=${open} onClick=${toggle}>
       <span class="tf-number" data-state="failed">${count(cause.count)}</span>
       <span class="tf-cause-text"><span class="tf-cause-what"><b>${cause.etype || cause.reason}</b>${cause.text ? html` <span class="tf-message">${cause.text}</span>` : null}</span>
-        <small class="tf-muted">${cause.place ? html`<code>${cause.place}</code>` : cause.reason}${cause.last_s ? html`<span>${ago(cause.last_s, model.now.value)}</span>` : null}</small></span>
+        <small class="tf-muted">${cause.place ? html`<code>${withCells(cause.place)}</code>` : cause.reason}${cause.last_s ? html`<span>${ago(cause.last_s, model.now.value)}</span>` : null}</small></span>
       <span class="tf-chevron" aria-hidden="true">${open ? "▾" : "▸"}</span>
     </button>
     ${open ? html`<div class="tf-cause-body">
       ${detail && detail.error ? html`<p class="tf-muted">${detail.error}</p>` : null}
-      ${end && end.traceback ? html`<pre class="tf-text" tabindex="0" aria-label=${`traceback of task ${detail.id}`}>${end.traceback}</pre>` : null}
+      ${end && end.traceback ? html`<pre class="tf-text" tabindex="0" aria-label=${`traceback of task ${detail.id}`}>${withCells(end.traceback)}</pre>` : null}
       ${end && !end.traceback ? html`<p class="tf-message">${end.text || "There is no traceback: the task did not run to its end."}</p>` : null}
       ${!detail && cause.ids.length ? html`<p class="tf-muted">…</p>` : null}
       <div class="tf-actions">
-        <span class="tf-muted">tasks ${cause.ids.slice(0, 5).map((task) => html`<${Task} model=${model} id=${task} /> `)}${cause.count > 5 ? "…" : ""}</span>
+        <span class="tf-muted">${cause.count === 1 ? "task" : "tasks"} ${cause.ids.slice(0, 5).map((task) => html`<${Task} model=${model} id=${task} /> `)}${cause.count > 5 ? "…" : ""}</span>
         <span class="tf-push"></span>
         <button type="button" onClick=${() => showTasks(model, { state: "failed", cause: id })}>Show all</button>
         ${model.may.value ? html`<button type="button" class="tf-primary" disabled=${retried} onClick=${retry}>${retried ? "Submitted again" : rest ? "Try the others again" : `Try ${things(cause.count, "task")} again`}</button>` : null}

@@ -1,27 +1,28 @@
 // One task: attempts, input, output, traceback, history.
 
 import { useEffect, useLayoutEffect, useRef, useState } from "./vendor/hooks.js";
-import { clock, moment, size, span } from "./format.js";
+import { clock, explained, moment, size, span, withCells } from "./format.js";
 import { html } from "./html.js";
 import { Priority } from "./priority.js";
 
 const Text = ({ title, text }) => (text ? html`<h3>${title}</h3><pre class="tf-text" tabindex="0" aria-label=${title}>${text}</pre>` : null);
 
-const debugging = ({ id, end }) => (end.traceback ? `tc.debug(${id})                # in Python\n%task debug ${id}             # in a notebook\nipytaskfarm debug ${id}       # in a terminal` : "");
+const debugging = ({ id, end }) => (end.traceback ? `tc.debug(${id})           # in Python\n%task debug ${id}         # in a notebook\nipytaskfarm debug ${id}   # in a terminal` : "");
 
 function Body({ task }) {
   const { end, input } = task;
   const facts = [];
   if (end) {
     facts.push(["engine", end.engine_id >= 0 ? `${end.engine_id}${end.node ? ` on ${end.node}` : ""}` : "none"]);
-    facts.push(["run time", span(end.run_s)], ["attempts", end.attempts], ["submitted", moment(end.submitted_s)], ["ended", moment(end.completed_s)]);
+    if (end.run_s) facts.push(["run time", span(end.run_s)]);
+    facts.push(["attempts", end.attempts], ["submitted", moment(end.submitted_s)], ["ended", moment(end.completed_s)]);
     if (end.value_bytes !== null) facts.push(["value", size(end.value_bytes)]);
     if (end.displays) facts.push(["displays", end.displays]);
   } else if (input) facts.push(["submitted", moment(input.submitted_s)]);
   if (input) facts.push(["input", size(input.bytes)]);
-  return html`<p class="tf-pre">${task.why.join("\n")}</p>
+  return html`<p class="tf-pre">${task.why.map(explained).join("\n")}</p>
     <dl class="tf-facts">${facts.map(([name, value]) => html`<div><dt>${name}</dt><dd>${value}</dd></div>`)}</dl>
-    ${end ? html`<${Text} title="Traceback" text=${end.traceback} /><${Text} title="Local variables" text=${end.variables} /><${Text} title="Debug it" text=${debugging(task)} /><${Text} title="Output" text=${end.stdout} /><${Text} title="Standard error" text=${end.stderr} />` : null}
+    ${end ? html`<${Text} title="Traceback" text=${withCells(end.traceback)} /><${Text} title="Local variables" text=${end.variables} /><${Text} title="Debug it" text=${debugging(task)} /><${Text} title="Output" text=${end.stdout} /><${Text} title="Standard error" text=${end.stderr} />` : null}
     ${input ? html`<${Text} title="Code" text=${input.code} />${input.rules ? html`<${Text} title="Rules" text=${input.rules} />` : null}` : null}
     ${task.history.length ? html`<h3>History</h3><table><tbody>${task.history.map(([at, what, engine, more]) => html`<tr><td class="tf-muted">${clock(at, true)}</td><td>${what}</td><td>${engine === null ? "" : `engine ${engine}`}</td><td class="tf-clip tf-muted">${more}</td></tr>`)}</tbody></table>` : null}`;
 }
@@ -61,7 +62,7 @@ export function Drawer({ model }) {
         ${model.there.value ? html`<button type="button" onClick=${look}>Refresh</button>` : null}
         <button type="button" class="tf-close" aria-label="Close" onClick=${() => dialog.current.close()}>×</button></div>
       ${error ? html`<p class="tf-trouble" role="alert">${error}</p>` : null}
-      <${Text} title="Where it is now" text=${stack} />
+      <${Text} title="Where it is now" text=${withCells(stack)} />
       ${task ? html`<${Body} task=${task} />` : error ? null : html`<p class="tf-muted">…</p>`}
     </div>`}
   </dialog>`;

@@ -1,7 +1,7 @@
 // Engines and nodes: what they do, and since when.
 
 import { useState, useEffect } from "./vendor/hooks.js";
-import { count, size, span, things } from "./format.js";
+import { count, size, span, things, withCells } from "./format.js";
 import { html, Section, Empty, Bar, Skip, Task, showTasks, unknown } from "./html.js";
 
 const PAGE = 100;
@@ -35,7 +35,7 @@ function Memory({ engine }) {
 function Frozen({ model, engine }) {
   const left = engine.ends_s - model.seen.value;
   return html`<li class="tf-job-line"><span class="tf-tag">${engine.state}</span><span>task <${Task} model=${model} id=${engine.task} /></span>
-    <span class="tf-muted">${engine.error}${engine.place ? ` in ${engine.place}` : ""}; engine ${engine.id} on ${engine.node}, ${left > 0 ? `kept for another ${span(left)} unless it is used` : "about to end"}</span>
+    <span class="tf-muted">${engine.error}${engine.place ? ` in ${withCells(engine.place)}` : ""}; engine ${engine.id} on ${engine.node}, ${left > 0 ? `kept for another ${span(left)} unless it is used` : "about to end"}</span>
     <span class="tf-push"></span>${model.may.value && engine.state !== "ending" ? html`<button type="button" class="tf-small" onClick=${() => model.act("release", { id: engine.task })}>Release</button>` : null}</li>`;
 }
 

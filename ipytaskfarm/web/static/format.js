@@ -50,4 +50,13 @@ export function moment(at) {
   return `${d.getFullYear()}-${two(d.getMonth() + 1)}-${two(d.getDate())} ${clock(at)}`;
 }
 
+const CELL = '(?:/[^\\s:"]*/ipykernel_\\d+/\\d+\\.py|<ipython-input-\\d+-[^>\\s"]*>)';
+const PLACES = new RegExp(`File "${CELL}", line (\\d+)|${CELL}:(\\d+)`, "g");
+
+// Only the notebook's kernel knows the numbers of its cells; names of temporary files tell nobody anything.
+export const withCells = (text) => text.replace(PLACES, (_, inTraceback, inText) => `a notebook's cell, line ${inTraceback || inText}`);
+
+// The explanation of a task that has ended has its moment in UTC.
+export const explained = (line) => withCells(line.replace(/^(task \d+ .*? at )(\d{4}-\d\d-\d\dT\d\d:\d\d:\d\dZ)/, (_, head, at) => head + moment(Date.parse(at) / 1000)));
+
 export const things = (number, thing) => `${count(number)} ${thing}${number === 1 ? "" : "s"}`;

@@ -81,7 +81,7 @@ export function Tasks({ model }) {
       <tbody>${page.rows.map((row) => html`<tr key=${row.id}><td><${Task} model=${model} id=${row.id} />${row.items > 1 ? html`<small class="tf-muted"> +${count(row.items - 1)}</small>` : null}</td>
         <td><span class="tf-dot" data-state=${row.state}></span>${WORDS[row.state] || row.state}${row.reason && row.reason !== row.state && row.reason !== "error" ? html`<small class="tf-muted tf-optional"> ${row.reason}</small>` : null}</td>
         <td class="tf-clip">${row.name}</td><td class="tf-optional">${row.engine_id >= 0 ? row.engine_id : ""}</td><td class="tf-right tf-optional">${row.attempts || ""}</td>${ranked ? html`<td class="tf-right">${row.priority || ""}</td>` : null}
-        <td class="tf-right">${span(row.run_s !== null ? row.run_s : row.state === "running" && row.started_s ? model.seen.value - row.started_s : null)}</td>
+        <td class="tf-right">${span(row.run_s ? row.run_s : row.state === "running" && row.started_s ? model.seen.value - row.started_s : null)}</td>
         <td class="tf-right tf-optional tf-muted">${ago(row.completed_s || row.started_s || row.submitted_s, now)}</td>
         <td class="tf-clip">${row.etype ? html`<b>${row.etype}</b> <span class="tf-muted">${row.text}</span>` : ""}</td></tr>`)}</tbody></table></div><//>`
       : html`<${Empty}>${page.asked && page.next === null ? "No task matches." : !error ? "Looking …" : there ? "" : unknown(model)}<//>`}
