@@ -11,6 +11,7 @@ from collections.abc import Iterable
 
 import msgspec
 
+from ..limits import PAYLOAD_BYTES
 from ..messages.task_types import AttemptRow, Final, Needs, Recovery, Rules, Submission
 from ..saves import SaveAttempt, SaveFinal, SaveReopen, SaveRequeue, SaveTask
 from ..states import CONSEQUENCES, MOVES, State, Waiting
@@ -243,7 +244,8 @@ def accept(
     compute_key(farm, task)
     tasks.unfinished[task.id] = task
     tasks.order.add(task.id)
-    tasks.large.note_payload(task.id, len(submission.payload))
+    if len(submission.payload) >= PAYLOAD_BYTES:
+        tasks.large.note_payload(task.id, len(submission.payload))
     if submission.items:
         task.items = submission.items
         tasks.chunks.add(task.id, task.items)
