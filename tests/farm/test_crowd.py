@@ -37,6 +37,7 @@ LEAST_S = UNDER_ATTACK_S if THOROUGH else 1.0
 """`make test` ends an attack as soon as it has seen of the others what must happen within `UNDER_ATTACK_S`."""
 NEW_CLIENT_S = 10.0
 MEMORY_BYTES = 1536 << 20
+"""What one attack may add to the controller's memory: what those before it were allowed to store is still there."""
 TASKS = 2000
 PAUSED = 60_000
 
@@ -119,6 +120,7 @@ def test_the_others_go_on(farm: Farm, attack: str, tmp_path: Path) -> None:
     controller = psutil.Process(controller_pid(farm))
     with TaskClient(str(copied)) as second, farm.task_client() as third:
         assert third.run(Task("a = 2", pull="a"), block=True)["a"] == 2
+        before = controller.memory_info().rss
         probe = Probe(second)
         probe.start()
         try:
@@ -144,7 +146,7 @@ def test_the_others_go_on(farm: Farm, attack: str, tmp_path: Path) -> None:
     assert probe.answers >= UNDER_ATTACK_S, "one a second, even so"
     assert done >= 2
     assert new_s < NEW_CLIENT_S
-    assert peak < MEMORY_BYTES
+    assert peak - before < MEMORY_BYTES
     assert controller_pid(farm) == controller.pid
     assert controller.is_running()
 
