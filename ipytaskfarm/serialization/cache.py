@@ -19,6 +19,7 @@ from ..core.messages.task_types import Function
 from ..storage.blobs import BLOB_BYTES, BlobWriter, mapped, missing_blob
 from . import rebuild as build, session_state
 from .digests import Digester
+from .file_looks import pack_looks
 from .guards import Guard
 from .hash_cycles import dump_settled
 from .kept_changes import changes_itself
@@ -318,6 +319,11 @@ def packed_function(function: Any, writer: BlobWriter | None = None, *, is_envir
         writer: writes large values in it as blobs; None: they stay in the pack.
         is_environment: whether it is an environment, which engines keep for tasks of other sessions.
     """
+    with pack_looks.of_one_pack():
+        return _packed_function(function, writer, is_environment)
+
+
+def _packed_function(function: Any, writer: BlobWriter | None, is_environment: bool) -> Function:
     entry = _functions.get(function)
     # The function is packed first, because the errors of the pickler say which part cannot travel.
     renews = not is_environment and changes_itself(function)

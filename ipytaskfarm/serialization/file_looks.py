@@ -5,8 +5,11 @@ for each call.
 from __future__ import annotations
 
 import os
+import threading
+from collections.abc import Iterator
+from contextlib import contextmanager
 from time import monotonic
-from typing import TypeAlias
+from typing import Any, TypeAlias
 
 Stamp: TypeAlias = tuple[int, int, int, int]
 
@@ -34,6 +37,27 @@ _LOOK_AGAIN_S = 0.001, 0.05
 """The shortest and the longest time until files are looked at again anyway, as other threads and programs edit too."""
 _LOOKING_PART = 0.05
 """The part of the time that looking may take: a program of 1,000 modules is looked at more rarely than one of two."""
+
+
+class PackLooks(threading.local):
+    """What a thread has found in files for the function that it packs now.
+
+    The pack and its digest are of one moment: a file that is edited between them would give a new name to old code."""
+
+    found: dict[str, Any] | None = None
+    """None: nothing is packed."""
+
+    @contextmanager
+    def of_one_pack(self) -> Iterator[None]:
+        """Look at files once until this ends."""
+        before, self.found = self.found, {}
+        try:
+            yield
+        finally:
+            self.found = before
+
+
+pack_looks = PackLooks()
 
 
 class FileLook:

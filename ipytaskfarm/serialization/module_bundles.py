@@ -28,7 +28,7 @@ import msgspec
 from ..system import process
 from ..system.user_code import depth_of_user
 from .assigned_globals import AssignedGlobals, state_to_compare, warn_of_script_parts
-from .file_looks import FileLook, Stamp, stamp_of
+from .file_looks import FileLook, Stamp, pack_looks, stamp_of
 from .module_origin import (
     Shipped,
     Travel,
@@ -133,6 +133,16 @@ working = Working()
 
 def bundle_of(name: str) -> Bundle:
     """Return the module's sources as they are now. The result is the same object as long as no file has changed."""
+    found = pack_looks.found
+    if found is None:
+        return _bundle_now(name)
+    if name not in found:
+        found[name] = _bundle_now(name)
+    bundle: Bundle = found[name]
+    return bundle
+
+
+def _bundle_now(name: str) -> Bundle:
     if process.importing:
         _refuse_at_import(name)
     known = _bundles.get(name)

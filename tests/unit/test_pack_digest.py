@@ -8,6 +8,7 @@ import subprocess
 import sys
 import textwrap
 import weakref
+import zlib
 from pathlib import Path
 from typing import Any
 
@@ -15,7 +16,7 @@ import msgspec
 import pytest
 
 import ipytaskfarm
-from ipytaskfarm.serialization import cache
+from ipytaskfarm.serialization import cache, module_bundles
 from ipytaskfarm.serialization.digests import Digester
 from ipytaskfarm.serialization.pack import pack, pack_environment, pack_function, unpack, unpack_function
 from ipytaskfarm.serialization.recipes import recipe_of
@@ -448,3 +449,30 @@ def test_an_environment_is_the_same_in_each_session_and_a_counter_is_not(monkeyp
     later_environment, later_counter = digests()
     assert later_environment == environment
     assert later_counter != counter
+
+
+def test_a_function_and_its_digest_are_of_one_look_at_the_files(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """An edit between them would give a new digest to old code."""
+    monkeypatch.syspath_prepend(tmp_path)
+    file = tmp_path / "one_look.py"
+    file.write_text("V = 1\n")
+    names: dict[str, Any] = {"__name__": "__main__"}
+    exec("import one_look\ndef made(n): return lambda: one_look.V + n", names)
+    pack_function(names["made"](0))
+    looks: list[str] = []
+    unchanged = module_bundles._unchanged
+
+    def edited_after_the_look(bundle: module_bundles.Bundle) -> bool:
+        looks.append(bundle.name)
+        is_unchanged = unchanged(bundle)
+        file.write_text("V = 2  # edited\n")
+        return is_unchanged
+
+    monkeypatch.setattr(module_bundles, "_unchanged", edited_after_the_look)
+    old, new = pack_function(names["made"](1)), pack_function(names["made"](1))
+    assert looks == ["one_look"] * 2
+    assert b"V = 2" in zlib.decompress(module_bundles.bundle_of("one_look").packed)
+    assert old.digest != new.digest
+    assert old.code != new.code
