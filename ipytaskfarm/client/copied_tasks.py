@@ -20,7 +20,7 @@ from ..core.messages.payload import CallWork, ResultBody, StringWork, Work
 from ..core.messages.task_types import FAIL, Rules
 from ..core.requirements import Asks
 from ..core.states import ABORTS
-from ..serialization.pack import unpack, unpack_environment, unpack_error, unpack_function
+from ..serialization.pack import unpack, unpack_called, unpack_environment, unpack_error, unpack_function
 from ..serialization.references import Ref, give_inputs
 from ..system.user_code import tell_user
 from .questions import AsksController
@@ -65,7 +65,7 @@ def _made(
     if isinstance(work, StringWork):
         made = StringTask(work.code, list(work.pull), unpack(work.push) if work.push is not None else {})
     else:
-        made = _call(work, unpack_function(codes[digest or ""]), item)
+        made = _call(work, unpack_called(codes[digest or ""], work.values), item)
     clears = {"clear_before": work.clear_before, "clear_after": work.clear_after}
     # The values are those that the checks of the attributes have made.
     made.__dict__.update({name: value for name, value in clears.items() if value})

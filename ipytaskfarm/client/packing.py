@@ -16,7 +16,7 @@ from ..core.messages.payload import with_content
 from ..core.messages.result_cache import CacheKey
 from ..core.messages.task_types import Function, Needs, Packed, Recovery, Rules
 from ..serialization.memory_maps import naming_files
-from ..serialization.pack import PLAIN, notice, pack, pack_arguments, pack_function
+from ..serialization.pack import PLAIN, notice, pack, pack_arguments, pack_called, pack_function
 from ..serialization.recipes import Content
 from ..serialization.references import Ref, noting
 from ..storage.blobs import BlobStore, BlobWriter
@@ -206,12 +206,12 @@ class TaskData:
             self._refused = error
             return -1
 
-    def pack_function(self, function: Callable[..., Any]) -> Function:
-        """Pack the function that the task calls."""
+    def pack_function(self, function: Callable[..., Any]) -> tuple[Function, bytes | None]:
+        """Pack the function that the task calls; see `pack_called`."""
         if self._known is not None and self._known.function is function:
             self._known_blobs = self._known.blobs
-            return self._known.code
-        return pack_function(function, self._writer)
+            return self._known.code, None
+        return pack_called(function, self._writer)
 
     def pack_arguments(self, args: Sequence[Any], kwargs: dict[str, Any]) -> bytes:
         """Pack the arguments of a call."""

@@ -444,12 +444,12 @@ class CallTask(Task):
         return is_coroutine_function(self.function) and not (self.clear_before or self.clear_after)
 
     def _payload(self, data: TaskData, functions: dict[str, Function]) -> tuple[bytes, str | None]:
-        function = data.pack_function(self.function)
+        function, values = data.pack_function(self.function)
         functions[function.digest] = function
         arguments = None
         if self.args or self.kwargs:
             arguments = data.pack_arguments(self.args or (), self.kwargs or {})
-        work = CallWork(arguments, self.clear_before, self.clear_after, self._raw, self._each)
+        work = CallWork(arguments, self.clear_before, self.clear_after, self._raw, self._each, values=values)
         return _encode(work), function.digest
 
     def _cached_call(self) -> tuple[Callable[..., Any], tuple[Any, ...], dict[str, Any], str]:

@@ -32,7 +32,7 @@ from ..core.states import ABORTS, DEFERS, LOSES_INPUTS
 from ..core.text import text_of
 from ..serialization.cache import damage_of
 from ..serialization.memory_maps import naming_files
-from ..serialization.pack import is_coroutine_function, pack, pack_function, unpack, unpack_error
+from ..serialization.pack import is_coroutine_function, pack, pack_called, unpack, unpack_error
 from ..serialization.references import noting
 from ..storage.blobs import BlobStore, BlobWriter
 from .calls import Calls, NodeLock, RunResources
@@ -112,7 +112,7 @@ def packed_child(what: Any, args: tuple[Any, ...], kwargs: dict[str, Any], blobs
     if not callable(what):
         raise TypeError(f"submit() takes a Task or a function, not {type(what).__name__}")
     writer = BlobWriter(blobs) if blobs is not None else None
-    function = pack_function(what, writer)
+    function, values = pack_called(what, writer)
     inputs: dict[int, None] = {}
 
     def note(task: object) -> int:
@@ -126,7 +126,7 @@ def packed_child(what: Any, args: tuple[Any, ...], kwargs: dict[str, Any], blobs
     needs = Needs(after=tuple(inputs), inputs=tuple((i, i) for i in inputs)) if inputs else None
     taken = writer.taken() if writer is not None else ()
     rules = Rules(coroutine=True) if is_coroutine_function(what) else None
-    return Packed(_encode(CallWork(arguments)), function.digest, rules, (function,), False, taken, needs)
+    return Packed(_encode(CallWork(arguments, values=values)), function.digest, rules, (function,), False, taken, needs)
 
 
 def submission(number: int, packed: Packed, job: str | None = None) -> Submission:

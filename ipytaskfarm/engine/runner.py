@@ -29,6 +29,7 @@ from ..core.states import FREEZES
 from ..core.text import did_you_mean, text_of
 from ..serialization.child_processes import forget_sent, sent
 from ..serialization.function_globals import setup_globals
+from ..serialization.function_templates import fill_template
 from ..serialization.import_settings import IMPORT_SETTINGS
 from ..serialization.modules import active, begin_run, used
 from ..serialization.pack import note_rebuild, pack, pack_names, unpack, unpack_function
@@ -425,7 +426,8 @@ class Runner:
         if active:
             prepare_older()
         if not work.each:
-            return known.function(*args, **kwargs)
+            function = known.function if work.values is None else fill_template(known.function, unpack(work.values))
+            return function(*args, **kwargs)
         return self._call_items(attempt, known, ItemNames(known.function, *args), begin)
 
     def _call_items(

@@ -3,6 +3,7 @@
     pack, unpack                     values; an error names the part that cannot be pickled by its path in the object
     pack_names                       the dict of pulled names
     pack_function, unpack_function   functions, named by a digest of what they do
+    pack_called, unpack_called       the function of one call; those of one code share a template
     for_many                         a function for many calls in a row
     is_coroutine_function            whether a task with the function may share an engine with others
     pack_error, unpack_error         exceptions with all that they refer to, and the user's part of their tracebacks
@@ -33,6 +34,7 @@ from .cache import class_digests, dumps, loads, packed_function, unchanged_funct
 from .exceptions import brief_error, chain_of, missing, pack_error, traceback_of, unpack_error
 from .function_globals import Names
 from .function_parts import closure_of
+from .function_templates import fill_template, split_function
 from .module_bundles import size_text, working
 from .module_origin import add_dependency
 from .rebuild import Renewing, bind, for_many, loading
@@ -120,12 +122,14 @@ __all__ = [
     "note_rebuild",
     "pack",
     "pack_arguments",
+    "pack_called",
     "pack_environment",
     "pack_error",
     "pack_function",
     "pack_names",
     "traceback_of",
     "unpack",
+    "unpack_called",
     "unpack_environment",
     "unpack_error",
     "unpack_function",
@@ -373,6 +377,30 @@ def pack_function(function: Callable[..., Any], writer: BlobWriter | None = None
         raise _refusal(function, name, error) from _first(error)
     finally:
         notice.what = None
+
+
+def pack_called(function: Callable[..., Any], writer: BlobWriter | None = None) -> tuple[Function, bytes | None]:
+    """Return the function of one call as `pack_function` does, and the packed values of its closure and defaults.
+
+    Functions of one code share a template, if these values are plain ones.  For others the second value is None, and
+    the function has all.  `fill_template` joins both again.
+    """
+    split = split_function(function)
+    if split is not None:
+        template, values = split
+        try:
+            return pack_function(template, writer), values
+        except UnpickleableException:
+            pass  # the error is to be about the function of the user
+    return pack_function(function, writer), None
+
+
+def unpack_called(
+    code: bytes, values: bytes | None, namespace: MutableMapping[str, Any] | None = None
+) -> Callable[..., Any]:
+    """Return the callable of what `pack_called` returned."""
+    function = unpack_function(code, namespace)
+    return function if values is None else fill_template(function, unpack(values))
 
 
 def is_coroutine_function(function: Callable[..., Any]) -> bool:

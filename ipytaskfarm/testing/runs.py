@@ -15,7 +15,7 @@ from ..core.messages.task_types import Ended, RunKey
 from ..core.states import Reason
 from ..engine.current import giver
 from ..engine.failures import described
-from ..serialization.pack import pack, unpack, unpack_function
+from ..serialization.pack import pack, unpack, unpack_called
 from ..serialization.references import give_inputs
 from .memory_store import MemoryReader, MemoryStore
 
@@ -107,6 +107,6 @@ def _run_code(work: StringWork, names: MutableMapping[str, Any]) -> dict[str, An
 
 
 def _call_function(work: CallWork, code: bytes, names: MutableMapping[str, Any]) -> Any:
-    function = unpack_function(code, names)
+    function = unpack_called(code, work.values, names)
     arguments, keywords = unpack(work.arguments, names) if work.arguments is not None else ((), {})
     return function(*arguments, **keywords)

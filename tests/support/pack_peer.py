@@ -15,13 +15,14 @@ import ipytaskfarm
 from ipytaskfarm.core.messages.payload import FailureBody
 from ipytaskfarm.serialization.pack import (
     pack,
-    pack_function,
+    pack_called,
     unpack,
     unpack_error,
 )
 
 PEER = """
 import pickle, struct, sys
+from ipytaskfarm.serialization.function_templates import fill_template
 from ipytaskfarm.serialization.pack import *
 namespace = {}
 functions = {}
@@ -31,10 +32,11 @@ while True:
     verb, *rest = pickle.loads(sys.stdin.buffer.read(struct.unpack(">I", head)[0]))
     try:
         if verb == "call":
-            digest, code, arguments = rest
+            digest, code, values, arguments = rest
             if digest not in functions: functions[digest] = unpack_function(code, namespace)
+            function = functions[digest] if values is None else fill_template(functions[digest], unpack(values))
             args, kwargs = unpack(arguments, namespace)
-            answer = (True, pack(functions[digest](*args, **kwargs)))
+            answer = (True, pack(function(*args, **kwargs)))
         elif verb == "run":
             exec(rest[0], namespace); answer = (True, pack(None))
         elif verb == "push":
@@ -74,8 +76,8 @@ class Peer:
         raise unpack_error(FailureBody(*answer), 3)
 
     def call(self, function: Any, *args: Any, **kwargs: Any) -> Any:
-        made = pack_function(function)
-        return self.ask("call", made.digest, made.code, pack((args, kwargs), ("args", "kwargs")))
+        made, values = pack_called(function)
+        return self.ask("call", made.digest, made.code, values, pack((args, kwargs), ("args", "kwargs")))
 
     def run(self, lines: str) -> None:
         self.ask("run", lines)

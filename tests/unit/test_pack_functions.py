@@ -273,7 +273,7 @@ def test_what_was_unpacked_can_be_packed_again(peer: Peer, notebook: Notebook) -
     made = pack_function(notebook["f"])
     again = pack_function(unpack_function(made.code, {"there": 1}))
     peer.run("there = 5")
-    assert peer.ask("call", again.digest, again.code, pack(((1,), {}))) == 7
+    assert peer.ask("call", again.digest, again.code, None, pack(((1,), {}))) == 7
     assert again.digest == made.digest
 
 

@@ -148,7 +148,7 @@ def test_versions_do_not_mix(peer: Peer, notebook: Notebook, folder: Path) -> No
     write(folder / "mixed.py", "def f():\n    import mixed\n    return mixed.V\nV = 2\n")
     new = pack_function(notebook["use"])
     empty = pack(((), {}))
-    answers = [peer.ask("call", each.digest, each.code, empty) for each in (old, new, old, new, old)]
+    answers = [peer.ask("call", each.digest, each.code, None, empty) for each in (old, new, old, new, old)]
     assert answers == [1, 2, 1, 2, 1]
 
 
@@ -340,7 +340,7 @@ def away(peer: Peer, folder: Path) -> Callable[..., Any]:
         hidden = folder.with_name(f"{folder.name}-hidden")
         folder.rename(hidden)
         try:
-            return peer.ask("call", made.digest, made.code, packed)
+            return peer.ask("call", made.digest, made.code, None, packed)
         finally:
             hidden.rename(folder)
 

@@ -191,7 +191,7 @@ from .view import (
     WhyWaiting as WhyWaiting,
 )
 
-PROTOCOL = 11
+PROTOCOL = 12
 """Peers with another number are refused, with both versions named."""
 
 Message: TypeAlias = ClientMessage | ToClient | AgentMessage | ToAgent

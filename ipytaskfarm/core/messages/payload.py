@@ -70,6 +70,8 @@ class CallWork(msgspec.Struct, frozen=True, array_like=True, tag="call"):
     content: tuple[tuple[str, str], ...] = ()
     """Of a task whose result may be kept: (top-level module, digest of its files) for modules that go by name and have
     no version. If the engine has run others, its result is not kept."""
+    values: bytes | None = None
+    """The packed values of the function's closure and defaults, if `Function` is a template without them."""
 
 
 def with_content(payload: bytes, content: tuple[tuple[str, str], ...]) -> bytes:

@@ -1,0 +1,163 @@
+"""Functions without the plain values of their closures and defaults, so that those of one code are sent as one.
+
+``[tc.run(MapTask(make(n))) for n in range(2000)]`` and ``[tc.run(lambda n=n: f(n)) for n in range(2000)]`` make 2,000
+functions that differ in a number.  Each of them would be packed, examined, stored and rebuilt as a function of its own.
+A template is packed once, and the values travel with each task (docs/decisions/0126).
+"""
+
+from __future__ import annotations
+
+import pickle
+import types
+from collections import OrderedDict
+from collections.abc import Callable
+from typing import Any, NamedTuple, TypeAlias
+
+from .function_parts import annotations_of, cell_content
+from .kept_changes import changes_itself
+from .rebuild import is_call
+
+Values: TypeAlias = tuple[tuple[Any, ...], tuple[Any, ...] | None]
+"""What the cells contain, in the order of ``co_freevars``, and the defaults; None: those are in the template."""
+
+_PLAIN = frozenset({int, float, bool, complex, type(None), str, bytes})
+"""The types of values that travel apart from the function: nothing can change in them, and no name is looked up."""
+_BYTES_MAX = 1024
+"""The most bytes of values that travel apart, since they are sent again with each task of the same function."""
+_KEPT_MAX = 256
+_MARK = "__ipytaskfarm_template__"
+
+
+class SplitFunction(NamedTuple):
+    """A function in two parts."""
+
+    template: types.FunctionType
+    """The function with empty cells. Functions that differ in their values alone have the same template."""
+    values: bytes
+    """The pickle of `Values`."""
+
+
+_templates: OrderedDict[int, types.FunctionType] = OrderedDict()
+"""Address of the code -> the template that was made of it last, which keeps the code alive."""
+
+
+def split_function(function: object) -> SplitFunction | None:
+    """Return a function in two parts; None: it travels as a whole.
+
+    Whether a function is taken apart depends on what it is, not on what was packed before, so that its template has the
+    same digest in each session.
+    """
+    # One without "<" in its name, of a function around it or a lambda, can be found by its name.
+    if type(function) is not types.FunctionType or "<" not in function.__qualname__:
+        return None
+    closure, defaults = function.__closure__, function.__defaults__
+    if not (closure or defaults):
+        return None
+    cells = tuple(map(cell_content, closure)) if closure else ()
+    if not _PLAIN.issuperset(map(type, cells)):
+        return None
+    if defaults is not None and not _PLAIN.issuperset(map(type, defaults)):
+        defaults = None
+    if not (cells or defaults):
+        return None
+    packed = pickle.dumps((cells, defaults), 5)
+    if len(packed) > _BYTES_MAX:
+        return None
+    template = _template_of(function, None if defaults else function.__defaults__)
+    return None if template is None else SplitFunction(template, packed)
+
+
+def _template_of(function: types.FunctionType, defaults: tuple[Any, ...] | None) -> types.FunctionType | None:
+    """Return the template of a function. defaults: those that stay in it."""
+    key = id(function.__code__)
+    known = _templates.get(key)
+    if known is not None and known.__defaults__ is defaults and _is_like(function, known):
+        return known
+    if not _may_be_split(function):
+        return None
+    template = _with_values(function, tuple(types.CellType() for _ in function.__closure__ or ()), defaults)
+    setattr(template, _MARK, True)
+    _templates[key] = template
+    _templates.move_to_end(key)
+    while len(_templates) > _KEPT_MAX:
+        _templates.popitem(last=False)
+    return template
+
+
+def _is_like(function: types.FunctionType, template: types.FunctionType) -> bool:
+    """Return whether the function differs from the template in its values at most."""
+    return (
+        function.__code__ is template.__code__
+        and function.__globals__ is template.__globals__
+        and function.__kwdefaults__ is None
+        and function.__qualname__ == template.__qualname__
+        and function.__name__ == template.__name__
+        and function.__module__ == template.__module__
+        and function.__doc__ is template.__doc__
+        and not function.__dict__
+        and _are_the_same(annotations_of(function), template.__annotations__)
+        and not getattr(function, "__type_params__", ())
+    )
+
+
+def _are_the_same(some: dict[str, Any], others: dict[str, Any]) -> bool:
+    return len(some) == len(others) and all(others.get(name, some) is value for name, value in some.items())
+
+
+def _may_be_split(function: types.FunctionType) -> bool:
+    """Return whether the function travels by value, and each call may find its values as they were packed.
+
+    One that assigns to variables of its closure is rebuilt for each task by `rebuild.Renewing`.
+    """
+    return (
+        function.__kwdefaults__ is None
+        and not function.__dict__
+        and not getattr(function, "__type_params__", ())
+        and not changes_itself(function)
+    )
+
+
+def _with_values(
+    function: types.FunctionType, cells: tuple[types.CellType, ...], defaults: tuple[Any, ...] | None
+) -> types.FunctionType:
+    closure = cells if function.__closure__ is not None else None
+    made = types.FunctionType(function.__code__, function.__globals__, function.__name__, defaults, closure)
+    made.__qualname__ = function.__qualname__
+    made.__module__ = function.__module__
+    made.__doc__ = function.__doc__
+    if annotations := annotations_of(function):
+        made.__annotations__ = dict(annotations)
+    return made
+
+
+def fill_template(function: Callable[..., Any], values: Values) -> Callable[..., Any]:
+    """Return the function of a template that was unpacked, with these values.
+
+    A function that is no template is returned as it is: a task that is retried with another function still has the
+    values of its first one.
+    """
+    if type(function) is not types.FunctionType:
+        return function
+    is_wrapped = is_call(function.__code__)
+    template = vars(function)["__wrapped__"] if is_wrapped else function
+    if _MARK not in getattr(template, "__dict__", ()):
+        return function
+    cells, defaults = values
+    made = _with_values(
+        template, tuple(map(types.CellType, cells)), template.__defaults__ if defaults is None else defaults
+    )
+    return _wrapped_again(function, template, made) if is_wrapped else made
+
+
+def _wrapped_again(
+    wrapper: types.FunctionType, template: types.FunctionType, made: types.FunctionType
+) -> types.FunctionType:
+    """Return the wrapper that `rebuild.bind` made of the template for the function, with the same steps."""
+    cells = tuple(
+        types.CellType(made) if cell.cell_contents is template else cell for cell in wrapper.__closure__ or ()
+    )
+    again = types.FunctionType(wrapper.__code__, wrapper.__globals__, made.__name__, None, cells)
+    again.__qualname__ = made.__qualname__
+    again.__module__ = made.__module__
+    again.__wrapped__ = made  # type: ignore[attr-defined]
+    return again

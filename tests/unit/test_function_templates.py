@@ -1,0 +1,197 @@
+"""Functions that are sent as a template and the values of their closures and defaults."""
+
+from __future__ import annotations
+
+import functools
+import pickle
+import sys
+import types
+from collections.abc import Callable
+from typing import Any
+
+import pytest
+
+from ipytaskfarm.serialization.function_templates import fill_template, split_function
+from ipytaskfarm.serialization.pack import pack_called, pack_function, unpack_called, unpack_function
+
+from ..support.pack_peer import Notebook, Peer
+
+
+def made(n: Any, text: Any = "x") -> Callable[..., Any]:
+    def inner(x: int = 1, *rest: int) -> tuple[Any, ...]:
+        """Tell."""
+        return n, text, x, rest
+
+    return inner
+
+
+@pytest.mark.parametrize("value", [3, -(2**80), 0.5, True, None, 2j, "text", b"bytes", ""])
+def test_closures_of_one_code_have_one_function(value: Any) -> None:
+    first, _ = pack_called(made(1))
+    second, values = pack_called(made(value, "y"))
+    assert second.digest == first.digest
+    assert second.code is first.code
+    assert unpack_called(second.code, values)(5, 6) == (value, "y", 5, (6,))
+
+
+def test_defaults_travel_apart_too(peer: Peer, notebook: Notebook) -> None:
+    notebook.run("""
+        K = 10
+        fs = [lambda x=1, n=n: (K, x, n) for n in range(3)]
+        def make(m, options): return [lambda x, n=n, o=options: (m, x, n, o) for n in range(3)]
+    """)
+    assert len({pack_called(f)[0].digest for f in notebook["fs"]}) == 1
+    assert [peer.call(f) for f in notebook["fs"]] == [(10, 1, 0), (10, 1, 1), (10, 1, 2)]
+    assert [peer.call(f, 7, n=8) for f in notebook["fs"]] == [(10, 7, 8)] * 3
+    for options in ("plain", [1]):
+        made = notebook["make"](5, options)
+        assert [peer.call(f, 6) for f in made] == [(5, 6, n, options) for n in range(3)]
+    with pytest.raises(TypeError, match="required positional"):
+        peer.call(made[0])
+
+
+def test_the_template_is_the_same_whichever_closure_comes_first() -> None:
+    code = compile("def make(n):\n    def f(): return n\n    return f", "<cell>", "exec")
+    found = []
+    for value in (1, "two"):
+        names: dict[str, Any] = {"__name__": "__main__"}
+        exec(code, names)
+        found.append(pack_called(names["make"](value))[0].digest)
+    assert found[0] == found[1]
+
+
+class Whole:
+    """Makers of functions that travel as a whole, with what a call returns."""
+
+    @staticmethod
+    def counting(n: int) -> Callable[[], int]:
+        def step() -> int:
+            nonlocal n
+            n += 1
+            return n
+
+        return step
+
+    @staticmethod
+    def list_within(n: int) -> Callable[[], int]:
+        numbers = [n, 1]
+        return lambda: sum(numbers)
+
+    @staticmethod
+    def function_within(n: int) -> Callable[[], int]:
+        def helper() -> int:
+            return n + 1
+
+        return lambda: helper()
+
+    @staticmethod
+    def attribute(n: int) -> Callable[[], int]:
+        def f() -> int:
+            return n + 1
+
+        f.note = "kept"  # type: ignore[attr-defined]
+        return f
+
+    @staticmethod
+    def keyword_default(n: int) -> Callable[[], int]:
+        def f(*, m: int = 1) -> int:
+            return n + m
+
+        return f
+
+    @staticmethod
+    def long_text(n: int) -> Callable[[], int]:
+        text = "x" * 5000
+        return lambda: len(text) - 5000 + n + 1
+
+    @staticmethod
+    def list_as_default(n: int) -> Callable[[], int]:
+        return lambda numbers=[n, 1]: sum(numbers)  # type: ignore[misc]
+
+    @staticmethod
+    def partial(n: int) -> Callable[[], int]:
+        return functools.partial(int.__add__, n, 1)
+
+
+@pytest.mark.parametrize("way", [name for name in vars(Whole) if not name.startswith("_")])
+def test_others_are_sent_as_a_whole(peer: Peer, way: str) -> None:
+    make = getattr(Whole, way)
+    assert split_function(make(1)) is None
+    function, values = pack_called(make(1))
+    assert values is None
+    assert function.digest == pack_function(make(1)).digest or way == "counting"  # this one belongs to its session
+    assert [peer.call(make(n)) for n in (1, 5)] == [2, 6]
+
+
+def test_a_function_that_was_put_into_a_module_is_sent_by_name(monkeypatch: pytest.MonkeyPatch) -> None:
+    named = made(1)
+    named.__qualname__ = named.__name__ = "named"
+    monkeypatch.setattr(sys.modules[__name__], "named", named, raising=False)
+    assert pack_called(named)[1] is None
+
+
+def test_the_values_are_those_of_the_submission(peer: Peer, notebook: Notebook) -> None:
+    notebook.run("""
+        def make(n):
+            def f(): return n
+            def change(m):
+                nonlocal n
+                n = m
+            return f, change
+        f, change = make(1)
+    """)
+    assert peer.call(notebook["f"]) == 1
+    notebook["change"](2)
+    assert peer.call(notebook["f"]) == 2
+
+
+def test_globals_are_examined_for_each_closure(peer: Peer, notebook: Notebook) -> None:
+    notebook.run("K = 10\ndef make(n):\n    def f(x=0): return K + n + x\n    return f")
+    assert peer.call(notebook["make"](1)) == 11
+    notebook.run("K = 20")
+    assert peer.call(notebook["make"](1)) == 21
+    notebook.run("def make(n):\n    def f(x=5): return K - n - x\n    return f")
+    assert peer.call(notebook["make"](1)) == 14
+
+
+def test_defaults_and_annotations_are_those_of_the_function(peer: Peer, notebook: Notebook) -> None:
+    notebook.run("""
+        def make(n, d, t):
+            def f(x: t = d):
+                import typing
+                return n, x, typing.get_type_hints(f_of()).get("x")
+            f_of = lambda: f
+            return f
+        def flat(n, d, t):
+            def f(x: t = d): return n, x
+            return f
+    """)
+    assert peer.call(notebook["flat"](1, 2, int)) == (1, 2)
+    assert peer.call(notebook["flat"](1, [3], int)) == (1, [3])
+    opened = [split_function(notebook["flat"](1, 2, each)) for each in (int, str)]
+    assert [each.template.__annotations__ for each in opened if each is not None] == [{"x": int}, {"x": str}]
+
+
+def test_each_call_has_cells_of_its_own() -> None:
+    notebook = Notebook()
+    notebook.run("K = 1\ndef make(n):\n    def f(): return lambda: n + K\n    return f")
+    function, first = pack_called(notebook["make"](1))
+    _, second = pack_called(notebook["make"](2))
+    unpacked = unpack_function(function.code, {})
+    calls = [fill_template(unpacked, pickle.loads(values)) for values in (first, second) if values is not None]
+    kept = [call() for call in calls]
+    assert [each() for each in kept] == [2, 3]
+    assert [call.__name__ for call in calls] == ["f", "f"]
+    assert all(type(call) is types.FunctionType for call in calls)
+
+
+def test_a_function_that_is_no_template_keeps_its_own_values() -> None:
+    whole = made(1)
+    assert fill_template(whole, ((2, "y"), (5,))) is whole
+    assert fill_template(len, ((2,), None)) is len
+
+
+def test_an_error_names_the_users_function(notebook: Notebook) -> None:
+    notebook.run("import sys\nframe = sys._getframe()\ndef make(n):\n    def f(): return frame, n\n    return f")
+    with pytest.raises(Exception, match="frame"):
+        pack_called(notebook["make"](1))
