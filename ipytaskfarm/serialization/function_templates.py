@@ -77,8 +77,8 @@ def _template_of(function: types.FunctionType, defaults: tuple[Any, ...] | None)
         return None
     template = _with_values(function, tuple(types.CellType() for _ in function.__closure__ or ()), defaults)
     setattr(template, _MARK, True)
+    _templates.pop(key, None)  # it becomes the newest; another thread may have dropped it
     _templates[key] = template
-    _templates.move_to_end(key)
     while len(_templates) > _KEPT_MAX:
         _templates.popitem(last=False)
     return template
