@@ -484,7 +484,11 @@ def _of_global_names(kind: Any) -> Any:
                     raise pickle.PicklingError("it is made with its class")
                 return _by_attributes(found)
             return reduced if plain is None else plain(pickler, found)
-        way = travel(module := pickle.whichmodule(found, reduced))  # type: ignore[attr-defined]
+        try:
+            module = pickle.whichmodule(found, reduced)  # type: ignore[attr-defined]
+        except pickle.PicklingError:  # since Python 3.14, where an earlier one returns "__main__"
+            module = "__main__"
+        way = travel(module)
         if way is not Travel.LOOSE:
             return NotImplemented if way is Travel.REFERENCE else by_member(module, reduced)
         if hasattr(kind, "__get__"):
