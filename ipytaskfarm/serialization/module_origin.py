@@ -276,6 +276,8 @@ def folder_travels(name: str, folders: list[str]) -> bool:
 
 def file_travels(name: str, file: str) -> bool:
     """Return whether the module of this name travels by value if it was loaded from this file."""
+    if name.partition(".")[0] == _OWN:  # every engine has it, and its modules hold the engine's state
+        return False
     if not file.endswith(".py"):
         return is_compiled(file) and os.path.isfile(file) and _place_travels(name, file)
     if is_added(name, file):

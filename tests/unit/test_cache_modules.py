@@ -13,6 +13,8 @@ from pathlib import Path
 
 import pytest
 
+from ipytaskfarm.serialization.module_origin import file_travels
+
 from .test_cache_keys import key_of
 
 PASSED_ON = {
@@ -212,3 +214,12 @@ def test_a_function_within_a_module_that_uses_builtins_alone_does_not_bring_the_
         text, f"print(end='')\n{text}", tmp_path, "from held import rate\ndef f(x): return rate()"
     )
     assert first == second
+
+
+@pytest.mark.parametrize(("package", "travels"), [("ipytaskfarm", False), ("project", True)])
+def test_the_modules_of_the_farm_itself_go_by_name(tmp_path: Path, package: str, travels: bool) -> None:
+    (tmp_path / "pyproject.toml").touch()
+    module = tmp_path / package / "engine.py"
+    module.parent.mkdir()
+    module.touch()
+    assert file_travels(f"{package}.engine", str(module)) is travels
