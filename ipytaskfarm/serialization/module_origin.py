@@ -20,6 +20,7 @@ import functools
 import importlib.machinery
 import json
 import os
+import pickle
 import site
 import sys
 import sysconfig
@@ -201,6 +202,15 @@ def _namespace_package(name: str, path: Sequence[str]) -> importlib.machinery.Mo
     spec = importlib.machinery.ModuleSpec(name, None, is_package=True)
     spec.submodule_search_locations = [part for part in parts if os.path.isdir(part)]
     return spec if spec.submodule_search_locations else None
+
+
+def module_with(obj: object, name: str) -> str:
+    """Return the name of the module that has an object under this name; "__main__" if none has."""
+    try:
+        found: str = pickle.whichmodule(obj, name)  # type: ignore[attr-defined]
+    except pickle.PicklingError:  # since Python 3.14
+        return "__main__"
+    return found
 
 
 def travel(name: str | None) -> Travel:

@@ -28,7 +28,7 @@ from collections.abc import Callable, Iterable
 from typing import Any
 
 from . import rebuild as build, rebuild_values as values, shared_state
-from .module_origin import Travel, travel
+from .module_origin import Travel, module_with, travel
 from .pickler import (
     BASES,
     KINDS,
@@ -484,11 +484,7 @@ def _of_global_names(kind: Any) -> Any:
                     raise pickle.PicklingError("it is made with its class")
                 return _by_attributes(found)
             return reduced if plain is None else plain(pickler, found)
-        try:
-            module = pickle.whichmodule(found, reduced)  # type: ignore[attr-defined]
-        except pickle.PicklingError:  # since Python 3.14, where an earlier one returns "__main__"
-            module = "__main__"
-        way = travel(module)
+        way = travel(module := module_with(found, reduced))
         if way is not Travel.LOOSE:
             return NotImplemented if way is Travel.REFERENCE else by_member(module, reduced)
         if hasattr(kind, "__get__"):
