@@ -7,24 +7,37 @@ A template is packed once, and the values travel with each task (docs/decisions/
 
 from __future__ import annotations
 
+import dis
+import functools
+import itertools
 import pickle
+import sys
 import types
+import weakref
 from collections import OrderedDict
 from collections.abc import Callable
 from typing import Any, NamedTuple, TypeAlias
 
+from .function_globals import Names
 from .function_parts import annotations_of, cell_content
-from .kept_changes import changes_itself
+from .global_names import mentioned, nested_codes
+from .kept_changes import assigns_closure
 from .rebuild import is_call
+from .session_reads import reached_functions
 
 Values: TypeAlias = tuple[tuple[Any, ...], tuple[Any, ...] | None]
-"""What the cells contain, in the order of ``co_freevars``, and the defaults; None: those are in the template."""
+"""What the cells contain, in the order of ``co_freevars``, and the defaults."""
+Templates: TypeAlias = OrderedDict[int, types.FunctionType]
+"""Address of the code -> the template that was made of it last, which keeps the code alive."""
 
 _PLAIN = frozenset({int, float, bool, complex, type(None), str, bytes})
 """The types of values that travel apart from the function: nothing can change in them, and no name is looked up."""
+_TEXTS = frozenset({str, bytes})
 _BYTES_MAX = 1024
 """The most bytes of values that travel apart, since they are sent again with each task of the same function."""
 _KEPT_MAX = 256
+_COMPARING_MAX = 1000
+_IS = dis.opmap["IS_OP"]
 _MARK = "__ipytaskfarm_template__"
 
 
@@ -35,10 +48,13 @@ class SplitFunction(NamedTuple):
     """The function with empty cells. Functions that differ in their values alone have the same template."""
     values: bytes
     """The pickle of `Values`."""
+    has_texts: bool
+    """Whether there are texts or bytes among the values; see `may_compare`."""
 
 
-_templates: OrderedDict[int, types.FunctionType] = OrderedDict()
-"""Address of the code -> the template that was made of it last, which keeps the code alive."""
+_templates: weakref.WeakKeyDictionary[types.ModuleType, Templates] = weakref.WeakKeyDictionary()
+_comparing: dict[str, bool] = {}
+"""Digest of a template -> what `may_compare` returned."""
 
 
 def split_function(function: object) -> SplitFunction | None:
@@ -54,34 +70,81 @@ def split_function(function: object) -> SplitFunction | None:
     if not (closure or defaults):
         return None
     cells = tuple(map(cell_content, closure)) if closure else ()
-    if not _PLAIN.issuperset(map(type, cells)):
+    values = (*cells, *defaults) if defaults else cells
+    kinds = set(map(type, values))
+    if not _PLAIN.issuperset(kinds):
         return None
-    if defaults is not None and not _PLAIN.issuperset(map(type, defaults)):
-        defaults = None
-    if not (cells or defaults):
-        return None
+    has_texts = not kinds.isdisjoint(_TEXTS)
+    if has_texts:
+        for value in values:
+            if type(value) in _TEXTS and len(value) > _BYTES_MAX:
+                return None  # it is not pickled again for each task
     packed = pickle.dumps((cells, defaults), 5)
     if len(packed) > _BYTES_MAX:
         return None
-    template = _template_of(function, None if defaults else function.__defaults__)
-    return None if template is None else SplitFunction(template, packed)
+    template = _template_of(function)
+    return None if template is None else SplitFunction(template, packed, has_texts)
 
 
-def _template_of(function: types.FunctionType, defaults: tuple[Any, ...] | None) -> types.FunctionType | None:
-    """Return the template of a function. defaults: those that stay in it."""
+def may_compare(template: object, digest: str) -> bool:
+    """Return whether a text among the values may be compared by identity with one that the template brings.
+
+    ``def f(x=UNSET): return x is UNSET``: pickles keep the identity of texts and bytes within one pack.
+
+    digest: that of the template, which differs for other code.
+    """
+    known = _comparing.get(digest)
+    if known is None:
+        known = any(_tests_identity(each.__code__) for each in reached_functions(template))
+        if len(_comparing) >= _COMPARING_MAX:
+            _comparing.clear()
+        _comparing[digest] = known
+    return known
+
+
+@functools.lru_cache(4096)
+def _tests_identity(code: types.CodeType) -> bool:
+    """Return whether the code asks for the identity of objects, other than whether one is None or another constant."""
+    if not mentioned(code).isdisjoint(("id", "is_", "is_not")):
+        return True
+    for each in nested_codes(code):
+        if _IS in each.co_code[::2]:
+            steps = [step.opname for step in dis.get_instructions(each)]
+            if any(now == "IS_OP" and before != "LOAD_CONST" for before, now in itertools.pairwise(steps)):
+                return True
+    return False
+
+
+def _template_of(function: types.FunctionType) -> types.FunctionType | None:
     key = id(function.__code__)
-    known = _templates.get(key)
-    if known is not None and known.__defaults__ is defaults and _is_like(function, known):
+    templates = _templates_beside(function.__globals__)
+    known = templates.get(key)
+    if known is not None and _is_like(function, known):
         return known
     if not _may_be_split(function):
         return None
-    template = _with_values(function, tuple(types.CellType() for _ in function.__closure__ or ()), defaults)
+    template = _with_values(function, tuple(types.CellType() for _ in function.__closure__ or ()), None)
     setattr(template, _MARK, True)
-    _templates.pop(key, None)  # it becomes the newest; another thread may have dropped it
-    _templates[key] = template
-    while len(_templates) > _KEPT_MAX:
-        _templates.popitem(last=False)
+    templates.pop(key, None)  # it becomes the newest; another thread may have dropped it
+    templates[key] = template
+    if len(templates) > _KEPT_MAX:
+        templates.popitem(last=False)
     return template
+
+
+def _templates_beside(names: dict[str, Any]) -> Templates:
+    """Return the templates of functions with these globals, which live as long as the module does.
+
+    Those of a namespace that is no module's are not kept, since they would keep all that is in it.
+    """
+    builtins = names.get("__builtins__")
+    if type(builtins) is Names:
+        return builtins.templates
+    name = names.get("__name__")
+    module = sys.modules.get(name) if isinstance(name, str) else None
+    if not isinstance(module, types.ModuleType) or vars(module) is not names:
+        return OrderedDict()
+    return _templates.setdefault(module, OrderedDict())
 
 
 def _is_like(function: types.FunctionType, template: types.FunctionType) -> bool:
@@ -113,7 +176,7 @@ def _may_be_split(function: types.FunctionType) -> bool:
         function.__kwdefaults__ is None
         and not function.__dict__
         and not getattr(function, "__type_params__", ())
-        and not changes_itself(function)
+        and not assigns_closure(function.__code__)
     )
 
 
@@ -143,9 +206,7 @@ def fill_template(function: Callable[..., Any], values: Values) -> Callable[...,
     if _MARK not in getattr(template, "__dict__", ()):
         return function
     cells, defaults = values
-    made = _with_values(
-        template, tuple(map(types.CellType, cells)), template.__defaults__ if defaults is None else defaults
-    )
+    made = _with_values(template, tuple(map(types.CellType, cells)), defaults)
     return _wrapped_again(function, template, made) if is_wrapped else made
 
 

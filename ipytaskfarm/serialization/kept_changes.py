@@ -111,7 +111,7 @@ def changes_itself(function: Any, levels: int = 5) -> bool:
             function, frozenset({"__call__"})
         )
     code = function.__code__
-    if _stores(code, _STORING_FREE) and not _stored_free(code).isdisjoint(code.co_freevars):
+    if assigns_closure(code):
         return True
     for _, value in closure_of(function):
         if type(value) is types.FunctionType:
@@ -153,13 +153,14 @@ def sets_attributes(code: types.CodeType) -> bool:
     return _stores(code, _SETTING)
 
 
-def _stored_free(code: types.CodeType) -> set[str]:
-    return {
-        step.argval
+@functools.lru_cache(4096)
+def assigns_closure(code: types.CodeType) -> bool:
+    """Return whether the code, or code nested in it, assigns to variables of its closure."""
+    return _stores(code, _STORING_FREE) and any(
+        step.opname == "STORE_DEREF" and step.argval in code.co_freevars
         for each in nested_codes(code)
         for step in dis.get_instructions(each)
-        if step.opname == "STORE_DEREF"
-    }
+    )
 
 
 def _is_mutable(value: Any, called: frozenset[str] | None = None) -> bool:

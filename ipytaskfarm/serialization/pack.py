@@ -34,7 +34,7 @@ from .cache import class_digests, dumps, loads, packed_function, unchanged_funct
 from .exceptions import brief_error, chain_of, missing, pack_error, traceback_of, unpack_error
 from .function_globals import Names
 from .function_parts import closure_of
-from .function_templates import fill_template, split_function
+from .function_templates import fill_template, may_compare, split_function
 from .module_bundles import size_text, working
 from .module_origin import add_dependency
 from .rebuild import Renewing, bind, for_many, loading
@@ -387,11 +387,13 @@ def pack_called(function: Callable[..., Any], writer: BlobWriter | None = None) 
     """
     split = split_function(function)
     if split is not None:
-        template, values = split
         try:
-            return pack_function(template, writer), values
+            packed = pack_function(split.template, writer)
         except UnpickleableException:
             pass  # the error is to be about the function of the user
+        else:
+            if not (split.has_texts and may_compare(split.template, packed.digest)):
+                return packed, split.values
     return pack_function(function, writer), None
 
 

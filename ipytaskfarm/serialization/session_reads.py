@@ -61,7 +61,7 @@ def readings(function: Any, *, is_known: bool = False) -> Iterator[Reading]:
 
     is_known: it is not packed now, when those of the main module would be looked at one by one.
     """
-    reached = list(_reached(function))
+    reached = list(reached_functions(function))
     if not reached:
         return
     names = frozenset[str]().union(*(mentioned(each.__code__) for each in reached))
@@ -90,7 +90,7 @@ def readings(function: Any, *, is_known: bool = False) -> Iterator[Reading]:
         yield from _hashes(reached)
 
 
-def _reached(function: Any) -> Iterator[types.FunctionType]:
+def reached_functions(function: Any) -> Iterator[types.FunctionType]:
     """Yield the function and those of the user that it reaches by name, at most some hundred."""
     waiting = list(_functions_of(function))
     seen: set[int] = set()

@@ -3,9 +3,12 @@
 from __future__ import annotations
 
 import functools
+import gc
 import pickle
 import sys
+import time
 import types
+import weakref
 from collections.abc import Callable
 from typing import Any
 
@@ -189,6 +192,75 @@ def test_a_function_that_is_no_template_keeps_its_own_values() -> None:
     whole = made(1)
     assert fill_template(whole, ((2, "y"), (5,))) is whole
     assert fill_template(len, ((2,), None)) is len
+
+
+def test_texts_that_are_compared_by_identity_stay_in_one_pack(peer: Peer, notebook: Notebook) -> None:
+    notebook.run("""
+        import operator, uuid
+        MISSING, MARK = str(uuid.uuid4()), uuid.uuid4().bytes
+        def is_missing(x): return x is MISSING
+        class Model:
+            def check(self, x): return x is MISSING
+        model = Model()
+        fs = [
+            lambda x=MISSING: x is MISSING, lambda x=MARK: x is MARK, lambda x=MISSING: is_missing(x),
+            lambda x=MISSING: Model().check(x),
+            lambda x=MISSING: id(x) == id(MISSING), lambda x=MISSING: operator.is_(x, MISSING),
+            (lambda x: lambda: x is MISSING)(MISSING),
+        ]
+        split = [lambda x="a": x is None or x, lambda x=3: x is MISSING, lambda x=None: x is MISSING]
+    """)
+    assert [peer.call(f) for f in notebook["fs"]] == [True] * len(notebook["fs"])
+    assert {pack_called(f)[1] for f in notebook["fs"]} == {None}
+    assert [peer.call(f) for f in notebook["split"]] == ["a", False, False]
+    assert all(pack_called(f)[1] for f in notebook["split"])
+
+
+def test_a_long_text_is_not_pickled_at_each_call() -> None:
+    long, short = made("x" * 50_000_000), made("x")
+    took_s = []
+    for function in (long, short):
+        pack_called(function)
+        began_s = time.thread_time()
+        for _ in range(20):
+            pack_called(function)
+        took_s.append(time.thread_time() - began_s)
+    assert took_s[0] < 100 * took_s[1]
+
+
+class Large:
+    """A value whose end can be seen."""
+
+
+def test_defaults_live_no_longer_for_it() -> None:
+    def makes(n: int) -> Any:
+        large = Large()
+        pack_called(lambda x=large: (n, x))
+        return weakref.ref(large)
+
+    found = makes(1)
+    gc.collect()
+    assert found() is None
+
+
+@pytest.mark.parametrize("here", [True, False], ids=["in the client", "in the engine"])
+def test_globals_live_no_longer_for_it(here: bool) -> None:
+    names: dict[str, Any] = {"__name__": "__main__"}
+    exec("class Large: pass\nlarge = Large()\ndef make(n):\n def f(): return n, large\n return f", names)
+    make = names["make"]
+    if not here:
+        make = unpack_function(pack_function(make).code, {})
+    split = split_function(make(1))
+    assert split is not None
+    if not here:
+        again = split_function(make(2))
+        assert again is not None
+        assert again.template is split.template
+    kept = weakref.ref(make(3)()[1])
+    del split, make, names
+    again = None
+    gc.collect()
+    assert kept() is None
 
 
 def test_an_error_names_the_users_function(notebook: Notebook) -> None:
