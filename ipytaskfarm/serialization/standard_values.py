@@ -28,6 +28,7 @@ from collections.abc import Callable, Iterable
 from typing import Any
 
 from . import rebuild as build, rebuild_values as values, shared_state
+from .function_parts import ABSENT
 from .module_origin import Travel, module_with, travel
 from .pickler import (
     BASES,
@@ -544,7 +545,7 @@ _LIBRARIES: dict[str, Callable[[Any], Any]] = {
 
 
 def _of_module_singles(kind: Any) -> Any:
-    """Find the reducer for types of which a module keeps an instance without a state, to be compared by identity."""
+    """Find the reducer for types of which a module keeps instances to compare by identity, ``A = Action("a")``."""
     module = sys.modules.get(kind.__module__) if isinstance(kind.__module__, str) else None
     if module is None or travel(kind.__module__) is Travel.LOOSE or kind in copyreg.dispatch_table:
         return None
@@ -555,19 +556,32 @@ def _of_module_singles(kind: Any) -> Any:
 
     def reduce(pickler: Pickler, found: Any) -> Reduced:
         for name in names:
-            if vars(module).get(name) is found and _has_no_state(found):
-                return by_member(kind.__module__, name)
+            if vars(module).get(name) is found:
+                state = _state_of(found)
+                if state is None:
+                    return by_member(kind.__module__, name)
+                if _has_names_only(kind, state):
+                    return values.member_of_state, (module, name, kind, state)
         return NotImplemented if plain is None else plain(pickler, found)
 
     return reduce if names else None
 
 
-def _has_no_state(found: Any) -> bool:
+def _state_of(found: Any) -> Any:
+    """Return the state that pickle writes; `ABSENT` if it writes more, or refuses the object."""
     try:
-        reduced = found.__reduce_ex__(2)
-    except Exception:  # it cannot be pickled, and pickle says so
+        _, arguments, *state = found.__reduce_ex__(2)
+    except Exception:
+        return ABSENT
+    return state[0] if state and arguments == (type(found),) and not any(state[1:]) else ABSENT
+
+
+def _has_names_only(kind: Any, state: Any) -> bool:
+    """Return whether attributes are texts or None, and the object is equal to itself only."""
+    if kind.__eq__ is not object.__eq__ or hasattr(kind, "__setstate__"):
         return False
-    return len(reduced) > 2 and reduced[2] is None and not any(reduced[3:])
+    parts = state if isinstance(state, tuple) else (state,)
+    return all(each is None or {str, type(None)}.issuperset(map(type, each.values())) for each in parts)
 
 
 REDUCERS[vars(typing)["_GenericAlias"]] = _reduce_alias

@@ -384,3 +384,41 @@ def test_functions_that_toolz_has_curried(peer: Peer, notebook: Notebook, monkey
     notebook.run("FACTOR = 3")
     assert peer.call(notebook["ask"], 2) == (9, 9, 9, "9")
     assert peer.call(notebook["add"], 1, 1) == peer.call(notebook["add_one"], 1) == 6
+
+
+MARKERS = """
+class Marker:
+    def __init__(self, name): self.name = name
+class Slotted:
+    __slots__ = ("name",)
+    def __init__(self, name): self.name = name
+SHIFT, REDUCE, SLOTTED = Marker("shift"), Marker("reduce"), Slotted(None)
+def names(*found): return [next((n for n, each in globals().items() if each is one), one.name) for one in found]
+"""
+
+
+def test_named_objects_of_a_module_keep_their_identity(
+    peer: Peer, notebook: Notebook, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    (tmp_path / "markers.py").write_text(MARKERS)
+    monkeypatch.syspath_prepend(tmp_path)
+    notebook.run("""
+        import markers
+        from markers import SHIFT, SLOTTED, names
+        table = {"a": [SHIFT]}
+        def by_globals(): return names(SHIFT, SLOTTED, table["a"][0])
+        def result(): return SHIFT
+    """)
+    markers = notebook["markers"]
+    try:
+        assert peer.call(markers.names, markers.SHIFT, markers.REDUCE, markers.SLOTTED) == [
+            "SHIFT",
+            "REDUCE",
+            "SLOTTED",
+        ]
+        assert peer.call(notebook["by_globals"]) == ["SHIFT", "SLOTTED", "SHIFT"]
+        assert peer.call(notebook["result"]) is markers.SHIFT
+        markers.SHIFT.name = "changed here"
+        assert peer.call(markers.names, markers.SHIFT, markers.REDUCE) == ["changed here", "REDUCE"]
+    finally:
+        del sys.modules["markers"]
