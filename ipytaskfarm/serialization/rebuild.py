@@ -25,7 +25,7 @@ from typing import Any
 from ..core.errors import VersionMismatch
 from ..core.signatures import called_name
 from .function_globals import Names, placed, remember, setup_globals
-from .function_parts import function_of
+from .function_parts import function_of, makers_of, takes
 from .known_classes import is_unfilled, known_class, note_built, note_pack, note_unfilled, steps_of_pack, travelled
 
 _SOURCES_KEPT = 256
@@ -555,12 +555,18 @@ def new_instance(cls: Any, *args: Any) -> Any:
     return object.__new__(cls) if maker is object else cls.__new__(cls, *args)
 
 
+def new_by_base(cls: Any, *args: Any) -> Any:
+    """Return an instance of a class whose ``__new__`` wants other arguments than a pickle has, by that of a base."""
+    make = next(each for each in makers_of(cls) if takes(each, 1 + len(args)))
+    return make(cls, *args)
+
+
 def new_exception(cls: Any, args: tuple[Any, ...], state: dict[str, Any] | None) -> Any:
     """Return an exception without calling an ``__init__`` of its own, which may want arguments other than ``args``.
 
     The first ``__init__`` written in C is called, because builtin exceptions set their fields from ``args`` there.
     """
-    error = cls.__new__(cls, *args)
+    error = new_by_base(cls, *args)
     for base in cls.__mro__:
         init = base.__dict__.get("__init__")
         if init is not None and not isinstance(init, types.FunctionType):

@@ -422,3 +422,15 @@ def test_named_objects_of_a_module_keep_their_identity(
         assert peer.call(markers.names, markers.SHIFT, markers.REDUCE) == ["changed here", "REDUCE"]
     finally:
         del sys.modules["markers"]
+
+
+def test_templates_of_jinja_can_be_sent(peer: Peer, notebook: Notebook) -> None:
+    pytest.importorskip("jinja2")
+    notebook.run("""
+        import jinja2
+        env = jinja2.Environment(loader=jinja2.DictLoader({"page": "{{ name|shout }} {{ missing|default('-') }}"}))
+        env.filters["shout"] = lambda text: text.upper() + "!"
+        page = env.get_template("page")
+        def render(name): return page.render(name=name), env.get_template("page").render(name=name)
+    """)
+    assert peer.call(notebook["render"], "a") == ("A! -", "A! -")
