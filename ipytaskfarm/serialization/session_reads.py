@@ -479,7 +479,7 @@ def _replaced_in(name: str) -> str:
             return ""
         value = vars(owner).get(part)
         if _is_of_session(value):
-            return whole
+            return whole if owner is not sys.modules.get("unittest.mock") else ""  # it has some of its own: ``ANY``
         if not isinstance(value, type):
             return ""
         owner = value
