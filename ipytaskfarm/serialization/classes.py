@@ -31,6 +31,7 @@ from .function_parts import EVALUATED_LATE, MADE_BY_PYTHON, makers_of, own_annot
 from .global_names import annotation_names, is_hint
 from .kept_changes import state_of_class
 from .known_classes import travelled
+from .library_values import place_in_context
 from .module_origin import Travel
 from .pickler import (
     BASES,
@@ -49,7 +50,6 @@ from .pickler import (
     reduced_by_pickle,
 )
 from .process_values import asked
-from .standard_values import place_in_context
 
 _TYPES_OF_TYPES = {
     value: name
@@ -567,25 +567,27 @@ def _of_own_new(kind: type) -> Callable[[Pickler, Any], Reduced] | None:
         by_value(kind) or (is_reduced_by_default(kind) and not takes(made, 1))
     ):
         return None
-    return functools.partial(_reduce_made, plain_reducer(kind))
+    return functools.partial(_reduce_made, plain_reducer(kind), made)
 
 
-def _reduce_made(plain: Callable[[Pickler, Any], Reduced] | None, pickler: Pickler, obj: Any) -> Reduced:
+def _reduce_made(
+    plain: Callable[[Any, Any], Reduced] | None, own: types.FunctionType, pickler: Pickler, obj: Any
+) -> Any:
     reduced: Any = NotImplemented if plain is None else plain(pickler, obj)
-    pickler.kinds[type(obj)] = functools.partial(_reduce_made, plain)
+    pickler.kinds[type(obj)] = functools.partial(_reduce_made, plain, own)
     if reduced is NotImplemented:
         reduced = reduced_by_pickle(obj)
     if not isinstance(reduced, tuple):
         return reduced
     is_provisional = reduced[0] is build_classes.new_provisional
     make, arguments = reduced[1] if is_provisional else reduced[:2]
-    called = arguments if make is _NEW_OBJECT else ()
-    if make is type(obj) and type(make.__reduce__) is not types.FunctionType:
-        called = make, *arguments
-    if called and not takes(next(makers_of(type(obj))), len(called)):
-        make, arguments = build.new_by_base, called
+    is_called = make is type(obj) and type(make.__reduce__) is not types.FunctionType
+    if (is_called or make is _NEW_OBJECT) and not takes(own, len(arguments) + is_called):
+        make, arguments = build.new_by_base, (make, *arguments) if is_called else arguments
     elif make is _NEW_OBJECT and _is_open(pickler, type(obj)):
         make = build.new_instance
+    else:
+        return reduced
     return (reduced[0], (make, arguments), *reduced[2:]) if is_provisional else (make, arguments, *reduced[2:])
 
 

@@ -59,6 +59,7 @@ from .guards import (
     SubmodulesGuard,
 )
 from .kept_changes import state_of_class
+from .library_values import of_library
 from .module_bundles import bundle_of
 from .module_origin import Travel, home_module, travel
 from .pickler import (
@@ -75,7 +76,7 @@ from .pickler import (
     used_submodules,
 )
 from .rebuild import is_call
-from .standard_values import default_of, find_named_method, of_library, without_locks
+from .standard_values import default_of, find_named_method, without_locks
 
 _ITEMS_GUARDED_MAX = 64
 _ITEMS_WALKED_MAX = 4096

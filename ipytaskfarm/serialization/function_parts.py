@@ -62,6 +62,8 @@ def takes(function: Any, count: int) -> bool:
     if type(function) is not types.FunctionType:
         return True
     code = function.__code__
+    if count == code.co_argcount and not code.co_kwonlyargcount:
+        return True
     required = code.co_argcount - len(function.__defaults__ or ())
     by_keyword = code.co_kwonlyargcount - len(function.__kwdefaults__ or {})
     return required <= count and not by_keyword and (count <= code.co_argcount or bool(code.co_flags & CO_VARARGS))

@@ -55,6 +55,12 @@ def member_of_state(module: types.ModuleType, name: str, kind: type, state: Any)
     return found
 
 
+def fill_array(array: Any, state: tuple[Any, dict[str, Any]]) -> None:
+    """Set the content of an array of a class of the user, and its attributes."""
+    array.__setstate__(state[0])
+    vars(array).update(state[1])
+
+
 _marks: dict[str, object] = {}
 _marks_of: dict[int, str] = {}
 """Address of an object in `_marks` -> its key there."""

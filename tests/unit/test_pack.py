@@ -434,3 +434,36 @@ def test_templates_of_jinja_can_be_sent(peer: Peer, notebook: Notebook) -> None:
         def render(name): return page.render(name=name), env.get_template("page").render(name=name)
     """)
     assert peer.call(notebook["render"], "a") == ("A! -", "A! -")
+
+
+def test_attributes_of_arrays_of_own_classes(peer: Peer, notebook: Notebook) -> None:
+    notebook.run("""
+        import numpy as np
+        class Quantity(np.ndarray):
+            def __new__(cls, values, unit=None):
+                found = np.asarray(values).view(cls)
+                found.unit = unit
+                return found
+            def __array_finalize__(self, of): self.unit = getattr(of, "unit", None)
+        q = Quantity([[1, 2]], "kg")
+        def twice(x): return 2 * x
+        def by_global(): return q.unit, q.sum().unit
+    """)
+    found = peer.call(notebook["twice"], notebook["q"])
+    assert (type(found), found.unit, found.tolist()) == (notebook["Quantity"], "kg", [[2, 4]])
+    assert peer.call(notebook["by_global"]) == ("kg", "kg")
+    notebook.run("q.unit = 'g'")
+    assert peer.call(notebook["by_global"]) == ("g", "g")
+
+
+def test_parsers_of_arguments(peer: Peer, notebook: Notebook) -> None:
+    notebook.run("""
+        import argparse
+        class Parser(argparse.ArgumentParser): pass
+        parser = Parser(argument_default=argparse.SUPPRESS)
+        parser.add_argument("--n", type=int)
+        parser.add_argument("--hidden", help=argparse.SUPPRESS)
+        def parse(*args): return vars(parser.parse_args(args)), "hidden" in parser.format_usage()
+    """)
+    assert peer.call(notebook["parse"], "--n", "3") == ({"n": 3}, False)
+    assert peer.call(notebook["parse"]) == ({}, False)
