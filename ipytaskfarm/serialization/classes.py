@@ -18,6 +18,7 @@ import io
 import itertools
 import numbers
 import os
+import pickle
 import sys
 import types
 import typing
@@ -29,7 +30,7 @@ from . import known_classes, rebuild as build, rebuild_classes as build_classes
 from .definition_stages import After, Stages, Whole, join, reduced
 from .function_parts import EVALUATED_LATE, MADE_BY_PYTHON, makers_of, own_annotations, takes, texts_of
 from .global_names import annotation_names, is_hint
-from .kept_changes import state_of_class
+from .kept_changes import fills_table, state_of_class
 from .known_classes import travelled
 from .library_values import place_in_context
 from .module_origin import Travel
@@ -557,9 +558,6 @@ def _by_inheritance(kind: type) -> Callable[[Any, Any], Reduced] | None:
     return reduce_member if isinstance(kind, enum.EnumMeta) and by_value(kind) else None
 
 
-# Instances of classes with a ``__new__`` of their own
-
-
 def _of_own_new(kind: type) -> Callable[[Pickler, Any], Reduced] | None:
     """Find the reducer for instances made by a ``__new__`` that travels by value, or wants more than pickle has."""
     made = next(makers_of(kind))
@@ -582,10 +580,12 @@ def _reduce_made(
     is_provisional = reduced[0] is build_classes.new_provisional
     make, arguments = reduced[1] if is_provisional else reduced[:2]
     is_called = make is type(obj) and type(make.__reduce__) is not types.FunctionType
-    if (is_called or make is _NEW_OBJECT) and not takes(own, len(arguments) + is_called):
-        make, arguments = build.new_by_base, (make, *arguments) if is_called else arguments
-    elif make is _NEW_OBJECT and _is_open(pickler, type(obj)):
+    if make is _NEW_OBJECT and _is_open(pickler, type(obj)):
         make = build.new_instance
+    elif (is_called or make is _NEW_OBJECT) and not takes(own, len(arguments) + is_called):
+        if fills_table(own.__code__):
+            raise pickle.PicklingError("its __new__ keeps instances")
+        make, arguments = build.new_by_base, (make, *arguments) if is_called else arguments
     else:
         return reduced
     return (reduced[0], (make, arguments), *reduced[2:]) if is_provisional else (make, arguments, *reduced[2:])

@@ -148,6 +148,12 @@ def _reaches_storing(function: types.FunctionType) -> bool:
 
 
 @functools.lru_cache(4096)
+def fills_table(code: types.CodeType) -> bool:
+    """Return whether the code may put something under a key: ``pool[key] = …``, ``pool.setdefault(key, …)``."""
+    return "setdefault" in mentioned(code) or _stores(code, frozenset({dis.opmap["STORE_SUBSCR"]}))
+
+
+@functools.lru_cache(4096)
 def sets_attributes(code: types.CodeType) -> bool:
     """Return whether the code may set an attribute of an object."""
     return _stores(code, _SETTING)

@@ -552,7 +552,7 @@ def new_instance(cls: Any, *args: Any) -> Any:
     and this instance is in it.  Only an instance with a content, such as a number or a text, is made by it.
     """
     maker = next(each for each in cls.__mro__ if type(vars(each).get("__new__")) is types.BuiltinFunctionType)
-    return object.__new__(cls) if maker is object else cls.__new__(cls, *args)
+    return object.__new__(cls) if maker is object else new_by_base(cls, *args)
 
 
 def new_by_base(cls: Any, *args: Any) -> Any:
