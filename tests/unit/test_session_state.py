@@ -335,6 +335,26 @@ def test_hashes_of_texts(notebook: Notebook, monkeypatch: pytest.MonkeyPatch) ->
     assert text.startswith("part_of uses hash(), which gives another number for the same text in this session")
 
 
+def test_subclasses_that_nothing_names(notebook: Notebook) -> None:
+    notebook.run("""
+        class Plugin:
+            @classmethod
+            def names(cls): return [each.__name__ for each in cls.__subclasses__()]
+        class Alone(Plugin): pass
+        def all_names(): return Plugin.names()
+        def direct(): return len(Plugin.__subclasses__())
+        def other(): return Plugin(), int.__subclasses__(), Alone.__subclasses__()
+    """)
+    for name, asks in (("all_names", "Plugin.names"), ("direct", "direct")):
+        session_state._warned.clear()
+        (text,) = said(pack_function, notebook[name])
+        assert text.startswith(f"{asks} asks for the subclasses of Plugin.")
+        assert "and Alone may be missing" in text
+    session_state._warned.clear()
+    del notebook.names["Plugin"]
+    assert said(pack_function, notebook["other"]) == []
+
+
 def test_generators_that_the_program_has_seeded(notebook: Notebook, monkeypatch: pytest.MonkeyPatch) -> None:
     def told_of(*names: str) -> list[str]:
         notebook.run(READS)
