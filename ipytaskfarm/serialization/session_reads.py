@@ -42,6 +42,7 @@ from .session_settings import (
     computed_variables,
     sets_itself,
 )
+from .unnamed_globals import LOOKING_THROUGH, unnamed
 
 _REACHED_MAX = 300
 
@@ -86,8 +87,8 @@ def readings(function: Any, *, is_known: bool = False) -> Iterator[Reading]:
         yield from _locale(reached)
     if names.isdisjoint(_LOGGING) and not names.isdisjoint(("info", "debug")):
         yield from _logs(reached)
-    if "__subclasses__" in names:
-        yield from _subclasses(reached)
+    if not names.isdisjoint(LOOKING_THROUGH):
+        yield from (Reading(*found, is_note=True) for found in unnamed(reached))
     if "hash" in names and os.environ.get("PYTHONHASHSEED", "random") == "random":
         yield from _hashes(reached)
 
@@ -522,31 +523,3 @@ def _hashes(reached: Iterable[types.FunctionType]) -> Iterator[Reading]:
                 is_note=True,
             )
             return
-
-
-# -- subclasses
-
-
-def _subclasses(reached: Iterable[types.FunctionType]) -> Iterator[Reading]:
-    """Yield the classes of which a function asks the subclasses, if the program has some that may not come with it."""
-    for each in reached:
-        names = mentioned(each.__code__)
-        if "__subclasses__" not in names:
-            continue
-        for name in names | {each.__qualname__.partition(".")[0]}:
-            cls = each.__globals__.get(name)
-            if not isinstance(cls, type) or travel(cls.__module__) is Travel.REFERENCE:
-                continue
-            subclasses: list[type] = type.__subclasses__(cls)
-            if found := [sub.__name__ for sub in subclasses if not _comes_with(sub, cls)]:
-                text = (
-                    f"{_short(each)} asks for the subclasses of {cls.__name__}. Tasks have only those that were sent, "
-                    f"and {', '.join(found[:3])} may be missing: keep them in a dict, see __init_subclass__"
-                )
-                yield Reading(f"subclasses: {cls.__module__}.{cls.__qualname__}", text, is_note=True)
-
-
-def _comes_with(sub: type, cls: type) -> bool:
-    """Return whether the import of a class's module makes the subclass, too."""
-    way = travel(sub.__module__)
-    return way is Travel.REFERENCE or (way is Travel.SOURCE and sub.__module__ == cls.__module__)

@@ -355,6 +355,38 @@ def test_subclasses_that_nothing_names(notebook: Notebook) -> None:
     assert said(pack_function, notebook["other"]) == []
 
 
+@pytest.mark.parametrize(
+    ("body", "told"),
+    [
+        ("[name for name, value in globals().items() if callable(value)]", "globals()"),
+        ("globals().get('task_' + n)", "globals()"),
+        ("('task_' + n) in globals()", "globals()"),
+        ("sorted(vars(sys.modules[__name__]))", "sys.modules[__name__]"),
+        ("inspect.getmembers(sys.modules['__main__'], inspect.isclass)", "sys.modules['__main__']"),
+        ("dir(me)", "me"),
+        ("hasattr(me, 'task_' + n)", "me"),
+        ("getattr(me, 'task_' + n, None)", "me"),
+        ("globals()['task_' + n]", ""),
+        ("globals().get('a')", ""),
+        ("'a' in globals()", ""),
+        ("'%(a)s' % globals()", ""),
+        ("eval(n, globals())", ""),
+        ("globals().update(b=1)", ""),
+        ("getattr(me, 'task_' + n)", ""),
+        ("hasattr(n, 'task_' + n), dir(n), vars(other)", ""),
+    ],
+)
+def test_functions_that_look_through_the_script(notebook: Notebook, body: str, told: str) -> None:
+    notebook.run(f"""
+        import inspect, sys, types
+        me, other, a = sys.modules["__main__"], types.SimpleNamespace(), 1
+        def looks(n): return {body}
+    """)
+    assert [text.partition(", where")[0] for text in said(pack_function, notebook["looks"])] == (
+        [f"looks looks through {told}"] if told else []
+    )
+
+
 def test_generators_that_the_program_has_seeded(notebook: Notebook, monkeypatch: pytest.MonkeyPatch) -> None:
     def told_of(*names: str) -> list[str]:
         notebook.run(READS)
