@@ -561,9 +561,10 @@ def _by_inheritance(kind: type) -> Callable[[Any, Any], Reduced] | None:
 def _of_own_new(kind: type) -> Callable[[Pickler, Any], Reduced] | None:
     """Find the reducer for instances made by a ``__new__`` that travels by value, or wants more than pickle has."""
     made = next(makers_of(kind))
-    if type(made) is not types.FunctionType or not (
-        by_value(kind) or (is_reduced_by_default(kind) and not takes(made, 1))
-    ):
+    if type(made) is not types.FunctionType:
+        return None
+    others = (find(kind) for find in KINDS if find is not _of_own_new)
+    if not by_value(kind) and (takes(made, 1) or not is_reduced_by_default(kind) or any(others)):
         return None
     return functools.partial(_reduce_made, plain_reducer(kind), made)
 
@@ -577,8 +578,7 @@ def _reduce_made(
         reduced = reduced_by_pickle(obj)
     if not isinstance(reduced, tuple):
         return reduced
-    is_provisional = reduced[0] is build_classes.new_provisional
-    make, arguments = reduced[1] if is_provisional else reduced[:2]
+    make, arguments = reduced[1] if (is_provisional := reduced[0] is build_classes.new_provisional) else reduced[:2]
     is_called = make is type(obj) and type(make.__reduce__) is not types.FunctionType
     if make is _NEW_OBJECT and _is_open(pickler, type(obj)):
         make = build.new_instance

@@ -424,6 +424,15 @@ def test_named_objects_of_a_module_keep_their_identity(
         del sys.modules["markers"]
 
 
+def test_values_of_libraries_keep_their_own_way(peer: Peer, notebook: Notebook) -> None:
+    notebook.run("""
+        import numpy as np
+        eps = np.finfo(float)
+        def f(): return eps.eps, np.finfo(float) is eps
+    """)
+    assert peer.call(notebook["f"]) == (np.finfo(float).eps, True)
+
+
 def test_templates_of_jinja_can_be_sent(peer: Peer, notebook: Notebook) -> None:
     pytest.importorskip("jinja2")
     notebook.run("""
