@@ -327,9 +327,9 @@ def _socket_path(options: argparse.Namespace) -> Path:
 
 def _found(farm: SchedulerState, store: Store) -> str:
     """Return a text for people about the tasks that were there before."""
-    waiting = farm.tasks.counts[State.SCHEDULED] + farm.tasks.counts[State.PENDING]
+    unfinished = farm.tasks.counts[State.SCHEDULED] + farm.tasks.counts[State.PENDING]
     kept = len(farm.tasks.finals)
-    found = f"{waiting} waiting, {kept} results kept" if waiting or kept or store.renewed else ""
+    found = f"{unfinished} unfinished, {kept} results kept" if unfinished or kept or store.renewed else ""
     return f"{found} ({store.renewed})" if store.renewed else found
 
 

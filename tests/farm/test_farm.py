@@ -311,7 +311,7 @@ def test_fresh_begins_anew_and_sets_the_old_store_aside(farm_dirs: Dirs) -> None
             tc.flush()
         incarnation = status()["incarnation"]
     resumed = command("start", "-n", "0", "--daemonize")
-    assert "1 waiting, 0 results kept; --fresh starts with an empty store" in resumed.stdout
+    assert "1 unfinished, 0 results kept; --fresh starts with an empty store" in resumed.stdout
     assert status()["incarnation"] == incarnation
     command("stop")
     with background_farm("-n", "0", "--fresh", "--hold"):

@@ -80,11 +80,11 @@ function Totals({ model, whole }) {
   const last = series.slice(-10);
   const speed = last.length && model.there.value ? last.reduce((sum, row) => sum + row[1] + row[2], 0) / last.length : null;
   const number = (state) => (counts[state] === undefined ? "–" : count(counts[state])); // not known is not none
-  const tile = (state, label, hint) => html`<button type="button" class="tf-total" data-state=${state}
-      aria-label=${`${number(state)} ${label}: show them`} onClick=${() => showTasks(model, { state })}>
-    <strong>${number(state)}</strong><span>${label}</span>${hint ? html`<small>${hint}</small>` : null}</button>`;
+  const tile = (state, hint) => html`<button type="button" class="tf-total" data-state=${state}
+      aria-label=${`${number(state)} ${state}: show them`} onClick=${() => showTasks(model, { state })}>
+    <strong>${number(state)}</strong><span>${state}</span>${hint ? html`<small>${hint}</small>` : null}</button>`;
   return html`<section class="tf-totals" aria-label="Tasks by state">
-    ${tile("scheduled", "waiting")} ${tile("running", "running")} ${tile("succeeded", "succeeded", speed ? rate(speed) : "")} ${tile("failed", "failed")}
+    ${tile("scheduled")} ${tile("running")} ${tile("succeeded", speed ? rate(speed) : "")} ${tile("failed")}
     ${whole ? html`<${Throughput} model=${model} />` : html`<div class="tf-throughput"></div>`}
   </section>`;
 }
