@@ -269,7 +269,7 @@ def ends_farm(controller: object) -> bool:
 
 
 def await_engines(session: Session, count: int | None, connect_timeout: float, stable_timeout: float) -> list[int]:
-    """Wait until there are `count` engines, or (None) until no more arrive; return their ids."""
+    """Wait until there are at least `count` engines, or (None) until no more arrive; return their ids."""
 
     ready: list[int] = []
 
@@ -297,7 +297,7 @@ def wait_for_engines(
     Args:
         look: returns the ids of the engines that are ready now.
         whose: the farm, for the error.
-        count: the number of engines; None: until their number has not changed for `stable_s`.
+        count: the least number of engines; None: until their number has not changed for `stable_s`.
         connect_timeout: seconds until the first engine must be ready, else NoEnginesRegistered.
         stable_timeout: seconds after the first engine; then the engines that are ready are returned.
     """
@@ -312,7 +312,7 @@ def wait_for_engines(
         if there != ids:
             ids, changed = there, now
         first = now if ids and first is None else first
-        if count is not None and len(ids) == count:
+        if count is not None and len(ids) >= count:
             return ids
         if first is None and connect_s is not None and now - began > connect_s:
             raise errors.NoEnginesRegistered(f"no engine of {whose} within {connect_s:g} s")

@@ -482,14 +482,14 @@ class TaskClient(ClientNames, settable=("farm", "block")):
     def await_engines(
         self, count: int | None = None, connect_timeout: float = 5, stable_timeout: float = 60
     ) -> list[int]:
-        """Wait until there are exactly `count` engines, or (None) until no more arrive; return their ids.
+        """Wait until there are at least `count` engines, or (None) until no more arrive; return their ids.
 
         Args:
-            count: the number of engines.
+            count: the least number of engines.
             connect_timeout: seconds until the first engine must be ready, else NoEnginesRegistered (a RuntimeError).
             stable_timeout: seconds after the first engine; then the engines that are ready are returned.
 
-        From bndl's ``await_workers``.
+        From bndl's ``await_workers``, which waits with more than `count` workers too.
         """
         return operate.await_engines(self._session, count, connect_timeout, stable_timeout)
 
@@ -526,7 +526,7 @@ class TaskClient(ClientNames, settable=("farm", "block")):
         """Return a table of tasks in order of their ids; it iterates over the ids, so other calls accept it.
 
         Args:
-            name: only tasks of that name.
+            name: only tasks of that name.  The word of a state is taken as the state if no task has that name.
             state: scheduled, running (or pending), succeeded, failed; aborted (some failed), unfinished, finished.
             ids: only these tasks.
             last: at most this number of tasks, the latest accepted; 0: all.
@@ -540,6 +540,8 @@ class TaskClient(ClientNames, settable=("farm", "block")):
         asked = None if state is None else one_of("state", ACCEPTED_STATES, state)
         most = check_count("last", last, least=0) or 0
         reply = self._session.ask_for(m.ListTasks(wanted, name, asked, most), tables.TaskRows)
+        if not reply.rows and asked is None and name in ACCEPTED_STATES:
+            reply = self._session.ask_for(m.ListTasks(wanted, None, name, most), tables.TaskRows)
         return TaskTable(reply.rows, reply.omitted)
 
     def _ids_of(self, ids: Ids | None, job: Job | JobLine | str | None) -> list[int] | None:

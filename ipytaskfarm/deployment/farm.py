@@ -262,10 +262,10 @@ class Farm:
     def await_engines(
         self, count: int | None = None, connect_timeout: float = 5, stable_timeout: float = 60
     ) -> list[int]:
-        """Wait until there are `count` engines, or until no more come, and return their ids (bndl's ``await_workers``).
+        """Wait for at least `count` engines, or until no more come; return their ids (bndl's ``await_workers``).
 
         Args:
-            count: the number of engines; None to wait until no more come.
+            count: the least number of engines; None to wait until no more come.
             connect_timeout: seconds within which the first engine must be up.
             stable_timeout: seconds after which the present engines are enough.
 
