@@ -111,9 +111,8 @@ else:
         "client": ("Client",),
         "cluster": ("Cluster",),
         "dependencies": ("Dependency", "depend", "dependent", "require"),
-        "executors": ("ViewExecutor",),
         "references": ("Reference", "interactive"),
-        "remote_functions": ("ParallelFunction", "RemoteFunction", "parallel", "remote"),
+        "remote_functions": ("ParallelFunction", "RemoteFunction", "ViewExecutor", "parallel", "remote"),
         "views": ("BroadcastView", "DirectView"),
     }
     _WHERE = {name: module for module, names in _MODULES.items() for name in names}
