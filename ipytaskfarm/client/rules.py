@@ -31,6 +31,7 @@ from ..core.messages.task_types import FAIL, IF_FAILED, Function, Recovery, Rule
 from ..core.requirements import (
     FACTS,
     MEMORY,
+    NUMBERS,
     OPERATORS,
     SIZE_MAX,
     SIZES,
@@ -249,6 +250,8 @@ def _condition(name: Any, wanted: Any) -> Condition:
         for op in sorted(OPERATORS, key=len, reverse=True):
             if wanted.startswith(op) and not op[0].isalpha():
                 return Condition(name, op, _operand(name, wanted[len(op) :].strip()))
+        if wanted.startswith(("=", "!")):  # "=> 4" is equal to nothing
+            raise _no_condition(name, wanted)
     return Condition(name, "==", _operand(name, wanted))
 
 
@@ -283,8 +286,16 @@ def _operand(name: str, value: Any) -> str | float | bool:
     try:
         number = float(text)
     except ValueError:
+        if name in NUMBERS:
+            raise _no_condition(name, text) from None
         return text
     return number if isfinite(number) else text
+
+
+def _no_condition(name: str, text: str) -> ValueError:
+    known = ", ".join(op for op in OPERATORS if not op[0].isalpha())
+    number = "a number" if name in NUMBERS else "a value"
+    return ValueError(f"requires: {name}: {number} is expected, after one of {known} or none, not {shown(text)}")
 
 
 def _size(attribute: str, name: str, text: str) -> float:

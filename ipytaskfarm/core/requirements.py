@@ -39,6 +39,9 @@ FACTS = CHANGING | {
 SIZES = frozenset({MEMORY, FREE_MEMORY, FREE_DISK})
 """Facts in bytes."""
 
+NUMBERS = frozenset({"id", "cores", "bits", "started", LOAD, FREE_CORES, TIME_LEFT})
+"""Facts that are other numbers."""
+
 _VERSIONS = frozenset({"python", "version"})
 """Facts that are compared number by number: 3.9 is less than 3.11."""
 
