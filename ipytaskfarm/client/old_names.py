@@ -132,11 +132,6 @@ GONE: dict[str, dict[str, str]] = {
         "status": "tc.status(member.id)", "standard_output": "tc.get_task_result(member.id).stdout",
         "standard_error": "tc.get_task_result(member.id).stderr",
     },
-    "RecycleSettings": {
-        "fixed_number_of_tasks": "after_tasks", "regular_interval": "interval", "specific_times": "at_times",
-        "private_memory_usage_maximum": "max_memory", "job_completion": "on_job_end",
-        "task_environment_no_longer_referenced": "when_unreferenced",
-    },
 }  # fmt: skip
 """Class -> name -> what to write."""
 
