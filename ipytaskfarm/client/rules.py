@@ -24,6 +24,7 @@ from ..core.arguments import (
     check_number,
     check_seconds,
     check_text,
+    one_of,
     wrong,
 )
 from ..core.messages.result_cache import MODES, ON
@@ -371,15 +372,6 @@ def _retry_on(value: Any) -> tuple[type[BaseException], ...]:
 def _seconds_or(attribute: str, value: Any) -> float:
     seconds = check_seconds(attribute, value)
     return float(DEFAULTS[attribute]) if seconds is None else seconds
-
-
-def one_of(attribute: str, choices: tuple[str, ...], value: Any) -> str:
-    """Return one of these words.  Raises ValueError for any other value."""
-    word = exactly(value) if isinstance(value, str) else None
-    if word is None or word not in choices:
-        near = did_you_mean(word, choices)
-        raise ValueError(f"{attribute} must be one of {', '.join(map(repr, choices))}, not {shown(value)}{near}")
-    return word
 
 
 def _cache(value: Any) -> bool | str:

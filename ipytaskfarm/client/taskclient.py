@@ -15,7 +15,7 @@ from os import PathLike
 from typing import Any, Literal, TypeAlias, TypeVar, Unpack, overload
 
 from ..core import errors, messages as m
-from ..core.arguments import check_count
+from ..core.arguments import check_count, one_of
 from ..core.messages import tables
 from ..core.messages.payload import Message
 from ..core.messages.task_types import FAIL, Final
@@ -42,7 +42,7 @@ from .packing import freezing, pack_task
 from .profiling import CpuProfiling, MemoryProfiling, Profilers, Sampling
 from .result_cache import CachedFunction, CacheView, kept_result, why_hit, why_miss
 from .results import TaskResult, decode_body, error_of
-from .rules import ON_FAILURE, JobRules, MapRules, flag, keyword_parameters, one_of
+from .rules import ON_FAILURE, JobRules, MapRules, flag, keyword_parameters
 from .session import Session
 from .shared_values import Accumulator, Broadcast, broadcast
 from .tables import CheckResult, FailureGroups, JobLine, Listing, Snapshot, TaskStatus, TaskTable
