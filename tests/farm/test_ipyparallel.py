@@ -333,11 +333,11 @@ def test_dependencies(rc: ipp.Client, lview: ipp.LoadBalancedView, gate: Gate) -
     with lview.temp_flags(after="123456789"), pytest.raises(ipp.RemoteError) as invalid:
         lview.apply_sync(square, 3)
     assert invalid.value.ename == "InvalidDependency"
-    with (
-        lview.temp_flags(after=ipp.Dependency([first, second], all=False)),
-        pytest.raises(ValueError, match="wait for all"),
-    ):
-        lview.apply_sync(square, 3)
+    either = ipp.Dependency([first, failing], all=False)
+    with lview.temp_flags(after=ipp.Dependency(failing, success=False, failure=True), follow=either):
+        assert lview.apply_async(square, 3).get_dict(DEADLINE_S) == {first.engine_id: 9}
+    with lview.temp_flags(after=ipp.Dependency([second, failing], success=False, failure=True)):
+        assert "has not failed" in str(lview.apply_async(square, 3).exception(DEADLINE_S))
     with pytest.raises(ValueError, match="Invalid dependency: 5"):
         lview.set_flags(after=5)
 
