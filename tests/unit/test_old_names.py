@@ -291,7 +291,7 @@ def test_old_names_of_the_package_and_the_client() -> None:
     assert namespace["TaskRejectError"] is errors.TaskRejectError
 
 
-@pytest.mark.parametrize("kind", [PendingResult, Failure, client.TaskClient, client.MultiEngineClient])
+@pytest.mark.parametrize("kind", [PendingResult, Failure, client.TaskClient, client.MultiEngineClient, ipp.Client])
 def test_names_that_are_gone_say_what_to_write(kind: Any) -> None:
     thing = kind.__new__(kind)
     for name, text in GONE[kind.__name__].items():

@@ -33,6 +33,7 @@ from ipytaskfarm.adapters.ipyparallel.views import BroadcastView, DirectView
 from ipytaskfarm.client import MultiEngineClient, TaskClient
 from ipytaskfarm.client.commands import cancel_together
 from ipytaskfarm.client.futures import Settler
+from ipytaskfarm.client.old_names import OldNames
 from ipytaskfarm.client.session import Session
 from ipytaskfarm.core import errors
 from ipytaskfarm.engine import is_engine
@@ -49,7 +50,7 @@ INSTEAD = {
 """Argument of ipyparallel's clients -> what to do instead, as the end of a sentence."""
 
 
-class Client:
+class Client(OldNames):
     """A connection to a farm's engines: ``rc = Client()``; views are ``rc[:]``, ``rc[0]``, ``rc.load_balanced_view()``.
 
     Attributes: `block` (the default of new views), `history` (message ids), `results` and `metadata` (of what
@@ -77,8 +78,7 @@ class Client:
             timeout: seconds to wait for the farm.
             cluster: the cluster that made this client.
 
-        Raises FarmNotRunning, an OSError, if no farm of that name runs; TypeError for arguments about ipyparallel's
-        connections (``sshserver``, ``profile_dir`` …), with what to do instead.
+        Raises FarmNotRunning, an OSError, if no farm of that name runs; TypeError for other arguments.
         """
         for name in gone:
             raise TypeError(f"a Client has no argument {name!r}{INSTEAD.get(name, '')}")
