@@ -358,7 +358,9 @@ def _text_of(error: BaseException) -> str:
 
 _MEANT = {
     **dict.fromkeys(("clear", "delete", "rm"), "remove"), **dict.fromkeys(("cancel", "kill"), "abort"),
-    **dict.fromkeys(("scale", "workers"), "engines"), **dict.fromkeys(("view", "dashboard", "live"), "web"),
+    **dict.fromkeys(("scale", "workers", "engine", "ipengine"), "engines"), "local": "start", "ipcluster": "start",
+    **{each: f"agents add {each}" for each in ("ssh", "pbs", "lsf", "slurm", "dask")}, "ipcontroller": "start",
+    **dict.fromkeys(("view", "dashboard", "live"), "web"),
     **dict.fromkeys(("errors", "traceback"), "failures"), **dict.fromkeys(("info", "ps", "snapshot"), "status"),
     "why": "explain", "nodes": "agents", "output": "result", "ls": "list",
 }  # fmt: skip

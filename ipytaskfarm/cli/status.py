@@ -69,9 +69,9 @@ class Tasks(JsonCommand):
 
     name = "tasks"
     description = "Shows a table of tasks, ordered by id: the last 100, or more with --last."
-    arguments = "[ID…]"
+    arguments = "[ID…|STATE]"
     examples = """
-        ipytaskfarm tasks --state failed
+        ipytaskfarm tasks failed
         ipytaskfarm tasks --job primes --state unfinished
         ipytaskfarm tasks 12 15-19 --json
     """
@@ -84,6 +84,8 @@ class Tasks(JsonCommand):
     last = flag("N", Int(100, min=0, max=2**63 - 1, help="the last N tasks; 0: all (default: 100)"))
 
     def carry_out(self) -> int:
+        if self.state is None and len(self.extra_args) == 1 and self.extra_args[0] in ACCEPTED_STATES:
+            self.state, self.extra_args = self.extra_args[0], []
         given = ids_given(self, self.job)
         with connect(self.farm) as questioner:
             ids = ids_of_job(questioner, self.job) if self.job else given
