@@ -192,6 +192,8 @@ def _remedy(error: BaseException, text: str) -> str:
                 f"IPython.kernel is {_PACKAGE} now, also in code for the engines: from {_PACKAGE} import client, from "
                 f"{_PACKAGE}.errors import TaskRejectError, from {_PACKAGE}.engine import get_engine"
             )
+        if error.name == "ipyparallel" or (error.name or "").startswith("IPython.parallel"):
+            return f"{error.name} is {_PACKAGE}.ipyparallel here, also in code for the engines"
         form = f"{name} is {_MODULES[name]}" if name in _MODULES else ""
     elif isinstance(error, TypeError):
         form = _of_type(text)

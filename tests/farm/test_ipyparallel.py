@@ -173,7 +173,7 @@ def test_code_has_a_value_and_output(rc: ipp.Client) -> None:
     result = rc[0].execute("print('hello'); 6 * 7", silent=False, block=True)
     reply = result.get()
     assert str(reply) == f"<ExecuteReply[{reply.execution_count}]: 42>"
-    assert reply.stdout == result.stdout == "hello\n"
+    assert (reply.stdout, result.stdout, result.pyin) == ("hello\n", "hello\n", "print('hello'); 6 * 7")
     assert rc[0].execute("6 * 7", block=True).execute_result is None, "silent is the default"
 
 

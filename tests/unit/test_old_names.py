@@ -207,6 +207,8 @@ def failing(code: str) -> BaseException:
         ("import sys; print >>sys.stderr, 1", "file=file"),
         ("import IPython.kernel.error", "from ipytaskfarm.errors import TaskRejectError"),
         ("from IPython.kernel import client", "from ipytaskfarm import client"),
+        ("from IPython.parallel import Client", "ipytaskfarm.ipyparallel here"),
+        ("raise ModuleNotFoundError('none', name='ipyparallel')", "ipytaskfarm.ipyparallel here"),
         ("object().defer", "current_task().defer"),
     ],
 )
