@@ -344,7 +344,13 @@ def exit_code(error: BaseException) -> int:
         return USAGE
     if isinstance(error, errors.StoreError):
         return STORE
-    refusals = (errors.ConnectionError, errors.FarmExists, errors.SecurityError, errors.VersionMismatch)
+    refusals = (
+        errors.ConnectionError,
+        errors.FarmExists,
+        errors.QueuePolicyError,
+        errors.SecurityError,
+        errors.VersionMismatch,
+    )
     return REFUSED if isinstance(error, refusals) else FAILED
 
 

@@ -160,7 +160,7 @@ def test_a_policy_of_main_is_refused_with_advice() -> None:
 
 
 def test_a_policy_that_does_not_load_ends_the_start(farm_dirs: Dirs) -> None:
-    with pytest.raises(errors.TaskFarmError, match="nowhere_to_be_found"):
+    with pytest.raises(errors.QueuePolicyError, match="nowhere_to_be_found"):
         Farm(0, queue_policy="nowhere_to_be_found:Policy")
     eventually(lambda: not processes_of(farm_dirs.root), what="a zygote that had just begun has seen its agent's end")
 
