@@ -126,7 +126,7 @@ that task in all logs of the farm, what happened to the task, and what it printe
         known = self._known(home, task)
         if known is None and not lines:
             raise IndexError(f"nothing is known of task {task}: it was never submitted, or was removed")
-        happened, ended, body = known or ([], True, ResultBody())
+        happened, so_far, body = known or ([], [], ResultBody())
         if self.json:
             print_json({
                 "task": task,
@@ -144,13 +144,12 @@ that task in all logs of the farm, what happened to the task, and what it printe
             if text:
                 print(f"==> {name} <==")
                 _print_lines(text.splitlines())
-        if not ended:
-            print(f"it has not ended: `tc.barrier({task}, stream=True)` shows what it prints meanwhile")
+        _print_lines(so_far)
         return OK
 
-    def _known(self, home: Home, task: int) -> tuple[list[tables.EventRow], bool, ResultBody] | None:
-        """Return a task's history, whether it has ended, and its result; None if the farm does not know it or does not
-        run.
+    def _known(self, home: Home, task: int) -> tuple[list[tables.EventRow], list[str], ResultBody] | None:
+        """Return a task's history, lines about it if it has not ended, and its result; None if the farm does not know
+        it or does not run.
         """
         if home.living_info() is None:
             print(f"farm {home.name!r} does not run: only its logs are looked through", file=sys.stderr)
@@ -160,9 +159,12 @@ that task in all logs of the farm, what happened to the task, and what it printe
             if fetched.unknown:
                 return None
             happened = events(questioner, messages.ReadHistory([task], last=EVENTS_MAX))
+            so_far = questioner.latest_output(task) if fetched.unfinished else []
+        if fetched.unfinished:
+            so_far.append(f"it has not ended: `tc.barrier({task}, stream=True)` shows what it prints meanwhile")
         body = fetched.finals[0].body if fetched.finals else None
         decoded = msgspec.msgpack.decode(body, type=ResultBody) if body else ResultBody()
-        return happened, not fetched.unfinished, decoded
+        return happened, so_far, decoded
 
 
 class LogLine(NamedTuple):

@@ -110,7 +110,8 @@ class Explain(JsonCommand):
         with connect(self.farm) as questioner:
             reply = questioner.answer_for(messages.ExplainTasks(task), messages.TextReply)
             rows = task_rows(questioner, [task]) if self.json else []
-        text = with_local_times(reply.text)
+            output = questioner.latest_output(task)
+        text = "\n".join([with_local_times(reply.text), *output])
         if self.json:
             print_json({**(task_shape(rows[0]) if rows else {"id": task}), "explanation": text})
             return OK

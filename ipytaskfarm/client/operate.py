@@ -10,6 +10,7 @@ import itertools
 import time
 from collections.abc import Callable, Iterable, Iterator
 from datetime import datetime, timedelta
+from queue import Empty, SimpleQueue
 from typing import Any, NamedTuple
 
 import msgspec
@@ -21,7 +22,7 @@ from ..core.messages.payload import Message, ResultBody
 from ..core.messages.running_task import TaskMessages
 from ..core.states import ABORTS
 from ..core.text import Text, text_of
-from ..display.text import number, with_local_times
+from ..display.text import OUTPUT_S, number, output_so_far, with_local_times
 from ..serialization.pack import pack, unpack
 from ..storage.blobs import BlobWriter
 from ..system.user_code import tell_user, with_cells
@@ -72,7 +73,28 @@ def explanation(session: Session, task: int) -> Text:
     except (errors.TaskFarmError, IndexError):  # cleared in the meantime; without a result
         final = None
     failure = TaskResult(final).failure if final is not None and final.reason not in ABORTS else None
-    return Text("\n".join(filter(None, [text, failure.variables() if failure is not None else ""])))
+    lines = _latest_output(session, task) if final is None else []
+    return Text("\n".join(filter(None, [text, *lines, failure.variables() if failure is not None else ""])))
+
+
+def _latest_output(session: Session, task: int) -> list[str]:
+    """Return lines about what a running task has written until now."""
+    found: SimpleQueue[tuple[str, str]] = SimpleQueue()
+
+    def take(output: messages.Output) -> None:
+        texts = output.texts_of(task)
+        if texts is not None:
+            found.put(texts)
+
+    session.io.output_listeners.append(take)
+    try:
+        if not session.ask_for(messages.Outputs.latest(task), messages.NumberReply).value:
+            return []
+        return output_so_far(found.get(timeout=OUTPUT_S))
+    except Empty:
+        return output_so_far(None)
+    finally:
+        session.io.output_listeners.remove(take)
 
 
 def abort_tasks(

@@ -293,6 +293,13 @@ async def _stack(feed: FarmFeed, arguments: Arguments) -> Any:
     return {"text": long_text(reply.text)}
 
 
+async def _output(feed: FarmFeed, arguments: Arguments) -> Any:
+    """Return the end of what a running task has written."""
+    texts = await feed.latest_output(_id(arguments))
+    stdout, stderr = map(long_text, texts or ("", ""))
+    return {"answered": texts is not None, "stdout": stdout, "stderr": stderr}
+
+
 QUESTIONS: dict[str, Callable[[FarmFeed, Arguments], Awaitable[Any]]] = {
     "tasks": _tasks,
     "causes": _causes,
@@ -302,6 +309,7 @@ QUESTIONS: dict[str, Callable[[FarmFeed, Arguments], Awaitable[Any]]] = {
     "logs": _logs,
     "profile": _profile,
     "stack": _stack,
+    "output": _output,
 }
 
 

@@ -2,8 +2,11 @@
 
 from __future__ import annotations
 
+import msgspec
+
 from ipytaskfarm.core import messages as m
 from ipytaskfarm.core.handlers.streams import PATIENCE_S
+from ipytaskfarm.core.messages.payload import ItemOutput
 from ipytaskfarm.core.messages.task_types import Rules
 from tests.support.simulated_farm import SimAgent, SimEngine, SimFarm, farm_with_engines, move, one_engine
 
@@ -37,6 +40,30 @@ def test_the_engine_that_runs_the_task_is_asked_from_where_one_was() -> None:
     assert isinstance(output, m.Output)
     assert (output.run, output.stdout, output.seen) == ((task_id, 1), "hello", (5, 0))
     assert answer(sim, agent, query, "again") == [], "a question is answered once"
+
+
+def test_the_end_of_what_a_task_has_written_comes_without_displays_whatever_the_attempt() -> None:
+    sim, agent, _, task_id = running()
+    (query,) = asked(sim, m.Outputs.latest(task_id))
+    assert (query.run, query.stdout, query.stderr, query.serial) == ((task_id, 1), 0, 0, m.NO_DISPLAYS)
+    ((_, output),) = answer(sim, agent, query, "")
+    assert isinstance(output, m.Output)
+    assert output.texts_of(task_id) == ("", ""), "nothing is an answer, too"
+    assert output.texts_of(task_id + 1) is None
+
+
+def test_an_item_of_a_chunk_is_looked_at_in_the_chunk() -> None:
+    sim, agent, engine = one_engine()
+    chunk = sim.ids().first
+    sim.submit(chunk, items=3)
+    move(sim, agent)
+    assert sim.begin(engine)
+    (query,) = asked(sim, m.Outputs.latest(chunk + 2))
+    assert (query.run, query.serial) == ((chunk, 1), m.NO_DISPLAYS)
+    items = msgspec.msgpack.encode([ItemOutput(0, "first"), ItemOutput(1, "second", "bad")])
+    out = sim.handle(m.OutputText(query.n, query.run, items=items), agent.session)
+    (output,) = [message for _, message in out.sends if isinstance(message, m.Output)]
+    assert output.texts_of(chunk + 2) == ("second", "bad")
 
 
 def test_a_slow_engine_is_not_asked_again_until_it_has_answered() -> None:
