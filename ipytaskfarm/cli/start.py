@@ -252,9 +252,10 @@ def ready_line(state: FarmState, farm: str, stop_with: str) -> str:
     """Return the line with name, engines, and the ways to connect and to stop."""
     argument = "" if farm == "default" else repr(farm)
     held = ", paused: `ipytaskfarm resume` lets tasks start" if state.held else ""
+    refused = f" No task is accepted: {state.refusing}." if state.refusing and not state.stopping else ""
     return (
         f"farm {farm!r} is ready: {printing.number(ready_engines(state), 'engine')}, controller pid {state.pid}{held}."
-        f" Connect: ipytaskfarm.TaskClient({argument}). Stop: {stop_with}"
+        f"{refused} Connect: ipytaskfarm.TaskClient({argument}). Stop: {stop_with}"
     )
 
 

@@ -157,6 +157,8 @@ class Farm:
             why = f": {cause}" if (cause := self._supervisor.starts.cause) else ""
             text = f"{missing} of {self._settings.engines_at_start} engines of {self!r} have not come up{why}"
             warnings.warn(text, stacklevel=3)
+        if state is not None and state.refusing and not state.stopping:
+            warnings.warn(f"no task is accepted: {state.refusing}", stacklevel=3)
 
     def _why_no_engine(self) -> str:
         """Return the reason; called before the farm is stopped, because a temporary farm's logs disappear with it."""

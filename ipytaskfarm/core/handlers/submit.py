@@ -51,7 +51,7 @@ def on_submit(farm: SchedulerState, session: str, event: Submit, now: Now, out: 
     Ids of a block arrive in order: an earlier id is a resend, a later one has come too early.
     """
     client = farm.clients.of(session)
-    full = (why_closed(farm) or ("", ""))[1] or why_submission_too_large(event)
+    full = refusing(farm) or why_submission_too_large(event)
     if full:
         if event.tasks:
             out.sends.append((session, Full(event.tasks[0].id, full)))
@@ -126,6 +126,11 @@ def why_closed(farm: SchedulerState) -> tuple[str, str] | None:
         )
         return "StoreFull", text
     return None
+
+
+def refusing(farm: SchedulerState) -> str:
+    """Return why no task is accepted now; "" if tasks are."""
+    return (why_closed(farm) or ("", ""))[1]
 
 
 def _with_sound_items(submission: Submission, block: Block) -> Submission:

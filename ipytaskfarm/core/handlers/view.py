@@ -29,6 +29,7 @@ from ..scheduler.state import SchedulerState
 from ..scheduler.task import Assigned, Queued
 from ..states import State, Waiting
 from .explain import explain
+from .submit import refusing
 from .tables import (
     CLASSES_LOOKED_AT,
     SHOWN_STATES,
@@ -85,6 +86,7 @@ def tell_followers(farm: SchedulerState, now: Now, out: Decision) -> None:
         followers.stale,
         farm.lifecycle.held,
         farm.lifecycle.stopping,
+        refusing(farm),
     )
     followers.succeeded = followers.failed = followers.left_out = 0
     followers.stale = False

@@ -50,6 +50,8 @@ function Trouble({ model }) {
   else if (line.state === "lost") text = loaded ? `${line.text} What is shown is from ${moment(model.seen.value)}.` : line.text;
   else if (loaded && status.state === "gone") text = `${sentence(status.text || "The farm is not there")}${before} This page goes on when it is back.`;
   else if (loaded && status.state === "quiet") text = sentence(status.text) + before;
+  const { refusing, stopping } = model.section("hold", {}).value;
+  if (!text && refusing && !stopping && model.there.value) text = sentence(`No task is accepted: ${refusing}`);
   return text ? html`<p class="tf-trouble" role="alert">${text}</p>` : null;
 }
 
