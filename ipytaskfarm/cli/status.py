@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import msgspec
 from traitlets import Enum, Int, Unicode
 
 from ipytaskfarm.cli import printing
@@ -10,10 +11,11 @@ from ipytaskfarm.cli.jobs import LONG_S, ids_given, ids_of_job, refuse_unknown, 
 from ipytaskfarm.cli.json_output import farm_shape, print_json, task_shape
 from ipytaskfarm.core import messages
 from ipytaskfarm.core.messages import tables
+from ipytaskfarm.core.messages.payload import ResultBody
 from ipytaskfarm.core.states import ACCEPTED_STATES, ASKED_STATES, state_counts
 from ipytaskfarm.deployment.light_client import Questioner, connect
 from ipytaskfarm.display.farm_tables import engine_table, frozen_table, node_table, task_table
-from ipytaskfarm.display.text import with_local_times
+from ipytaskfarm.display.text import output_so_far, with_local_times
 from ipytaskfarm.system.user_code import with_cells
 
 
@@ -110,7 +112,8 @@ class Explain(JsonCommand):
         with connect(self.farm) as questioner:
             reply = questioner.answer_for(messages.ExplainTasks(task), messages.TextReply)
             rows = task_rows(questioner, [task]) if self.json else []
-            output = questioner.latest_output(task)
+            has_failed = reply.text.startswith(f"task {task} failed")
+            output = _output_of_failed(questioner, task) if has_failed else questioner.latest_output(task)
         text = "\n".join([with_local_times(reply.text), *output])
         if self.json:
             print_json({**(task_shape(rows[0]) if rows else {"id": task}), "explanation": text})
@@ -118,3 +121,10 @@ class Explain(JsonCommand):
         for line in with_cells(text).splitlines():
             print(printing.safe(line))
         return OK
+
+
+def _output_of_failed(questioner: Questioner, task: int) -> list[str]:
+    """Return the last lines that a failed task has printed."""
+    (end,) = questioner.answer_for(messages.FetchResults([task]), messages.Fetched).finals
+    body = msgspec.msgpack.decode(end.body, type=ResultBody) if end.body else ResultBody()
+    return output_so_far((body.stdout, body.stderr))

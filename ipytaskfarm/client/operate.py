@@ -66,15 +66,21 @@ def mark_failed(session: Session, taskid: int, reason: str, only_ended: bool = F
 
 
 def explanation(session: Session, task: int) -> Text:
-    """Return what the controller knows of a task, and of a failed one the local variables."""
+    """Return what the controller knows of a task, what it has printed unless it succeeded, and of a failed one the
+    local variables.
+    """
     text = with_local_times(with_cells(session.ask_for(messages.ExplainTasks(task), messages.TextReply).text))
     try:
         final = session.fetch(task)
     except (errors.TaskFarmError, IndexError):  # cleared in the meantime; without a result
         final = None
     failure = TaskResult(final).failure if final is not None and final.reason not in ABORTS else None
-    lines = _latest_output(session, task) if final is None else []
-    return Text("\n".join(filter(None, [text, *lines, failure.variables() if failure is not None else ""])))
+    if final is None:
+        output = _latest_output(session, task)
+    else:
+        body = decode_body(final) if final.body and final.reason else ResultBody()
+        output = output_so_far((body.stdout, body.stderr))
+    return Text("\n".join(filter(None, [text, failure.variables() if failure is not None else "", *output])))
 
 
 def _latest_output(session: Session, task: int) -> list[str]:

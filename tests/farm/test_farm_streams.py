@@ -67,6 +67,19 @@ def test_explain_shows_the_last_lines_of_a_task_that_runs(farm: Farm, tc: TaskCl
     assert "here" not in tc.explain(task)
 
 
+def test_explain_shows_what_a_failed_task_has_printed(farm: Farm, tc: TaskClient) -> None:
+    code = "import threading\nt = threading.Thread(target=lambda: 1 / 0); t.start(); t.join()\nassert 0, 'no part'"
+    task = tc.run(Task(code), block=True).taskid
+    shown = subprocess.run(
+        [sys.executable, "-m", "ipytaskfarm", "explain", str(task), "--farm", str(farm.connection_file)],
+        capture_output=True, text=True, check=True,
+    ).stdout  # fmt: skip
+    for text in (tc.explain(task), shown):
+        assert "AssertionError: no part" in text
+        assert "its last standard error:" in text
+        assert "    ZeroDivisionError: division by zero" in text
+
+
 def test_a_line_without_an_end_is_shown_after_a_while(
     tc: TaskClient, gate: Gate, capsys: pytest.CaptureFixture[str]
 ) -> None:

@@ -5,6 +5,7 @@ from __future__ import annotations
 import msgspec
 
 from ipytaskfarm.core import messages as m
+from ipytaskfarm.core.handlers.requirements import lines_by_reason
 from ipytaskfarm.core.handlers.streams import PATIENCE_S
 from ipytaskfarm.core.messages.payload import ItemOutput
 from ipytaskfarm.core.messages.task_types import Rules
@@ -121,6 +122,22 @@ def test_what_runs_waits_its_turn_or_has_ended_is_not_stuck() -> None:
     move(sim, agent)
     assert stuck(sim, [task_id]) == ""
     assert stuck(sim, []) == ""
+
+
+def test_engines_with_the_same_reason_share_a_line() -> None:
+    sim = farm_with_engines(5)
+    sim.settle()
+    first = sim.ids().first
+    sim.submit(first, Rules(name="two\nlines", targets=(7,)))
+    text = "it is not among the task's targets [7]"
+    assert stuck(sim, [first]).splitlines() == [
+        f"task {first} (two lines) is scheduled: no suitable engine",
+        f"engine 0: {text} (engines 1 to 4 too)",
+    ]
+    assert lines_by_reason([(0, "a"), (1, "b"), (2, "a"), (3, "a"), (7, "a")]) == [
+        "engine 0: a (engines 2 to 3, 7 too)",
+        "engine 1: b",
+    ]
 
 
 def test_without_an_engine_that_fits_it_is() -> None:

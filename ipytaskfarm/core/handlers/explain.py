@@ -14,7 +14,7 @@ from ..scheduler.nested_waits import MAX_EXTRA_ENGINES
 from ..scheduler.state import SchedulerState
 from ..scheduler.task import DEFAULT_RULES, Assigned, ClassKey, Queued
 from ..states import ABORTS, Waiting, state_word
-from .requirements import why_nobody, why_not
+from .requirements import lines_by_reason, why_nobody, why_not
 from .tables import name_of, reason_of
 
 SHOWN = 5
@@ -105,7 +105,8 @@ def explain(farm: SchedulerState, task: TaskEntry, now: Now, task_id: int | None
     """Return lines for people about an unfinished task.  task_id: the item of a chunk that is asked about."""
     if task_id is None:
         task_id = farm.tasks.chunks.first(task.id) if task.items else task.id
-    name = f" ({name_of(task)})" if name_of(task) else ""
+    name = " ".join((name_of(task) or "").split())
+    name = f" ({name})" if name else ""
     state, reason = state_word(task.state), reason_of(farm, task)
     lines = [f"task {task_id}{name} is {state}{'' if reason == state else f': {reason}'}"]
     if task.rules is not None and task.rules.priority:
@@ -131,9 +132,7 @@ def explain(farm: SchedulerState, task: TaskEntry, now: Now, task_id: int | None
     if not farm.engines.by_name:
         starting = sum(len(a.starting) for a in farm.agents.by_session.values())
         lines.append(f"the farm has no engines now ({starting} starting, {farm.lifecycle.wanted} wanted)")
-    for engine in farm.engines.in_order():
-        lines.append(f"engine {engine.id}: {_why_not(farm, task, engine, now)}")
-    return lines
+    return lines + lines_by_reason((engine.id, _why_not(farm, task, engine, now)) for engine in farm.engines.in_order())
 
 
 def _about_frozen(farm: SchedulerState, task_id: int, now: Now) -> list[str]:

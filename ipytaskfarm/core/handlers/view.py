@@ -202,7 +202,9 @@ def on_why_waiting(farm: SchedulerState, session: str, n: int, question: WhyWait
                 outside -= _note_waiting(found, reason_of(farm, task), task, farm.tasks.chunks.size(task.id))
     rows = []
     for reason, (count, task) in found.items():
-        sentences = "\n".join(explain(farm, task, now))[:SENTENCES_MAX]
+        sentences = "\n".join(explain(farm, task, now))
+        if len(sentences) > SENTENCES_MAX:
+            sentences = sentences[: SENTENCES_MAX - 1] + "…"
         example = farm.tasks.chunks.first(task.id) if task.items else task.id
         rows.append((str(reason), count, example, sentences))
     rows.sort(key=lambda row: -row[1])

@@ -11,13 +11,16 @@ const NODES_OF_MANY = 4;
 
 const isOdd = (node) => node.state !== "up" || Boolean(node.guard);
 // Nodes that need a look come first, the others by name: node9 before node10.
-const byNeed = ([a, one], [b, other]) => isOdd(other) - isOdd(one) || a.localeCompare(b, undefined, { numeric: true });
+const byNeed = ([a, one], [b, other]) => isOdd(other) - isOdd(one) || placeOf(a, one).localeCompare(placeOf(b, other), undefined, { numeric: true });
+
+// The machine, and the agent there if it has a name of its own.
+const placeOf = (name, node) => (node.node && node.node !== name ? `${node.node} ${name}` : name);
 
 function Node({ model, name, node }) {
   const used = node.memory ? 1 - (node.free_memory || 0) / node.memory : 0;
   const odd = isOdd(node);
   return html`<li class="tf-node">
-    <div class="tf-job-line"><b class="tf-name">${name}</b>${odd ? html`<span class="tf-tag" data-bad=${node.state !== "up"}>${node.guard || node.state}</span>` : null}<span class="tf-push"></span>
+    <div class="tf-job-line"><b class="tf-name">${node.node || name}</b>${node.node && node.node !== name ? html`<span class="tf-muted">${name}</span>` : null}${odd ? html`<span class="tf-tag" data-bad=${node.state !== "up"}>${node.guard || node.state}</span>` : null}<span class="tf-push"></span>
       ${model.may.value && node.node ? html`<button type="button" class="tf-small" onClick=${() => model.act("drain", { node: node.node, on: node.state !== "drained" })}>${node.state === "drained" ? "Give it tasks again" : "Drain"}</button>` : null}</div>
     <div class="tf-gauges">
       <span>load<${Bar} parts=${[["running", Math.min(1, node.load || 0)]]} label=${`load ${Math.round((node.load || 0) * 100)} %`} /><small>${node.load === null ? "" : `${Math.round(node.load * 100)} % of ${things(node.cores, "core")}`}</small></span>

@@ -65,6 +65,8 @@ export function Tasks({ model }) {
   const now = model.now.value;
   const live = model.transport.live;
   const ranked = page.rows.some((row) => row.priority);
+  const numbered = live && /^\s*\d{1,15}\s*$/.test(text); // the farm knows it without looking through all tasks
+  const open = () => (model.opened.value = Number(text));
   const chips = [];
   if (filter.job) chips.push(["job", `job ${(jobs[filter.job] || {}).name || filter.job}`]);
   if (filter.cause) chips.push(["cause", `cause ${(causes[filter.cause] || {}).etype || "of failures"}`]);
@@ -73,7 +75,8 @@ export function Tasks({ model }) {
   return html`<${Section} id="tf-tasks" title="Tasks" aside=${number === null || number === undefined ? "" : count(number)} wide>
     <div class="tf-toolbar" role="search">
       <div class="tf-choice" role="group" aria-label="State">${STATES.map(([state, word]) => html`<button type="button" aria-pressed=${filter.state === state} onClick=${() => set({ state, cause: state === "failed" ? filter.cause : null })}>${word}</button>`)}</div>
-      <input type="search" placeholder="name, error or place" aria-label="Part of a name, an error or a place" value=${text} onInput=${(event) => setText(event.target.value)} />
+      <input type="search" placeholder="name, error, place, or number" aria-label="Part of a name, an error or a place; or a task's number" value=${text} onInput=${(event) => setText(event.target.value)} onKeyDown=${(event) => { if (event.key === "Enter" && numbered) open(); }} />
+      ${numbered ? html`<button type="button" onClick=${open}>Open task ${Number(text)}</button>` : null}
       ${chips.map(([name, word]) => html`<button type="button" class="tf-chip" aria-label=${`${word}: remove this filter`} onClick=${() => set({ [name]: null })}>${word} ×</button>`)}
     </div>
     ${error && (there || !live) ? html`<p class="tf-trouble" role="alert">${error}</p>` : null}
