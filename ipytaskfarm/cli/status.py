@@ -125,6 +125,6 @@ class Explain(JsonCommand):
 
 def _output_of_failed(questioner: Questioner, task: int) -> list[str]:
     """Return the last lines that a failed task has printed."""
-    (end,) = questioner.answer_for(messages.FetchResults([task]), messages.Fetched).finals
-    body = msgspec.msgpack.decode(end.body, type=ResultBody) if end.body else ResultBody()
+    ends = questioner.answer_for(messages.FetchResults([task]), messages.Fetched).finals  # none: cleared since
+    body = msgspec.msgpack.decode(ends[0].body, type=ResultBody) if ends and ends[0].body else ResultBody()
     return output_so_far((body.stdout, body.stderr))

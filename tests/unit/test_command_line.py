@@ -181,6 +181,7 @@ def replies(now_s: float) -> dict[type, messages.Reply]:
         messages.ListTasks: tables.TaskRows(tasks, omitted=40),
         messages.ListEngines: tables.EngineTable(engines),
         messages.ReadHistory: tables.EventTable(events),
+        messages.FetchResults: messages.Fetched([], [], [7]),
         messages.ExplainTasks: messages.TextReply("task 7 failed: error\n  attempt 1 on engine 0: ValueError"),
     }
 
