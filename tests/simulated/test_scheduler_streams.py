@@ -8,7 +8,7 @@ from ipytaskfarm.core import messages as m
 from ipytaskfarm.core.handlers.requirements import lines_by_reason
 from ipytaskfarm.core.handlers.streams import PATIENCE_S
 from ipytaskfarm.core.messages.payload import ItemOutput
-from ipytaskfarm.core.messages.task_types import Rules
+from ipytaskfarm.core.messages.task_types import Needs, Rules
 from tests.support.simulated_farm import SimAgent, SimEngine, SimFarm, farm_with_engines, move, one_engine
 
 
@@ -140,6 +140,16 @@ def test_engines_with_the_same_reason_share_a_line() -> None:
     ]
 
 
+def test_the_first_task_of_a_chain_is_named() -> None:
+    sim, _, _, first = running()
+    for task_id in range(first + 1, first + 1000):
+        sim.submit(task_id, needs=Needs(after=(task_id - 1,)))
+    text = sim.ask(m.ExplainTasks(first + 999))
+    assert isinstance(text, m.TextReply)
+    waits = f"it waits for task {first + 998} (waiting for tasks); the first of this chain is task {first} (running)"
+    assert text.text.splitlines()[1] == waits
+
+
 def test_without_an_engine_that_fits_it_is() -> None:
     sim, _, _ = one_engine()
     first = sim.ids().first
@@ -156,7 +166,10 @@ def test_a_held_farm_and_one_without_engines() -> None:
     sim = farm_with_engines(0)
     first = sim.ids().first
     sim.submit(first)
-    assert "the farm has no engines now" in stuck(sim, [first])
+    sim.scheduler.farm.diagnostics.losses.append("engine 0 on node exited with code 3")
+    text = stuck(sim, [first])
+    assert "the farm has no engines now" in text
+    assert "no engine is ready, and the last that was lost: engine 0 on node exited with code 3" in text
     sim, agent, _ = one_engine()
     sim.ask(m.HoldFarm())
     first = sim.ids().first

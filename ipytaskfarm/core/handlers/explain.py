@@ -132,6 +132,8 @@ def explain(farm: SchedulerState, task: TaskEntry, now: Now, task_id: int | None
     if not farm.engines.by_name:
         starting = sum(len(a.starting) for a in farm.agents.by_session.values())
         lines.append(f"the farm has no engines now ({starting} starting, {farm.lifecycle.wanted} wanted)")
+    if farm.diagnostics.losses and all(engine.state != EngineState.UP for engine in farm.engines.by_name.values()):
+        lines.append(f"no engine is ready, and the last that was lost: {farm.diagnostics.losses[-1]}")
     return lines + lines_by_reason((engine.id, _why_not(farm, task, engine, now)) for engine in farm.engines.in_order())
 
 
@@ -166,7 +168,7 @@ def _explain_away(farm: SchedulerState, task: TaskEntry, place: Queued, now: Now
             f"task {i} ({reason_of(farm, farm.tasks.unfinished[i]) if i in farm.tasks.unfinished else 'ended'})"
             for i in first
         )
-        return f"it waits for {states}{more}"
+        return f"it waits for {states}{more}{_first_of_chain(farm, task)}"
     if place.until_s is not None:
         return f"it comes again in {max(0.0, place.until_s - now.mono_s):.1f} s"
     if place.why is Waiting.CACHE:
@@ -176,6 +178,19 @@ def _explain_away(farm: SchedulerState, task: TaskEntry, place: Queued, now: Now
     if job is None:
         return "it waits for its turn"
     return f"its job {job.spec.name!r} {'is paused' if job.paused else 'was resumed: it joins its queue soon'}"
+
+
+def _first_of_chain(farm: SchedulerState, task: TaskEntry) -> str:
+    """Return which task all others of a chain wait for in the end; "" if it was named, or is too far away."""
+    steps, each = 0, task
+    while each.waits_for and steps < LOOKED_AT_MAX:
+        needed = farm.tasks.unfinished.get(min(each.waits_for))
+        if needed is None:
+            return ""
+        steps, each = steps + 1, needed
+    if steps < 2 or each.waits_for:
+        return ""
+    return f"; the first of this chain is task {each.id} ({reason_of(farm, each)})"
 
 
 def _explain_handed(farm: SchedulerState, task: TaskEntry, place: Assigned, now: Now) -> str:

@@ -65,7 +65,7 @@ export function Tasks({ model }) {
   const now = model.now.value;
   const live = model.transport.live;
   const ranked = page.rows.some((row) => row.priority);
-  const numbered = live && /^\s*\d{1,15}\s*$/.test(text); // the farm knows it without looking through all tasks
+  const numbered = /^\s*\d{1,15}\s*$/.test(text); // the farm knows it without looking through all tasks
   const open = () => (model.opened.value = Number(text));
   const chips = [];
   if (filter.job) chips.push(["job", `job ${(jobs[filter.job] || {}).name || filter.job}`]);
