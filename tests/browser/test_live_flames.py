@@ -2,8 +2,10 @@
 
 from __future__ import annotations
 
+import re
 import subprocess
 import sys
+import time
 from collections.abc import Iterator
 from pathlib import Path
 
@@ -112,5 +114,10 @@ def test_a_task_that_runs_is_followed_with_its_output(
         gate.touch()
         page.clock.run_for(3000)
         seen(page, ".tf-drawer", "succeeded")
+        history = page.locator(".tf-drawer tbody td").first
+        expect(history).to_have_text(re.compile(r"^\d\d:\d\d:\d\d\.\d{3}$"))
+        page.clock.set_fixed_time(time.time() + 86400)  # the next day
+        page.get_by_role("button", name="Refresh").click()
+        expect(history).to_have_text(re.compile(r"^\d{4}-\d\d-\d\d \d\d:\d\d:\d\d\.\d{3}$"))
         expect(page.get_by_label("Output", exact=True)).to_have_text("begun <b>\nover\n")
         expect(page.get_by_label("Output so far")).to_have_count(0)

@@ -287,9 +287,7 @@ def test_an_engine_that_ends_while_it_is_prepared_is_told_with_the_step_and_its_
     engine = preparing(sim, agent, 0)
     crash = m.Crash(exit_code=3, output="begun\nno key\n")
     sim.handle(m.EngineDown(engine.name, 0, None, True, crash), agent.session)
-    lost = (
-        "exited with code 3, while it was being prepared: 1 of 1, execute(import x), 0 s; its last output: no key"
-    )
+    lost = "exited with code 3, while it was being prepared: 1 of 1, execute(import x), 0 s; its last output: no key"
     assert sim.scheduler.farm.diagnostics.losses[-1] == f"engine 0 on node {lost}"
 
 

@@ -1,7 +1,7 @@
 // One task: attempts, input, output, traceback, history.
 
 import { useEffect, useLayoutEffect, useRef, useState } from "./vendor/hooks.js";
-import { clock, explained, moment, size, span, withCells } from "./format.js";
+import { dated, explained, moment, size, span, withCells } from "./format.js";
 import { html } from "./html.js";
 import { Priority } from "./priority.js";
 
@@ -41,7 +41,7 @@ function Body({ task, output }) {
     <dl class="tf-facts">${facts.map(([name, value]) => html`<div><dt>${name}</dt><dd>${value}</dd></div>`)}</dl>
     ${end ? html`<${Text} title="Traceback" text=${withCells(end.traceback)} /><${Text} title="Local variables" text=${end.variables} /><${Text} title="Debug it" text=${debugging(task)} /><${Text} title="Output" text=${end.stdout} /><${Text} title="Standard error" text=${end.stderr} />` : html`<${SoFar} output=${output} />`}
     ${input ? html`<${Text} title="Code" text=${input.code} />${input.rules ? html`<${Text} title="Rules" text=${input.rules} />` : null}` : null}
-    ${task.history.length ? html`<h3>History</h3><table><tbody>${task.history.map(([at, what, engine, more]) => html`<tr><td class="tf-muted">${clock(at, true)}</td><td>${what}</td><td>${engine === null ? "" : `engine ${engine}`}</td><td class="tf-clip tf-muted">${more}</td></tr>`)}</tbody></table>` : null}`;
+    ${task.history.length ? html`<h3>History</h3><table><tbody>${task.history.map(([at, what, engine, more]) => html`<tr><td class="tf-muted">${dated(at, true)}</td><td>${what}</td><td>${engine === null ? "" : `engine ${engine}`}</td><td class="tf-clip tf-muted">${more}</td></tr>`)}</tbody></table>` : null}`;
 }
 
 const priorityOf = ({ input }) => (input && /^priority: (-?\d+)$/m.exec(input.rules) || [0, 0])[1];
