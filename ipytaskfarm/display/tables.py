@@ -203,7 +203,9 @@ class Table:
 
     def _style(self, at: int) -> str:
         align = f"text-align:{'right' if self._is_right(at) else 'left'}"
-        return f"{align};{'overflow-wrap:anywhere' if self._columns[at].cut else 'white-space:nowrap'}"
+        # Without a least width, a text that may be broken anywhere has a line for each character in a narrow notebook.
+        broken = f"overflow-wrap:anywhere;min-width:{self._least(at)}ch"
+        return f"{align};{broken if self._columns[at].cut else 'white-space:nowrap'}"
 
     def _least(self, at: int) -> int:
         natural = self._natural(at)

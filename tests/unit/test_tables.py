@@ -262,3 +262,8 @@ def test_columns_stay_straight_where_a_locale_has_no_sign_for_a_character() -> N
     plain = io.TextIOWrapper(io.BytesIO(), "ascii", "backslashreplace")
     table = Table(["name", "n"], [["数据", 1], ["plain", 2]]).written_to(plain)
     assert lines_of(table) == ["name          n", r"\u6570\u636e  1", "plain         2"]
+
+
+def test_a_text_that_is_broken_in_html_keeps_a_least_width() -> None:
+    table = Table([Column("error", least=28, cut=summary), "n"], [["x" * 100, 1]])
+    assert table.html().count("overflow-wrap:anywhere;min-width:28ch") == 2
