@@ -23,7 +23,7 @@ from ..core import errors
 from ..core.messages.payload import ResultBody
 from ..core.messages.task_types import Final
 from ..core.states import ABORTS, Reason, State
-from ..core.text import Text, did_you_mean, error_line, place_beside, shown, text_of
+from ..core.text import Text, did_you_mean, error_line, is_of_library, place_beside, shown, text_of
 from ..display.ipython import show_figures, show_users_frames
 from ..display.text import local_time, span, stamp
 from ..serialization.pack import note_rebuild, traceback_of, unpack, unpack_error
@@ -268,8 +268,9 @@ class Failure(OldNames):
         return found
 
     def variables(self) -> str:
-        """Return the local variables of the innermost frames as text, a paragraph for each frame; "" if none came."""
+        """Return the local variables of the innermost frames as text: of the user's own code, or else of all."""
         told = [frame for frame in self.frames if frame.variables]
+        told = [frame for frame in told if not is_of_library(frame.file)] or told
         return "\n".join(
             f"in {frame.function}, line {frame.line}:\n"
             + "\n".join(_variable(name, value) for name, value in frame.variables.items())

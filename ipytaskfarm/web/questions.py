@@ -21,7 +21,7 @@ from ipytaskfarm.core.messages.payload import FailureBody, ResultBody, StringWor
 from ipytaskfarm.core.messages.tables import EventTable
 from ipytaskfarm.core.messages.task_types import Final, Rules
 from ipytaskfarm.core.states import state_word
-from ipytaskfarm.core.text import text_of
+from ipytaskfarm.core.text import is_of_library, text_of
 from ipytaskfarm.deployment.home import Home
 from ipytaskfarm.display.text import redrawn
 from ipytaskfarm.system import farm_paths
@@ -36,7 +36,7 @@ OUTPUT_MAX = 100_000
 LINE_MAX = 2_000
 HISTORY_MAX = 200
 VARIABLES_FRAMES = 3
-"""The number of innermost frames of a failure of which a page shows the local variables."""
+"""The number of innermost frames of a failure of which a page shows the local variables: of the user's own ones."""
 LOG_BYTES = 128 * 1024
 AT_ONCE = 2_000
 """How many tasks of a group are tried again by one request."""
@@ -204,10 +204,11 @@ def _end(final: Final) -> dict[str, Any]:
 
 
 def _variables(failure: FailureBody) -> str:
-    """Return the local variables of the innermost frames of a failure, which came with it as text."""
+    """Return the local variables of the innermost frames of a failure, as `client.results.Failure.variables`."""
     indexes = failure.links[0].frames if failure.links else ()
     places = [failure.places[index] for index in indexes if 0 <= index < len(failure.places)]
-    told = [place for place in places if place.values][-VARIABLES_FRAMES:]
+    told = [place for place in places if place.values]
+    told = ([place for place in told if not is_of_library(place.filename)] or told)[-VARIABLES_FRAMES:]
     return "\n".join(
         f"in {place.name}, line {place.line}:\n" + "\n".join(f"    {name} = {value}" for name, value in place.values)
         for place in told

@@ -19,7 +19,7 @@ from ..scheduler.task import RETRIED, RETURNED, Assigned
 from ..scheduler.task_ends import final_of_join, final_without_answer
 from ..scheduler.transitions import begin, finish, note_attempt, put_back, requeue, separate, unassign
 from ..states import Reason
-from ..text import last_line, signal_text
+from ..text import is_of_library, last_line, signal_text
 from .commands import fail_commands_of
 from .held_commands import note_replaced
 from .nodes import charge_loss, note_failure
@@ -254,13 +254,12 @@ _ERROR_NAMES = {
 
 
 _CRASH_FRAME = re.compile(r'^  File "(?P<file>.+)", line (?P<line>\d+) in (?P<name>.+)$', re.MULTILINE)
-_LIBRARY_FILE = re.compile(r"^<frozen |/(site|dist)-packages/|/lib\d*/python\d")
 
 
 def _crash_place(crash: Crash) -> str:
     """Return the innermost frame of the user's own code in the stack that a dying engine has written; "" for none."""
     for frame in _CRASH_FRAME.finditer(crash.dump):
-        if not _LIBRARY_FILE.search(frame["file"]):
+        if not is_of_library(frame["file"]):
             return f"{frame['file']}:{frame['line']} in {frame['name']}"
     return ""
 
