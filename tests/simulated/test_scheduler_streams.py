@@ -5,7 +5,7 @@ from __future__ import annotations
 import msgspec
 
 from ipytaskfarm.core import messages as m
-from ipytaskfarm.core.handlers.requirements import lines_by_reason
+from ipytaskfarm.core.handlers.requirements import REASONS_SHOWN, lines_by_reason
 from ipytaskfarm.core.handlers.streams import PATIENCE_S
 from ipytaskfarm.core.messages.payload import ItemOutput
 from ipytaskfarm.core.messages.task_types import Needs, Rules
@@ -138,6 +138,8 @@ def test_engines_with_the_same_reason_share_a_line() -> None:
         "engine 0: a (engines 2 to 3, 7 too)",
         "engine 1: b",
     ]
+    many = lines_by_reason((n, f"it runs task {n}") for n in range(10_000))
+    assert many[-2:] == [f"engine {REASONS_SHOWN - 1}: it runs task {REASONS_SHOWN - 1}", "… and 9,900 other engines"]
 
 
 def test_the_first_task_of_a_chain_is_named() -> None:

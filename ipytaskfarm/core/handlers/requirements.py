@@ -20,6 +20,8 @@ from ..scheduler.transitions import finish
 from ..states import Reason, State
 from .depends import ask_for_verdicts
 
+REASONS_SHOWN = 100
+"""How many reasons are given why engines do not take a task."""
 SENTENCES_MAX = 1000
 """How much is said of the engines that cannot serve a task: it is kept for each task."""
 UNDECIDED_S = 0.25
@@ -95,7 +97,10 @@ def lines_by_reason(reasons: Iterable[tuple[int, str]]) -> list[str]:
     engines: dict[str, list[int]] = {}
     for engine_id, why in reasons:
         engines.setdefault(why, []).append(engine_id)
-    return [f"engine {first}: {why}{_and_others(others)}" for why, (first, *others) in engines.items()]
+    shown = list(engines.items())[:REASONS_SHOWN]
+    lines = [f"engine {first}: {why}{_and_others(others)}" for why, (first, *others) in shown]
+    more = sum(map(len, engines.values())) - sum(len(ids) for _, ids in shown)
+    return [*lines, f"… and {more:,} other engines"] if more else lines
 
 
 def _and_others(ids: list[int]) -> str:
