@@ -413,7 +413,7 @@ def test_a_store_of_the_first_schema_becomes_what_a_new_one_is(path: Path) -> No
 
 def test_a_protocol_that_changes_payloads_has_a_schema_that_earlier_versions_refuse() -> None:
     assert (PROTOCOL, opening.SCHEMA) == (12, 13), (
-        "PROTOCOL keeps versions apart while both run. An earlier one that is started on the store of this one reads its "
+        "PROTOCOL keeps versions apart while both run. An earlier one that is started on this one's store reads its "
         "payloads: raise SCHEMA too if it would misread them (see migrations/README.md), and change this test."
     )
 
