@@ -99,16 +99,17 @@ class Agent:
         self._blobs = BlobTransfers(self._say_of_blob, self._lane.send)
         self._messages = EngineMessages(self._relay, self._lane, self._blobs.want)
         first = max(counters(settings.folder, self._recorders), default=0)
+        memory = MemoryWatch(limit_bytes := settings.memory_limit_bytes)
         self._engines = EngineProcesses(
             session, settings.farm, settings.folder, self._recorders, settings.node, settings.startup_cwd,
-            self._lane, self._relay, first, self._spawn_zygote, self._wake, self._blobs_folders, settings.umask,
+            self._lane, self._relay, first, self._spawn_zygote, self._wake, self._blobs_folders,
+            memory.oom_cause, settings.umask,
         )  # fmt: skip
         for engine in dead:
             self._engines.adopt_dead(engine)
         self._resources, self._gpus = resources(settings.resources)
-        limit_bytes = settings.memory_limit_bytes
         self._node = NodeWatch(settings.folder, EngineMemory(limit_bytes))
-        self._watch = EngineWatch(settings.grace_s, settings.stopped_s, self._lane, MemoryWatch(limit_bytes))
+        self._watch = EngineWatch(settings.grace_s, settings.stopped_s, self._lane, memory)
         self._stack_queries: dict[Incarnation, list[int]] = {}
         """Engine -> the numbers of the queries that wait for the next reading of its stack."""
         self._woken = False
