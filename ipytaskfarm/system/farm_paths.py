@@ -97,6 +97,16 @@ def dialled(info: ConnectionInfo) -> str:
     return info.host if not info.location or info.node == socket.gethostname() else info.location
 
 
+def remedy(info: ConnectionInfo) -> str:
+    """Return what to do about a controller that does not answer."""
+    if info.node in ("", socket.gethostname()):
+        return f"start it: ipytaskfarm start --farm {info.farm}"
+    return (
+        f"see on {info.node} whether it runs there (`ipytaskfarm list`), and whether a firewall lets TCP port "
+        f"{info.port} through"
+    )
+
+
 _WILDCARDS = {"0.0.0.0": "127.0.0.1", "::": "::1"}  # to the address by which the host itself connects
 
 

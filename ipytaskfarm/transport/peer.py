@@ -273,6 +273,8 @@ class Link:
         if self.farm is not None and info.incarnation != self.farm:
             return self._end(_replaced(info.farm), events)
         host = dialled(info)
+        if self._tries % 2 and info.location:
+            host = info.location  # another machine may have the name of the controller's
         # Under another key this is another peer: sessions are bound to their keys by their names.
         self._owner = "reader:" if info.role == "reader" else ""
         try:
