@@ -148,6 +148,7 @@ class Baseline:
         self._looked_at = looked_at()
         self._hands = contextvars.copy_context()
         self._decimal: decimal.Context | None = None
+        self._modules = dict(sys.modules)
         self._looked_s = 0.0
         """The thread's processor time at the last look."""
         self._due_after_s = 0.0
@@ -219,6 +220,8 @@ class Baseline:
         """
         changed = self._loops.restore()
         _show_warnings_again()  # each task is shown its own warnings, even if the task before was shown the same
+        if len(sys.modules) != len(self._modules):
+            self._look_at_modules()
         modules_moved = bool(IMPORT_SETTINGS.records) and IMPORT_SETTINGS.is_due()
         if (
             thoroughly
@@ -232,6 +235,12 @@ class Baseline:
         if modules_moved:
             self._adopt_imports()
         return changed
+
+    def _look_at_modules(self) -> None:
+        """Put all modules back if a task has removed most of them: the engine's own imports would fail from now on."""
+        if len(sys.modules) < len(self._modules) // 2:
+            sys.modules.update(self._modules)
+        self._modules = dict(sys.modules)
 
     def _adopt_imports(self) -> None:
         """Make what modules of the user have set at their import part of the baseline, as long as they stay."""

@@ -54,6 +54,15 @@ PUT_BACK: dict[str, list[Check]] = {
             "import argparse; seen = vars(argparse.ArgumentParser().parse_args())", "import sys; sys.argv += ['-v']", {}
         ),
     ],
+    "`sys.modules`": [
+        Check(
+            "import sys; seen = [name in sys.modules for name in ('re', 'warnings')]", "import sys; sys.modules.clear()"
+        ),
+        Check(
+            "import subprocess; seen = subprocess.run('echo x', shell=True, capture_output=True).stdout",
+            "import sys; gone = [sys.modules.pop(name) for name in list(sys.modules) if name != '__main__']",
+        ),
+    ],
     "`sys.path`": [
         Check("import sys; seen = list(sys.path)", "import sys; sys.path.insert(0, '/nowhere')"),
         Check("import sys; seen = list(sys.path)", "import sys; sys.path = []"),
