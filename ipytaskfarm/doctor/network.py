@@ -184,7 +184,10 @@ def handshake(info: ConnectionInfo, found: Greeted) -> Finding:
         text = f"ipytaskfarm {found.version} lets us in as {info.agent or info.role} ({found.took_s * 1000:.0f} ms)"
         return fine(check, text)
     if found.refusal is not None and found.refusal.etype == "VersionMismatch":
-        return wrong(check, found.refusal.text, f"install ipytaskfarm=={info.version} here; this is {__version__}")
+        remedy = f"install ipytaskfarm=={info.version} here; this is {__version__}"
+        if info.version == __version__:  # copies that are not released
+            remedy = "have the same copy of ipytaskfarm on both sides, and start the farm again"
+        return wrong(check, found.refusal.text, remedy)
     if found.refusal is not None and found.refusal.etype == STORE_FULL:
         return wrong(check, found.refusal.text, "make room there: until then the farm takes nothing, and loses nothing")
     if found.refusal is not None:

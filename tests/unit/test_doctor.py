@@ -437,7 +437,10 @@ def test_a_key_of_another_role(hub: World) -> None:
 
 def test_another_version(hub: World) -> None:
     theirs = msgspec.structs.replace(hub.info(direct=True), protocol=PROTOCOL + 1, version="9.9")
-    told(network.handshake(theirs, network.greet(theirs)), Level.WRONG, "9.9", "install ipytaskfarm==9.9")
+    refused = network.greet(theirs)
+    told(network.handshake(theirs, refused), Level.WRONG, "9.9", "install ipytaskfarm==9.9")
+    same = msgspec.structs.replace(theirs, version=__version__)
+    told(network.handshake(same, refused), Level.WRONG, "9.9", "same copy of ipytaskfarm on both sides")
 
 
 # ------------------------------------------------------------------------------------------------ an agent's file
