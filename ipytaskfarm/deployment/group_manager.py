@@ -286,20 +286,22 @@ def end_agents(home: Home, known: Sequence[AgentGroup] = (), make: grouped.Make 
     while any(status.state == "running" for status in statuses.values()) and time.monotonic() < deadline_s:
         delay.wait(0.25)
         statuses = grouped.statuses(groups, make)
-    for group in groups:
-        _cancel(group, None, make, problems)
+    # The others are tried again by the next stop, or adopted by the next start.
+    ended = [group for group in groups if _cancel(group, None, make, problems)]
     if home.folder.exists():
-        grouped.forget(home, groups)
+        grouped.forget(home, ended)
     if problems:
         raise errors.LauncherError("; ".join(dict.fromkeys(problems)))
 
 
-def _cancel(group: AgentGroup, names: Sequence[str] | None, make: grouped.Make, problems: list[str]) -> None:
-    """Cancel one group. If its system does not answer, the other groups are ended all the same."""
+def _cancel(group: AgentGroup, names: Sequence[str] | None, make: grouped.Make, problems: list[str]) -> bool:
+    """Cancel one group, and return whether its system answered. The other groups are ended all the same."""
     try:
         make(group.agents).cancel(group.handle, names)
     except (errors.LauncherError, OSError) as error:
         problems.append(f"{group.name}: {error}")
+        return False
+    return True
 
 
 def _setting_of(number: int, agents: Agents) -> _GroupSetting:
