@@ -171,6 +171,12 @@ def read_private(path: Path) -> bytes:
         return stream.read()
 
 
+def without_locks(path: Path, error: OSError) -> OSError:
+    """Return the error for a file that cannot be locked because of its file system, with the remedy."""
+    text = f"{error.strerror}: its file system has no locks (Lustre: see the mount option flock)"
+    return OSError(error.errno, f"{text}; set JUPYTER_DATA_DIR to a folder on another one", str(path))
+
+
 class Lock:
     """An exclusive lock on a file of its own. A process holds it until the process ends or calls `release`.
 
@@ -196,7 +202,7 @@ class Lock:
             os.close(self._file)
             self._file = None
             if not isinstance(error, BlockingIOError | PermissionError):
-                raise
+                raise without_locks(path, error) from None
             raise errors.FarmExists(f"{what} runs already: process {holder} holds {path}") from None
         os.ftruncate(self._file, 0)
         os.pwrite(self._file, f"{os.getpid()}\n".encode(), 0)

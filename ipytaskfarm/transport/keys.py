@@ -36,6 +36,7 @@ from ..core import errors
 from ..system import farm_paths
 from ..system.farm_paths import ConnectionInfo
 from ..system.odd_files import set_aside_if_lost, set_aside_unless_file, set_aside_unless_link
+from ..system.private_files import without_locks
 from . import wire
 
 log = logging.getLogger(__name__)
@@ -209,6 +210,8 @@ def keys_lock(folder: Path) -> Iterator[None]:
                         f"another process has held {folder / LOCK_FILE} for {LOCKED_S:g} s: look for a stopped "
                         "`ipytaskfarm keys`, and end it"
                     ) from None
+            except OSError as error:
+                raise without_locks(folder / LOCK_FILE, error) from None
             time.sleep(0.01)
         yield
     finally:

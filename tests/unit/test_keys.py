@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import errno
+import fcntl
 import os
 import threading
 import time
@@ -52,6 +54,21 @@ def test_keys_are_made_once_and_kept(folder: Path) -> None:
     keys = farm_keys(folder)
     assert farm_keys(folder) == load_keys(folder) == keys
     assert (folder / KEYS_FILE).stat().st_mode & 0o777 == 0o600
+
+
+def test_a_file_system_without_locks_is_named(folder: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    def fails(*_: object) -> None:
+        raise OSError(errno.ENOLCK, os.strerror(errno.ENOLCK))
+
+    monkeypatch.setattr(fcntl, "flock", fails)
+    with (
+        pytest.raises(OSError, match=r"its file system has no locks.* set JUPYTER_DATA_DIR .*keys\.lock"),
+        keys_lock(folder),
+    ):
+        pass
+    monkeypatch.setattr(fcntl, "lockf", fails)
+    with pytest.raises(OSError, match=r"its file system has no locks.* set JUPYTER_DATA_DIR .*own\.lock"):
+        farm_paths.Lock(folder / "own.lock")
 
 
 def test_no_secret_is_shown() -> None:
