@@ -16,6 +16,7 @@ import stat
 from pathlib import Path
 
 from ..core import errors
+from .files import sync_folder
 from .host import socket_bases
 from .odd_files import kind_of, odd_kind, set_aside_unless_file
 
@@ -127,11 +128,7 @@ def write_private(path: Path, data: bytes) -> None:
     except BaseException:
         os.unlink(new)
         raise
-    folder = os.open(path.parent, os.O_RDONLY | os.O_DIRECTORY | os.O_CLOEXEC)
-    try:
-        os.fsync(folder)
-    finally:
-        os.close(folder)
+    sync_folder(path.parent)
 
 
 def read_private(path: Path) -> bytes:

@@ -5,6 +5,7 @@ from __future__ import annotations
 import errno
 import fcntl
 import os
+import stat
 import threading
 import time
 from pathlib import Path
@@ -69,6 +70,19 @@ def test_a_file_system_without_locks_is_named(folder: Path, monkeypatch: pytest.
     monkeypatch.setattr(fcntl, "lockf", fails)
     with pytest.raises(OSError, match=r"its file system has no locks.* set JUPYTER_DATA_DIR .*own\.lock"):
         farm_paths.Lock(folder / "own.lock")
+
+
+def test_a_file_system_that_cannot_sync_folders_keeps_keys(folder: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    usual = os.fsync
+
+    def of_files(descriptor: int) -> None:
+        if stat.S_ISDIR(os.fstat(descriptor).st_mode):
+            raise OSError(errno.EINVAL, os.strerror(errno.EINVAL))
+        usual(descriptor)
+
+    monkeypatch.setattr(os, "fsync", of_files)
+    save_keys(keys := make_farm_keys(), folder)
+    assert load_keys(folder) == keys
 
 
 def test_no_secret_is_shown() -> None:
