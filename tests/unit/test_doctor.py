@@ -361,6 +361,7 @@ def test_a_stopped_farm_whose_port_is_taken(home: Home) -> None:
 
 def test_names_by_which_nobody_finds_it() -> None:
     told(network.name("nowhere.invalid", connected=False), Level.WRONG, "not known here", "--location")
+    told(network.name("a" * 64, connected=False), Level.WRONG, "not known here", "--location")
     told(network.name("localhost", connected=False), Level.WARNING, "127.0.0.1", "getent hosts", "--location")
     told(network.name("localhost", connected=True), Level.OK)
     told(network.name("192.0.2.1", connected=False), Level.OK, "192.0.2.1")
@@ -375,6 +376,8 @@ def test_connections_that_are_not_made(home: Home, monkeypatch: pytest.MonkeyPat
     told(network.connection(away), Level.WRONG, "refused", "listen on elsewhere alone", "--host")
     unknown = info(keys, home, host="nowhere.invalid")
     told(network.connection(unknown), Level.WRONG, "nowhere.invalid is not known here", "--location")
+    unknown = msgspec.structs.replace(unknown, host="a" * 64, location="a" * 64)
+    told(network.connection(unknown), Level.WRONG, "aaa is not known here", "--location")
     monkeypatch.setattr(network, "CONNECT_S", 0.3)
     with listener(backlog=0) as number, socket.create_connection(("127.0.0.1", number)):
         # Its queue is full: what else comes is dropped, as by a firewall.
