@@ -125,7 +125,12 @@ def listening(host: str, port: int, location: str) -> str:
     if host == "localhost" or host == "::1" or host.startswith("127."):
         return ""
     where = "all addresses of this machine" if host in _WILDCARDS else host
-    return f"listening on {where}, port {port}; other machines find it at {location}:{port}"
+    return f"listening on {where}, port {port}; other machines find it at {endpoint(location, port)}"
+
+
+def endpoint(host: str, port: int) -> str:
+    """Return an address with its port; one of IPv6 is in brackets."""
+    return f"[{host}]:{port}" if ":" in host else f"{host}:{port}"
 
 
 class FarmRecord(msgspec.Struct, frozen=True, kw_only=True):
