@@ -10,7 +10,7 @@ from typing import Any, ClassVar
 from traitlets import Float, Int, List, Unicode
 
 from ipytaskfarm.cli import printing
-from ipytaskfarm.cli.application import OK, JsonCommand, UsageError, complete, flag, switch
+from ipytaskfarm.cli.application import OK, JsonCommand, UsageError, flag, switch, unknown_action
 from ipytaskfarm.cli.json_output import group_shape, print_json
 from ipytaskfarm.cli.start import option_pairs
 from ipytaskfarm.core.arguments import check_seconds
@@ -81,7 +81,7 @@ dask); or ends some of them after the tasks that run there. `launchers` shows al
         what, *words = self.extra_args or ["list"]
         actions = {"list": self._list, "add": self._add, "remove": self._remove, "launchers": self._launchers}
         if what not in actions:
-            raise UsageError(f"{what!r} is not one of {complete(list(actions))}")
+            raise unknown_action(what, actions)
         self.check_action(what)
         return actions[what](words)
 

@@ -381,6 +381,12 @@ def _complain(name: str, text: str) -> None:
     print(f"ipytaskfarm {name}: {shown}", file=sys.stderr)
 
 
+def unknown_action(word: str, actions: Iterable[str]) -> UsageError:
+    """Return the error for a word that is no action of a command."""
+    known = list(actions)
+    return UsageError(f"{word!r} is not one of {complete(known)}{did_you_mean(word, known)}")
+
+
 def complete(words: Sequence[str]) -> str:
     """Return words as a list in a sentence: ``a, b and c``."""
     *head, last = words

@@ -9,7 +9,7 @@ from typing import Any, ClassVar
 from traitlets import Unicode
 
 from ipytaskfarm.cli import printing
-from ipytaskfarm.cli.application import OK, JsonCommand, UsageError, complete, flag, no_such_farm, switch
+from ipytaskfarm.cli.application import OK, JsonCommand, UsageError, flag, no_such_farm, switch, unknown_action
 from ipytaskfarm.cli.json_output import moment, print_json
 from ipytaskfarm.core.messages import ListConnections
 from ipytaskfarm.core.messages.tables import ConnectionTable
@@ -55,7 +55,7 @@ the change at once.
         what, *words = self.extra_args or ["list"]
         actions = {"list": self._list, "add": self._add, "rotate": self._rotate, "revoke": self._revoke}
         if what not in actions:
-            raise UsageError(f"{what!r} is not one of {complete(list(actions))}")
+            raise unknown_action(what, actions)
         self.check_action(what)
         home = self.home()
         if load_keys(home.folder) is None:

@@ -24,10 +24,12 @@ from ipytaskfarm.core.arguments import INT_MAX
 from ipytaskfarm.core.messages import tables
 from ipytaskfarm.core.messages.payload import ResultBody
 from ipytaskfarm.core.parsing import SHARED, agent_name, owner, parse_since
+from ipytaskfarm.core.text import did_you_mean
 from ipytaskfarm.deployment.home import Home
 from ipytaskfarm.deployment.light_client import Questioner, connect
 from ipytaskfarm.display.farm_tables import event_table
 
+LOGS = ("controller", "agent", "supervisor")
 FOLLOW_S = 0.2
 BLOCK_BYTES = 1 << 16
 """How much of the end of a log is read at first."""
@@ -91,9 +93,10 @@ that task in all logs of the farm, what happened to the task, and what it printe
         what, *rest = self.extra_args or ["controller"]
         if what == "engine" and len(rest) == 1 and rest[0].isdecimal():
             return [self._engine_output(home, int(rest[0]))]
-        if rest or what not in ("controller", "agent", "supervisor"):
+        if rest or what not in LOGS:
             raise UsageError(
                 "which log? One of controller, agent, supervisor, or engine and its id; --task ID: all about a task"
+                + did_you_mean(what, LOGS)
             )
         kind = "agent-0" if what == "agent" else what
         # Output beside the log: most importantly the traceback of a crash.

@@ -17,6 +17,7 @@ from ipytaskfarm.cli import printing
 from ipytaskfarm.cli.application import OK, Command, UsageError, exit_code, flag, flags_in, switch
 from ipytaskfarm.core import errors
 from ipytaskfarm.core.messages.tables import FarmState
+from ipytaskfarm.deployment.agent_groups import launcher_of
 from ipytaskfarm.deployment.daemon import fork_detached, start_detached, stop_farm
 from ipytaskfarm.deployment.home import Home
 from ipytaskfarm.deployment.settings import FarmSettings, farm_settings
@@ -148,6 +149,8 @@ With --daemonize it returns when the engines are ready, and `ipytaskfarm stop` s
                 given["min"] = given["max"] = None
             if given["startup"] is not None:
                 given["startup"] = Path(given["startup"])
+            for agents in given["agents"]:  # a wrong name is refused before anything is started
+                launcher_of(agents)
             return farm_settings(given, self.home().name, usable_cores, as_written=flag_of)
         except (ValueError, TypeError, SyntaxError, FileNotFoundError) as error:
             raise UsageError(str(error)) from None

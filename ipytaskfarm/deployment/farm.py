@@ -20,6 +20,7 @@ from typing import TYPE_CHECKING, Any, NoReturn, Unpack
 from ipytaskfarm.core import errors
 from ipytaskfarm.core.arguments import check_seconds
 from ipytaskfarm.core.text import did_you_mean, last_line
+from ipytaskfarm.deployment import agent_groups
 from ipytaskfarm.deployment.home import TEMPORARY_NAME, Home
 from ipytaskfarm.deployment.settings import farm_settings
 from ipytaskfarm.deployment.start_errors import last_error, with_remedy
@@ -76,6 +77,8 @@ class Farm:
         leading = {"n": n, "startup": startup, "queue_policy": queue_policy}
         own_name = f"{TEMPORARY_NAME}-{os.getpid()}-{secrets.token_hex(3)}" if name is None else check_name(name)
         self._settings = farm_settings({**leading, **settings}, own_name, usable_cores, owned=name is None)
+        for agents in self._settings.agents:  # a wrong name is refused before anything is started
+            agent_groups.launcher_of(agents)
         self._prepare()
 
     @classmethod
@@ -95,7 +98,6 @@ class Farm:
         Raises:
             LauncherError: distributed is missing, or the workers cannot run agents that reach this farm.
         """
-        from ipytaskfarm.deployment import agent_groups
         from ipytaskfarm.launchers.dask.launcher import Dask
 
         launcher = Dask.of_client(client, engines_per_worker)
@@ -301,8 +303,6 @@ class Farm:
             LauncherError: the system refuses. The message has its words.
             ValueError: the request is invalid.
         """
-        from ipytaskfarm.deployment import agent_groups
-
         self._must_run()
         (asked,) = check_agents("agents", agents)
         return agent_groups.add(self._home, asked).name
@@ -319,10 +319,8 @@ class Farm:
         Raises:
             ValueError: there is no agent or group of that name.
         """
-        from ipytaskfarm.deployment.agent_groups import send_away
-
         self._must_run()
-        send_away(self._home, names, check_seconds("drain", drain))
+        agent_groups.send_away(self._home, names, check_seconds("drain", drain))
 
     def stop(self, drain: float | timedelta | EllipsisType | None = ...) -> None:
         """Stop the farm and wait until it is gone. A second call does nothing.
