@@ -306,7 +306,7 @@ LEFT: dict[str, Check] = {
         "import random; seen = random.getstate()[1][:3] == random.Random(1).getstate()[1][:3]",
         "import random; random.seed(1)",
     ),
-    "imported modules": Check("import sys; seen = 'colorsys' in sys.modules", "import colorsys"),
+    "imported modules": Check("import sys; seen = 'sched' in sys.modules", "import sched"),
     "other loggers": Check(
         "import logging; seen = logging.getLogger('x').level", "import logging; logging.getLogger('x').setLevel(5)"
     ),

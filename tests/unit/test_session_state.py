@@ -266,9 +266,9 @@ def test_settings_of_libraries_and_variables(notebook: Notebook, monkeypatch: py
     assert said(pack_function, notebook["frames"]) == said(pack_function, notebook["reads"]) == []
     monkeypatch.setenv("TEST_SET_HERE", "1")
     notebook.run(SETTINGS + "\nimport torch\ndef tensors(i): return torch")
-    with pd.option_context("mode.string_storage", "python", "future.distinguish_nan_and_na", True):
+    with pd.option_context("compute.use_bottleneck", False, "mode.string_storage", "pyarrow"):
         (text,) = said(pack_function, notebook["frames"])
-        assert text.startswith("this session has changed settings of pandas (mode.string_storage='python', future.")
+        assert "settings of pandas (compute.use_bottleneck=False, mode.string_storage='pyarrow')" in text
     (text,) = said(pack_function, notebook["tensors"])
     assert "(default dtype torch.float64)" in text
     (text,) = said(pack_function, notebook["reads"])
