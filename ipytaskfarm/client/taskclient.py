@@ -540,7 +540,7 @@ class TaskClient(ClientNames, settable=("farm", "block")):
         asked = None if state is None else one_of("state", ACCEPTED_STATES, state)
         most = check_count("last", last, least=0) or 0
         reply = self._session.ask_for(m.ListTasks(wanted, name, asked, most), tables.TaskRows)
-        return TaskTable(reply.rows, reply.omitted)
+        return TaskTable(reply.rows, reply.omitted, reply.unknown)
 
     def _ids_of(self, ids: Ids | None, job: Job | JobLine | str | None) -> list[int] | None:
         if job is None:
@@ -697,8 +697,8 @@ class TaskClient(ClientNames, settable=("farm", "block")):
         Of a task that was submitted again, only the retry is listed, if that has failed.
         ids, job: only these tasks, also those that were submitted again, or those of a job, as for `tasks`."""
         question = m.ListTasks(self._ids_of(ids, job), None, "failed", unretried=ids is None)
-        rows = self._session.ask_for(question, tables.TaskRows).rows
-        return FailureGroups.of_rows(rows, partial(self.get_task_result, raw=False))
+        found = self._session.ask_for(question, tables.TaskRows)
+        return FailureGroups.of_rows(found, partial(self.get_task_result, raw=False))
 
     @property
     def profile(self) -> Profilers:
