@@ -240,7 +240,7 @@ class Agent:
         for incarnation, message in said:
             engine = self._engines.get(incarnation)
             if engine is not None:
-                self._messages.hear(engine, message)
+                self._messages.handle(engine, message)
         self._engines.report_losses()
         look_s = self._watch.look(self._engines, now_s)
         self._watch.check(self._engines, now_s)

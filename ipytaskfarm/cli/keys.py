@@ -129,10 +129,10 @@ the change at once.
         names = [SERVER, *ROLES, *keys.agents] if self.everything else words
         cut = enrolment.rotate(home, names)
         lines = [
-            f"{_number(names)} replaced, {printing.number(cut, 'connection')} cut; copies of the old files are void"
+            f"{_number(names)} replaced, {printing.number(cut, 'connection')} cut; copies of the old files are refused"
         ]
         if SERVER in names:
-            lines.append("the server's key takes effect when the farm is started next; then all copies are void")
+            lines.append("the server's key takes effect when the farm is started next; then all copies are refused")
         return self._tell(names, cut, lines)
 
     def _revoke(self, home: Home, words: list[str]) -> int:

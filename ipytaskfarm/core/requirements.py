@@ -53,7 +53,7 @@ class Environment(msgspec.Struct, frozen=True, omit_defaults=True, kw_only=True)
     """User code that prepares an engine once for many tasks.
 
     `identity` is a digest, and the name under which the code travels as a `Function`.  Two tasks of one identity share
-    engines, whichever clients handed them in."""
+    engines, whichever clients submitted them."""
 
     identity: str
     name: str

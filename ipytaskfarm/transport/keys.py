@@ -33,6 +33,7 @@ from typing import Any
 import msgspec
 
 from ..core import errors
+from ..core.text import did_you_mean
 from ..system import farm_paths
 from ..system.farm_paths import ConnectionInfo
 from ..system.odd_files import set_aside_if_lost, set_aside_unless_file, set_aside_unless_link
@@ -154,7 +155,7 @@ def _covers(name: str, other: str) -> bool:
 
 
 def without_agents(keys: FarmKeys, names: list[str]) -> FarmKeys:
-    """Return the keys without those of these agents.
+    """Return the keys without the keys of the given agents.
 
     Raises:
         KeyError: an agent has no key.
@@ -180,7 +181,8 @@ def _must_have(keys: FarmKeys, names: list[str]) -> None:
     for name in names:
         if name not in keys.agents:
             known = ", ".join(sorted(keys.agents)) or "none"
-            raise KeyError(f"there is no key of an agent {name!r}: enrolled are {known}")
+            near = did_you_mean(name, keys.agents)
+            raise KeyError(f"there is no agent {name!r} with a key of its own: agents with one are {known}{near}")
 
 
 # --------------------------------------------------------------------------------------------- on the disk

@@ -84,7 +84,7 @@ def test_engines_run_on_linux_alone() -> None:
 
 
 def test_limits_on_files() -> None:
-    told(machine.open_files(500, 1024, 4096), Level.WRONG, "1024", "1528", "ulimit -n 3056")
+    told(machine.open_files(500, 1024, 4096), Level.WRONG, "1,024", "1,528", "ulimit -n 3056")
     told(machine.open_files(500, 1024, 2000), Level.WRONG, "limits.conf")
     told(machine.open_files(300, 1024, 2000), Level.OK, "1,024")
     told(machine.open_files(500, -1, -1), Level.OK, "no limit")

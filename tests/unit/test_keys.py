@@ -116,7 +116,7 @@ def test_rotating_and_revoking() -> None:
     assert other.server != keys.server
     assert list(without_agents(keys, ["a"]).agents) == ["b"]
     for change in (rotated, without_agents):
-        with pytest.raises(KeyError, match="no key of an agent 'c': enrolled are a, b"):
+        with pytest.raises(KeyError, match="no agent 'c' with a key of its own: agents with one are a, b"):
             change(keys, ["c"])
 
 

@@ -202,12 +202,12 @@ def why_refused(
     fault: why its rules or edges cannot be stored, see `why_not_storable`."""
     missing = _missing_function(farm, submission, rules)
     if missing is not None:
-        text = f"task {submission.id} needs the function {missing[:SHOWN]}, which never arrived: hand it in again"
+        text = f"the task needs the function {missing[:SHOWN]}, which never arrived: submit the task again"
         return "TaskError", text
     if not fault and submission.cache is not None:
         fault = why_not_storable(submission.cache)
     if fault:
-        return "TaskError", f"task {submission.id} cannot be kept: {fault} (in its rules)"
+        return "TaskError", f"the task cannot be kept: {fault} (in its rules)"
     if submission.needs is not None and (why := graph.why_refused(farm, submission.id, submission.needs)):
         return "TaskError", why
     if rules is not None and rules.job in farm.jobs.refused:
