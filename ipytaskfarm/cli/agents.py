@@ -58,7 +58,10 @@ dask); or ends some of them after the tasks that run there. `launchers` shows al
     leave = flag(
         "SECONDS", Float(25.0, help="how long running tasks may continue after an agent was told to end (default: 25)")
     )
-    option = flag("KEY=VALUE", List(Unicode(), help="an option of the launcher, see `ipytaskfarm agents launchers`"))
+    option = flag(
+        "KEY=VALUE",
+        List(Unicode(), help="an option of the launcher, see `agents launchers`; may be given several times"),
+    )
     template = flag(
         "FILE", Unicode(None, allow_none=True, help="your own script instead of the launcher's, see --dry-run")
     )

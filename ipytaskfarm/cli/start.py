@@ -49,7 +49,7 @@ def config_key(name: str) -> str:
 
 def _trait(name: str, setting: Setting) -> Any:
     default = f" (default: {setting.default_text})" if setting.default_text else ""
-    text = setting.help + default
+    text = setting.help + ("; may be given several times" if setting.several else "") + default
     names = setting.flag or name.replace("_", "-")
     if not setting.unit:
         return switch(text, names)
@@ -94,7 +94,9 @@ With --daemonize it returns when the engines are ready, and `ipytaskfarm stop` s
         "N", Int(None, allow_none=True, help="how many engines each agent starts (default: one per core)")
     )
     agent_time = flag("SPAN", Unicode(None, allow_none=True, help="when the batch system ends the agents: 90m, 2h"))
-    agent_option = flag("KEY=VALUE", ListTrait(Unicode(), help="an option of the launcher: partition=short"))
+    agent_option = flag(
+        "KEY=VALUE", ListTrait(Unicode(), help="an option of the launcher: partition=short; may be given several times")
+    )
     daemonize = switch("return when the engines are ready; the farm continues")
     progress_fd = Int(-1).tag(config=True)
     locals().update(traits_of("Start"))
