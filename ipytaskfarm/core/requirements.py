@@ -236,7 +236,7 @@ def amount(name: str, value: float) -> str:
     """Format an amount of a resource for people."""
     if name == MEMORY:
         return f"{value / 2**20:,.0f} MiB of memory"
-    return f"{value:g} {name.removesuffix('s') if value == 1 else name}"
+    return f"{value:g} {'core' if name == CORES and value == 1 else name}"
 
 
 SIZE_MAX = 2.0**60

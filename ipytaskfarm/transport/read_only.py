@@ -44,7 +44,9 @@ def why_refused(message: m.ClientMessage | m.AgentMessage) -> str:
     if isinstance(message, m.SendCommand) and _only_reads(message):
         return ""
     what = type(message.question if isinstance(message, m.AskQuestion) else message).__name__
-    return f"this connection's key is read-only: it does not allow {what}"
+    return (
+        f"this connection's key is read-only: it does not allow {what}; `ipytaskfarm keys add --client` makes another"
+    )
 
 
 def _only_reads(command: m.SendCommand) -> bool:

@@ -260,7 +260,9 @@ def test_a_read_only_key_may_ask_and_nothing_else(w: World) -> None:
     assert w.said("reader:s1") == [AskQuestion(1, QueueStatus())]
     ((peer, _),) = w.hub.peers()
     assert peer.read_only
-    text = "this connection's key is read-only: it does not allow HoldFarm"
+    text = (
+        "this connection's key is read-only: it does not allow HoldFarm; `ipytaskfarm keys add --client` makes another"
+    )
     assert w.told(link) == [Answer(2, Refusal("SecurityError", text))]
     link.send(submit(1))
     assert refusal(w, link).etype == "SecurityError"
