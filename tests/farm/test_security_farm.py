@@ -477,7 +477,7 @@ def test_nothing_is_unpickled_in_controller_and_agent(
     tc.barrier([argument, result, raised], timeout=60)
     tc.get_task_result(argument)
     tc.get_task_result(result)
-    with pytest.raises(Exception) as caught:  # noqa: B017 - its class exists on the engine alone
+    with pytest.raises(Exception) as caught:
         tc.get_task_result(raised).raise_exception()
     assert type(caught.value).__name__ == "Bomb"
     eventually(path.exists)
