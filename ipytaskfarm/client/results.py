@@ -323,7 +323,7 @@ class Failure(OldNames):
         return f"<Failure {error_line(self.etype, self.getErrorMessage())}>"
 
     def __reduce__(self) -> tuple[Any, ...]:
-        """Go without frames, which no pickle takes: the traceback stays as text."""
+        """Pickle without the frames, which no pickle takes: the traceback stays as text."""
         return Failure, (self.value, self._traceback_text, self.place)
 
 
@@ -526,7 +526,7 @@ class TaskResult:
         return self._contents().outputs
 
     def __reduce__(self) -> tuple[Any, ...]:
-        """Go as what the farm said: what was unpacked here, such as a traceback, is unpacked again."""
+        """Pickle what the farm said: what was unpacked here, such as a traceback, is unpacked again."""
         return TaskResult, (self._final, self._body if self._final.body is None else None)
 
     def __repr__(self) -> str:

@@ -576,7 +576,7 @@ class TaskClient(ClientNames, settable=("farm", "block")):
 
     @property
     def on_failure(self) -> str:
-        """What becomes of engines on which tasks of this client fail: "fail", or "hold", see `rules.Requirements`."""
+        """Return what an engine does when a task of this client fails: "fail" or "hold", see `rules.Requirements`."""
         return self._defaults.get("on_failure", FAIL)  # type: ignore[no-any-return]
 
     @on_failure.setter
