@@ -98,7 +98,7 @@ def check_rules(rules: dict[str, Any], whose: str = "this call", others: Iterabl
     for name, value in rules.items():
         if name not in known:
             near = did_you_mean(name, {*known, *others})
-            if hasattr(value, "task_client") or hasattr(value, "get_task_result"):
+            if "client" not in others and (hasattr(value, "task_client") or hasattr(value, "get_task_result")):
                 near = "; a TaskClient is the first argument, in place of the number of workers"
             raise TypeError(f"{whose} has no argument {name!r}{near}")
     CallTask(call_all, **rules)
