@@ -21,7 +21,7 @@ from ..core.messages.payload import Message, ResultBody
 from ..core.messages.running_task import TaskMessages
 from ..core.states import ABORTS
 from ..core.text import Text, text_of
-from ..display.text import number, with_local_times
+from ..display.text import CELL_MAX, number, safe, with_local_times
 from ..serialization.pack import pack, unpack
 from ..storage.blobs import BlobWriter
 from ..system.user_code import tell_user, with_cells
@@ -173,7 +173,7 @@ def retry_tasks(
     session.adopt(new.values())
     if tells_of_edited and function is None:
         tell_of_edited_tasks(session, new.values())
-    done = f"; {listed(list(new))} went in again as {listed(list(new.values()))}" if new else ""
+    done = f"; {listed(list(new))} submitted again as {listed(list(new.values()))}" if new else ""
     if reply.missing:
         raise not_registered(reply.missing, done)
     if reply.not_failed:
@@ -247,12 +247,20 @@ def set_job_priority(session: Session, job_id: str, priority: int) -> int:
 def drain(session: Session, nodes: str | Iterable[str], on: bool) -> int:
     """Give the engines of these nodes no more tasks; on=False: give them tasks again.
 
-    Returns the number of agents on the nodes.
+    Returns the number of agents on the nodes.  A line on standard error names nodes that have none now.
     """
     names = check_names("nodes", nodes)
     if not all(map(str.strip, names)):
         raise ValueError("nodes: an empty text names no node; tc.snapshot() has their names")
-    return session.ask_for(messages.DrainNode(names, flag("on", on)), messages.NumberReply).value
+    count = session.ask_for(messages.DrainNode(names, flag("on", on)), messages.NumberReply).value
+    there = {agent["node"] for agent in session.ask_for(messages.FarmStatus(), tables.FarmState).agents}
+    if on and (absent := [safe(name, CELL_MAX) for name in names if name not in there]):
+        known = ", ".join(sorted(safe(node, CELL_MAX) for node in there))
+        tell_user(
+            f"no agent of the farm is on node {', '.join(absent)} now (nodes: {known}); a later one gets no tasks,"
+            " until the drain is ended (on=False, --off)"
+        )
+    return count
 
 
 # --------------------------------------------------------------------------------------------------
