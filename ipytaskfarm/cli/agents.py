@@ -142,13 +142,13 @@ dask); or ends some of them after the tasks that run there. `launchers` shows al
             raise UsageError("which? Give names of agents or groups, as `ipytaskfarm agents list` shows them")
         connect(self.farm).close()
         try:
-            names = grouped.send_away(self.home(), words, check_seconds("--drain", self.drain))
+            names = grouped.remove(self.home(), words, check_seconds("--drain", self.drain))
         except ValueError as error:
             raise UsageError(str(error)) from None
         if self.json:
             print_json({"agents": names})
         else:
-            print(f"{printing.number(len(names), 'agent')} sent away: {', '.join(names)}")
+            print(f"{printing.number(len(names), 'agent')} removed: {', '.join(names)}")
         return OK
 
     def _launchers(self, words: list[str]) -> int:

@@ -271,7 +271,7 @@ def chosen(groups: Sequence[AgentGroup], words: Sequence[str]) -> list[str]:
     return list(found)
 
 
-def send_away(home: Home, words: Sequence[str], within_s: float | None) -> list[str]:
+def remove(home: Home, words: Sequence[str], within_s: float | None) -> list[str]:
     """Remove agents by their names or their groups' names, and return the agents' names when they are gone.
 
     `within_s` is how long running tasks may go on; None: until they end.

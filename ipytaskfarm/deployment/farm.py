@@ -320,7 +320,7 @@ class Farm:
             ValueError: there is no agent or group of that name.
         """
         self._must_run()
-        agent_groups.send_away(self._home, names, check_seconds("drain", drain))
+        agent_groups.remove(self._home, names, check_seconds("drain", drain))
 
     def stop(self, drain: float | timedelta | EllipsisType | None = ...) -> None:
         """Stop the farm and wait until it is gone. A second call does nothing.
