@@ -15,8 +15,15 @@ from ..core.arguments import check_int
 from ..core.messages.payload import with_content
 from ..core.messages.result_cache import CacheKey
 from ..core.messages.task_types import Function, Needs, Packed, Recovery, Rules
+from ..serialization.function_templates import (
+    alike as alike,
+    fill_template,
+    lasting as lasting,
+    split_function as split_function,
+)
+from ..serialization.kept_changes import changes_itself as changes_itself
 from ..serialization.memory_maps import naming_files
-from ..serialization.pack import PLAIN, notice, pack, pack_arguments, pack_called, pack_function
+from ..serialization.pack import PLAIN, notice, pack, pack_arguments, pack_called, pack_function, unpack
 from ..serialization.recipes import Content
 from ..serialization.references import Ref, noting
 from ..storage.blobs import BlobStore, BlobWriter
@@ -73,6 +80,11 @@ def pack_once(function: Callable[..., Any], blobs: BlobStore | None) -> PackedOn
     writer = BlobWriter(blobs) if blobs is not None else None
     code = pack_function(function, writer)
     return PackedOnce(function, code, writer.taken() if writer is not None else ())
+
+
+def filled(function: Callable[..., Any], values: bytes) -> Callable[..., Any]:
+    """Return the function of a template and its packed values."""
+    return fill_template(function, unpack(values))
 
 
 class Shared(NamedTuple):

@@ -45,6 +45,7 @@ from .classes import (
 from .code_objects import place_of
 from .function_imports import imports_of
 from .function_parts import annotations_of, cell_state
+from .function_templates import is_template
 from .global_names import absent_submodules
 from .guards import (
     AttributesGuard,
@@ -426,7 +427,8 @@ class Digester:
         return self._parts("cell", *cell_state(cell))
 
     def _partial(self, obj: functools.partial[Any]) -> bytes:
-        self.guards.append(AttributesGuard(obj))
+        if not is_template(obj):
+            self.guards.append(AttributesGuard(obj))
         attributes = [obj.__dict__] if obj.__dict__ else []
         return self._parts("partial", obj.func, obj.args, obj.keywords, *attributes)
 

@@ -1,27 +1,34 @@
 """Functions without the plain values of their closures and defaults, so that those of one code are sent as one.
 
 ``[tc.run(MapTask(make(n))) for n in range(2000)]`` and ``[tc.run(lambda n=n: f(n)) for n in range(2000)]`` make 2,000
-functions that differ in a number.  Each of them would be packed, examined, stored and rebuilt as a function of its own.
-A template is packed once, and the values travel with each task (docs/decisions/0126).
+functions that differ in a number, and ``partial(f, n)`` is another object each time.  Each of them would be packed,
+examined, stored and rebuilt as a function of its own.  A template is packed once, and the values travel with each task
+(docs/decisions/0126).
 """
 
 from __future__ import annotations
 
+import functools
 import pickle
 import types
+import weakref
 from collections import OrderedDict
-from collections.abc import Callable
+from collections.abc import Callable, Hashable
 from typing import Any, NamedTuple, TypeAlias
 
+from ..core.signatures import called_name
 from .function_parts import annotations_of, cell_content
 from .kept_changes import changes_itself
 from .rebuild import is_call
 
-Values: TypeAlias = tuple[tuple[Any, ...], tuple[Any, ...] | None]
-"""What the cells contain, in the order of ``co_freevars``, and the defaults; None: those are in the template."""
+Values: TypeAlias = tuple[tuple[Any, ...], Any]
+"""What the cells contain, in the order of ``co_freevars``, and the defaults; None: those are in the template.  Of a
+partial: its arguments, and those by keyword."""
 
 _PLAIN = frozenset({int, float, bool, complex, type(None), str, bytes})
 """The types of values that travel apart from the function: nothing can change in them, and no name is looked up."""
+_CONTAINERS = frozenset({tuple, frozenset, list, dict, set})
+_MUTABLE = frozenset({list, dict, set})
 _BYTES_MAX = 1024
 """The most bytes of values that travel apart, since they are sent again with each task of the same function."""
 _KEPT_MAX = 256
@@ -31,8 +38,9 @@ _MARK = "__ipytaskfarm_template__"
 class SplitFunction(NamedTuple):
     """A function in two parts."""
 
-    template: types.FunctionType
-    """The function with empty cells. Functions that differ in their values alone have the same template."""
+    template: Callable[..., Any]
+    """The function with empty cells, or the partial without arguments. Functions that differ in their values alone have
+    the same template."""
     values: bytes
     """The pickle of `Values`."""
 
@@ -47,6 +55,8 @@ def split_function(function: object) -> SplitFunction | None:
     Whether a function is taken apart depends on what it is, not on what was packed before, so that its template has the
     same digest in each session.
     """
+    if type(function) is functools.partial:
+        return _split_partial(function)
     # One without "<" in its name, of a function around it or a lambda, can be found by its name.
     if type(function) is not types.FunctionType or "<" not in function.__qualname__:
         return None
@@ -65,6 +75,83 @@ def split_function(function: object) -> SplitFunction | None:
         return None
     template = _template_of(function, None if defaults else function.__defaults__)
     return None if template is None else SplitFunction(template, packed)
+
+
+def _split_partial(function: functools.partial[Any]) -> SplitFunction | None:
+    """Return a partial in two parts: each call gets its arguments anew, as from a pool's pickles."""
+    values = function.args, function.keywords
+    if function.__dict__ or values == ((), {}):
+        return None
+    kinds = _kinds_in((*function.args, *function.keywords.values()))
+    if not _PLAIN.union(_CONTAINERS).issuperset(kinds):
+        return None
+    if not _MUTABLE.isdisjoint(kinds) and changes_itself(function):  # which its user is told
+        return None
+    packed = pickle.dumps(values, 5)
+    if len(packed) > _BYTES_MAX:
+        return None
+    template = functools.partial(function.func)
+    setattr(template, _MARK, True)
+    return SplitFunction(template, packed)
+
+
+def _kinds_in(values: tuple[Any, ...]) -> set[type]:
+    """Return the types of values and of all that is in their containers; of too many values another type too."""
+    kinds = set(map(type, values))
+    if kinds <= _PLAIN:
+        return kinds
+    waiting, left = [*values], _BYTES_MAX
+    while waiting and left > 0:
+        value = waiting.pop()
+        kinds.add(type(value))
+        left -= 1
+        if type(value) in _CONTAINERS and len(value) <= left:
+            waiting += value
+            waiting += value.values() if type(value) is dict else ()
+        elif type(value) in _CONTAINERS:
+            left = 0
+    return kinds if left > 0 else {object}
+
+
+def is_template(function: object) -> bool:
+    """Return whether this is a template."""
+    return _MARK in getattr(function, "__dict__", ())
+
+
+class Lasting(NamedTuple):
+    """What lasts of a callable, under a key: bound methods, and templates of partials, are other objects each time."""
+
+    key: Hashable
+    part: Any
+
+    def reference(self, forget: Callable[[weakref.ref[Any]], object]) -> weakref.ref[Any]:
+        """Return a weak reference.  Raises TypeError if there can be none."""
+        return (weakref.WeakMethod if type(self.part) is types.MethodType else weakref.ref)(self.part, forget)
+
+    def is_of(self, reference: weakref.ref[Any]) -> bool:
+        """Return whether a reference is to this."""
+        found = reference()
+        return found is self.part or (type(found) is types.MethodType and bool(found == self.part))
+
+
+def lasting(function: Any) -> Lasting:
+    """Return what lasts of a callable."""
+    if type(function) is types.MethodType:
+        return Lasting((id(function.__self__), id(function.__func__)), function)
+    if type(function) is functools.partial and is_template(function):
+        key, part = lasting(function.func)
+        return Lasting(("partial", key), part)
+    return Lasting(id(function), function)
+
+
+def alike(function: Any) -> Lasting:
+    """Return what callables have in common whose calls take about the same time: those of one code, partials of one."""
+    if type(function) is functools.partial:
+        key, part = alike(function.func)
+        return Lasting(("partial", key), part)
+    if type(function) is types.FunctionType and "<" in function.__qualname__:
+        return Lasting(id(function.__code__), function.__code__)
+    return lasting(function)
 
 
 def _template_of(function: types.FunctionType, defaults: tuple[Any, ...] | None) -> types.FunctionType | None:
@@ -136,28 +223,28 @@ def fill_template(function: Callable[..., Any], values: Values) -> Callable[...,
     A function that is no template is returned as it is: a task that is retried with another function still has the
     values of its first one.
     """
-    if type(function) is not types.FunctionType:
+    is_wrapped = is_call(getattr(function, "__code__", None))
+    template: Any = vars(function)["__wrapped__"] if is_wrapped else function
+    if not is_template(template):
         return function
-    is_wrapped = is_call(function.__code__)
-    template = vars(function)["__wrapped__"] if is_wrapped else function
-    if _MARK not in getattr(template, "__dict__", ()):
-        return function
-    cells, defaults = values
-    made = _with_values(
-        template, tuple(map(types.CellType, cells)), template.__defaults__ if defaults is None else defaults
-    )
+    made: Any
+    if type(template) is functools.partial:
+        made = functools.partial(template.func, *values[0], **values[1])
+    else:
+        cells, defaults = values
+        made = _with_values(
+            template, tuple(map(types.CellType, cells)), template.__defaults__ if defaults is None else defaults
+        )
     return _wrapped_again(function, template, made) if is_wrapped else made
 
 
-def _wrapped_again(
-    wrapper: types.FunctionType, template: types.FunctionType, made: types.FunctionType
-) -> types.FunctionType:
+def _wrapped_again(wrapper: Any, template: Callable[..., Any], made: Callable[..., Any]) -> types.FunctionType:
     """Return the wrapper that `rebuild.bind` made of the template for the function, with the same steps."""
     cells = tuple(
         types.CellType(made) if cell.cell_contents is template else cell for cell in wrapper.__closure__ or ()
     )
-    again = types.FunctionType(wrapper.__code__, wrapper.__globals__, made.__name__, None, cells)
-    again.__qualname__ = made.__qualname__
+    again = types.FunctionType(wrapper.__code__, wrapper.__globals__, called_name(made), None, cells)
+    again.__qualname__ = getattr(made, "__qualname__", again.__name__)
     again.__module__ = made.__module__
     again.__wrapped__ = made  # type: ignore[attr-defined]
     return again

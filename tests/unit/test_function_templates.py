@@ -3,9 +3,11 @@
 from __future__ import annotations
 
 import functools
+import gc
 import pickle
 import sys
 import types
+import weakref
 from collections.abc import Callable
 from typing import Any
 
@@ -109,8 +111,26 @@ class Whole:
         return lambda numbers=[n, 1]: sum(numbers)  # type: ignore[misc]
 
     @staticmethod
-    def partial(n: int) -> Callable[[], int]:
-        return functools.partial(int.__add__, n, 1)
+    def partial_that_changes(n: int) -> Callable[[], int]:
+        def last(numbers: list[int]) -> int:
+            numbers.append(numbers[-1] + 1)
+            return numbers[-1]
+
+        return functools.partial(last, [n])
+
+    @staticmethod
+    def partial_of_an_object(n: int) -> Callable[[], int]:
+        return functools.partial(int.__add__, Number(n), 1)
+
+    @staticmethod
+    def partial_with_an_attribute(n: int) -> Callable[[], int]:
+        made = functools.partial(int.__add__, n, 1)
+        made.note = "kept"  # type: ignore[attr-defined]
+        return made
+
+
+class Number(int):
+    """A value that is not plain."""
 
 
 @pytest.mark.parametrize("way", [name for name in vars(Whole) if not name.startswith("_")])
@@ -121,6 +141,62 @@ def test_others_are_sent_as_a_whole(peer: Peer, way: str) -> None:
     assert values is None
     assert function.digest == pack_function(make(1)).digest or way == "counting"  # this one belongs to its session
     assert [peer.call(make(n)) for n in (1, 5)] == [2, 6]
+
+
+def test_partials_of_one_function_have_one_template(peer: Peer, notebook: Notebook) -> None:
+    notebook.run("""
+        from functools import partial
+        K = 10
+        def f(*args, **options): return K, args, options
+        class C:
+            def __init__(self, n): self.n = n
+            def get(self, x): return self.n + x
+            def count(self, x): self.n += x; return self.n
+        c = C(5)
+        wide = [0] * 2000
+        within = []; within.append(within)
+    """)
+    f, names = notebook["f"], notebook["partial"]
+    parts = [names(f, 1), names(f, "a", [2, {"b": (3,)}], k={4}), names(names(f, None), 2.5)]
+    assert len({pack_called(each)[0].digest for each in parts}) == 1
+    assert [peer.call(each, 9, z=8) for each in parts] == [
+        (10, (1, 9), {"z": 8}),
+        (10, ("a", [2, {"b": (3,)}], 9), {"k": {4}, "z": 8}),
+        (10, (None, 2.5, 9), {"z": 8}),
+    ]
+    for method, found in (("get", [6, 7]), ("count", [6, 7])):
+        assert [peer.call(names(getattr(notebook["c"], method), x)) for x in (1, 2)] == found
+    notebook.run("K = 20; c.n = 7")
+    assert peer.call(names(f, 1)) == (20, (1,), {})
+    assert peer.call(names(notebook["c"].get, 1)) == 8
+    assert split_function(names(f, notebook["wide"])) is None
+    assert split_function(names(f, notebook["within"])) is None
+    assert split_function(names(f)) is None
+
+
+def test_a_bound_method_is_packed_once(notebook: Notebook) -> None:
+    notebook.run("""
+        class C:
+            numbers = {"a": 1}
+            @classmethod
+            def of(cls): return cls.numbers
+            def one(self): return 1
+            def two(self): return 2
+        c, d = C(), C()
+        d.n = 1
+    """)
+    c, d, cls = notebook["c"], notebook["d"], notebook["C"]
+    assert pack_function(c.one) is pack_function(c.one)
+    assert pack_function(cls.of) is pack_function(cls.of)
+    assert len({pack_function(each).digest for each in (c.one, c.two, d.one)}) == 3
+    before = pack_function(c.one)
+    c.n = 2
+    assert pack_function(c.one).digest != before.digest
+    gone = weakref.ref(c)
+    notebook.run("del c")
+    del c
+    gc.collect()
+    assert gone() is None
 
 
 def test_a_function_that_was_put_into_a_module_is_sent_by_name(monkeypatch: pytest.MonkeyPatch) -> None:
