@@ -14,11 +14,13 @@ import ast
 import dis
 import functools
 import linecache
+import random
+import sys
 import textwrap
 import types
 import warnings
 from collections import deque
-from collections.abc import Iterator
+from collections.abc import Iterator, MutableMapping, MutableSequence, MutableSet
 from typing import Any
 
 from .function_parts import closure_of, function_of
@@ -36,6 +38,10 @@ _CHANGING = _MENTIONED | {
     "clear", "popitem", "reverse", "setattr", "sort", "__dict__",
     "heapify", "heappop", "heappush", "heappushpop", "heapreplace", "insort", "insort_left", "insort_right", "setitem",
     "shuffle",
+}  # fmt: skip
+_CHANGING_METHODS = _CHANGING | {
+    "__delitem__", "__iadd__", "__setitem__", "difference_update", "intersection_update", "move_to_end", "rotate",
+    "symmetric_difference_update",
 }  # fmt: skip
 _CHARACTERS_MAX = 20_000
 
@@ -106,10 +112,13 @@ def changes_itself(function: Any, levels: int = 5) -> bool:
         method = function.__func__
         is_known = isinstance(method, types.FunctionType) and hasattr(type(function.__self__), method.__name__)
         return _is_mutable(function.__self__, frozenset({method.__name__}) if is_known else None)
-    if not isinstance(function, types.FunctionType):
-        return not isinstance(function, type | types.BuiltinFunctionType) and _is_mutable(
-            function, frozenset({"__call__"})
+    if isinstance(function, types.BuiltinFunctionType | types.MethodWrapperType):
+        owner = function.__self__
+        return not isinstance(owner, type | types.ModuleType | None) and (
+            function.__name__ in _CHANGING_METHODS if isinstance(owner, CONTAINERS) else _goes_on(owner)
         )
+    if not isinstance(function, types.FunctionType):
+        return not isinstance(function, type) and _is_mutable(function, frozenset({"__call__"}))
     code = function.__code__
     if _stores(code, _STORING_FREE) and not _stored_free(code).isdisjoint(code.co_freevars):
         return True
@@ -163,14 +172,33 @@ def _stored_free(code: types.CodeType) -> set[str]:
 
 
 def _is_mutable(value: Any, called: frozenset[str] | None = None) -> bool:
-    """Return whether a value is a container, or an instance of a class of the user that changes its instances.
+    """Return whether a value is a container, an iterator, a random generator, or an instance of a class of the user
+    that changes its instances.
 
     called: the names of the methods that may be called; None: any of them.
     """
     if isinstance(value, CONTAINERS):
         return True
     kind: Any = type(value)
-    return travel(kind.__module__) is not Travel.REFERENCE and _changes_instances(kind, called)
+    if travel(kind.__module__) is not Travel.REFERENCE:
+        return _changes_instances(kind, called)
+    if isinstance(value, MutableSequence | MutableMapping | MutableSet):
+        return called is None or not called.isdisjoint(_CHANGING_METHODS)
+    return _goes_on(value)
+
+
+def _goes_on(value: Any) -> bool:
+    """Return whether a value gives something else each time: an iterator, or a generator of random numbers."""
+    return isinstance(value, Iterator) or is_random_generator(value)
+
+
+def is_random_generator(value: Any) -> bool:
+    """Return whether a value is a random generator of the program's own, of numpy or of Python."""
+    kind = type(value)
+    if str(kind.__module__).startswith("numpy.random"):
+        hidden = getattr(sys.modules.get("numpy.random.mtrand"), "_rand", None)
+        return kind.__name__ in ("Generator", "RandomState") and value is not hidden
+    return kind is random.Random and value is not getattr(random, "_inst", None)
 
 
 @functools.lru_cache(1024)

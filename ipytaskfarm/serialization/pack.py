@@ -434,7 +434,7 @@ def unpack_function(code: bytes, namespace: MutableMapping[str, Any] | None = No
     renews = type(function) is Renewing
     if renews:
         function = function.function
-    bound: Callable[..., Any] = bind(function, names, before)
+    bound: Callable[..., Any] = bind(function, names, before, renews)
     if bound is not function:
         bound.brought = (names, before)  # type: ignore[attr-defined]
         bound.renews = renews  # type: ignore[attr-defined]

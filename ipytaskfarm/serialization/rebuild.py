@@ -70,7 +70,10 @@ def _note_came(obj: Any) -> None:
 
 
 def bind(
-    function: Callable[..., Any], names: list[Names], before: list[Callable[[], Any]] | None = None
+    function: Callable[..., Any],
+    names: list[Names],
+    before: list[Callable[[], Any]] | None = None,
+    renews: bool = False,
 ) -> Callable[..., Any]:
     """Return a callable that restores the packed globals and the right versions of modules before each call.
 
@@ -78,11 +81,12 @@ def bind(
         function: the function to call.
         names: the globals to restore.
         before: further steps to run before each call.
+        renews: the function is unpacked anew for each task, which an attribute of the wrapper says.
 
     Returns:
         The wrapper, or `function` itself if there is nothing to do before a call.
     """
-    if not names and not before:
+    if not names and not before and not renews:
         return function
     for each in names:
         each.wanted -= each.packed.keys()
