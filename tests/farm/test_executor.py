@@ -360,7 +360,7 @@ def test_contexts_of_multiprocessing_are_taken(tc: TaskClient, start_method: str
         assert list(executor.map(prepared, range(3))) == [21, 22, 23]
     with tc.executor(mp_context=context, initializer=prepare, initargs=(2,)) as executor:
         assert executor.submit(prepared, 1).result(DEADLINE_S) == 3
-    with Pool(tc, prepare, (3,), None, context) as pool:  # type: ignore[arg-type]
+    with Pool(tc, prepare, (3,), None, context) as pool:
         assert pool.map(prepared, range(3)) == [3, 4, 5]
 
 
