@@ -218,12 +218,12 @@ class TaskData:
             self._refused = error
             return -1
 
-    def pack_function(self, function: Callable[..., Any]) -> tuple[Function, bytes | None]:
-        """Pack the function that the task calls; see `pack_called`."""
+    def pack_function(self, function: Callable[..., Any], is_whole: bool) -> tuple[Function, bytes | None]:
+        """Pack the function that the task calls; see `pack_called`.  is_whole: it is that of a map's items."""
         if self._known is not None and self._known.function is function:
             self._known_blobs = self._known.blobs
             return self._known.code, None
-        return pack_called(function, self._writer)
+        return (pack_function(function, self._writer), None) if is_whole else pack_called(function, self._writer)
 
     def pack_arguments(self, args: Sequence[Any], kwargs: dict[str, Any]) -> bytes:
         """Pack the arguments of a call."""

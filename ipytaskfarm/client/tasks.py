@@ -444,7 +444,7 @@ class CallTask(Task):
         return is_coroutine_function(self.function) and not (self.clear_before or self.clear_after)
 
     def _payload(self, data: TaskData, functions: dict[str, Function]) -> tuple[bytes, str | None]:
-        function, values = data.pack_function(self.function)
+        function, values = data.pack_function(self.function, self._each)
         functions[function.digest] = function
         arguments = None
         if self.args or self.kwargs:
