@@ -202,3 +202,9 @@ def test_functions_with_values_of_their_own_are_mapped(tc: TaskClient, function:
             assert pool.map(function, range(count), chunksize=1) == wanted
             assert list(pool.imap(function, range(count))) == wanted
             assert pool.starmap(function, [(x,) for x in range(count)]) == wanted
+
+
+def test_process_map_of_tqdm_takes_the_executor(monkeypatch: pytest.MonkeyPatch) -> None:
+    concurrent = pytest.importorskip("tqdm.contrib.concurrent")
+    monkeypatch.setattr("concurrent.futures.ProcessPoolExecutor", Executor)
+    assert concurrent.process_map(quick, range(5), [1] * 5, max_workers=1, disable=True) == [1, 2, 3, 4, 5]
