@@ -125,6 +125,9 @@ class KnownFunctions:
 
     def of(self, function: Callable[..., Any]) -> KnownFunction:
         """Return what is known of a function; nothing is remembered of one without weak references."""
+        found = self._known.get(id(function))  # of most
+        if found is not None and found[0]() is function:
+            return found[1]
         lasts = self._alike(function)
         found = self._known.get(lasts.key)
         if found is not None and lasts.is_of(found[0]):

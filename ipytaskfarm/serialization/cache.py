@@ -239,6 +239,9 @@ class KeptPacks:
 
     def get(self, owner: Any) -> KeptEntry | None:
         """Return what is kept for an owner."""
+        entry = self._entries.get(id(owner))  # of most
+        if entry is not None and entry.owner() is owner:
+            return entry
         found = lasting(owner)
         entry = self._entries.get(found.key)
         return entry if entry is not None and found.is_of(entry.owner) else None
