@@ -129,12 +129,13 @@ class KnownFunctions:
         if found is not None and found[0]() is function:
             return found[1]
         lasts = self._alike(function)
-        found = self._known.get(lasts.key)
+        key = lasts.key
+        found = self._known.get(key)
         if found is not None and lasts.is_of(found[0]):
             return found[1]
         known = KnownFunction(function)
         try:
-            self._known[lasts.key] = lasts.reference(lambda _: self._known.pop(lasts.key, None)), known
+            self._known[key] = lasts.reference(lambda _: self._known.pop(key, None)), known
         except TypeError:
             pass
         return known

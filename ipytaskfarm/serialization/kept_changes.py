@@ -106,7 +106,7 @@ def changes_itself(function: Any, levels: int = 5) -> bool:
         called = function.func
         values = [*function.args, *function.keywords.values()]
         if type(called) is types.FunctionType and not _reaches_storing(called):  # a table that it only reads
-            values = [value for value in values if not isinstance(value, CONTAINERS)]
+            values = [value for value in values if not isinstance(value, _COLLECTIONS)]
         return any(_is_mutable(value) for value in values) or changes_itself(called, levels - 1)
     if isinstance(function, types.MethodType):
         method = function.__func__
@@ -182,7 +182,7 @@ def _is_mutable(value: Any, called: frozenset[str] | None = None) -> bool:
     kind: Any = type(value)
     if travel(kind.__module__) is not Travel.REFERENCE:
         return _changes_instances(kind, called)
-    if isinstance(value, MutableSequence | MutableMapping | MutableSet):
+    if isinstance(value, _COLLECTIONS):
         return called is None or not called.isdisjoint(_CHANGING_METHODS)
     return _goes_on(value)
 
@@ -223,6 +223,7 @@ def _changes_instances(kind: type, called: frozenset[str] | None) -> bool:
 
 _MAKING = ("__init__", "__new__", "__post_init__", "__setstate__", "__init_subclass__", "__repr__", "__getstate__")
 CONTAINERS = (list, dict, set, deque, bytearray)
+_COLLECTIONS = (*CONTAINERS, MutableSequence, MutableMapping, MutableSet)
 _VALUES = (bool, int, float, complex, str, bytes, tuple, frozenset, type(None))
 
 

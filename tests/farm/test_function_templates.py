@@ -5,6 +5,7 @@ from __future__ import annotations
 import functools
 import threading
 import traceback
+import weakref
 from collections.abc import Callable
 from typing import Any
 
@@ -12,6 +13,7 @@ import pytest
 
 from ipytaskfarm import Executor, MapTask, Task, TaskClient
 from ipytaskfarm.core.messages import ReadTask, TaskCopy
+from tests.support.polling import eventually
 
 K = 100
 
@@ -184,3 +186,14 @@ def test_calls_that_cannot_share_a_task_have_their_values_too(tc: TaskClient) ->
         assert [each.result() for n, each in enumerate(last) if n != 250] == [n + 1 for n in range(300) if n != 250]
         with pytest.raises(TypeError, match="lock"):
             last[250].result()
+
+
+@pytest.mark.parametrize("way", ["method", "partial"])
+def test_an_executor_holds_no_object_of_a_method(tc: TaskClient, way: str) -> None:
+    with Executor(tc) as executor:
+        shift = Shift(1)
+        gone = weakref.ref(shift)
+        called = executor.submit(shift.of, 1) if way == "method" else executor.submit(functools.partial(shift.of, 1))
+        assert called.result() == 2
+        del shift, called
+        eventually(lambda: gone() is None, what="the object to be freed")
