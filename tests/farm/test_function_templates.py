@@ -13,6 +13,7 @@ import pytest
 
 from ipytaskfarm import Executor, MapTask, Task, TaskClient
 from ipytaskfarm.core.messages import ReadTask, TaskCopy
+from ipytaskfarm.engine import current_task
 from tests.support.polling import eventually
 
 K = 100
@@ -55,8 +56,6 @@ def failing(n: int) -> Callable[[], Any]:
 
 def submits(n: int) -> Callable[[], Any]:
     def f() -> Any:
-        from ipytaskfarm.engine import current_task
-
         me = current_task()
         return me.results(me.submit_all([Task(lambda: n + 1), Task(lambda: n + 2)]))
 
