@@ -13,7 +13,7 @@ import pickle
 import types
 import weakref
 from collections import OrderedDict
-from collections.abc import Callable, Hashable
+from collections.abc import Callable, Hashable, Iterable
 from typing import Any, NamedTuple, TypeAlias
 
 from ..core.signatures import called_name
@@ -27,6 +27,19 @@ partial: its arguments, and those by keyword."""
 
 _PLAIN = frozenset({int, float, bool, complex, type(None), str, bytes})
 """The types of values that travel apart from the function: nothing can change in them, and no name is looked up."""
+_PLAIN_NAMES = {
+    "datetime": ("date", "timedelta"),
+    "decimal": ("Decimal",),
+    "fractions": ("Fraction",),
+    "numpy": (
+        "bool", "bool_", "complex128", "complex64", "float16", "float32", "float64", "int16", "int32", "int64", "int8",
+        "uint16", "uint32", "uint64", "uint8",
+    ),
+    "pathlib": ("PosixPath", "PurePosixPath", "PureWindowsPath", "WindowsPath"),
+    "pathlib._local": ("PosixPath", "PurePosixPath", "PureWindowsPath", "WindowsPath"),
+    "uuid": ("UUID",),
+}  # fmt: skip
+"""Module -> further types, which are found by these names wherever the value is."""
 _CONTAINERS = frozenset({tuple, frozenset, list, dict, set})
 _MUTABLE = frozenset({list, dict, set})
 _BYTES_MAX = 1024
@@ -64,9 +77,9 @@ def split_function(function: object) -> SplitFunction | None:
     if not (closure or defaults):
         return None
     cells = tuple(map(cell_content, closure)) if closure else ()
-    if not _PLAIN.issuperset(map(type, cells)):
+    if not _are_plain(map(type, cells)):
         return None
-    if defaults is not None and not _PLAIN.issuperset(map(type, defaults)):
+    if defaults is not None and not _are_plain(map(type, defaults)):
         defaults = None
     if not (cells or defaults):
         return None
@@ -77,13 +90,17 @@ def split_function(function: object) -> SplitFunction | None:
     return None if template is None else SplitFunction(template, packed)
 
 
+def _are_plain(kinds: Iterable[type]) -> bool:
+    return all(kind in _PLAIN or kind.__name__ in _PLAIN_NAMES.get(kind.__module__, ()) for kind in kinds)
+
+
 def _split_partial(function: functools.partial[Any]) -> SplitFunction | None:
     """Return a partial in two parts: each call gets its arguments anew, as from a pool's pickles."""
     values = function.args, function.keywords
     if function.__dict__ or values == ((), {}):
         return None
     kinds = _kinds_in((*function.args, *function.keywords.values()))
-    if not _PLAIN.union(_CONTAINERS).issuperset(kinds):
+    if not _are_plain(kinds - _CONTAINERS):
         return None
     if not _MUTABLE.isdisjoint(kinds) and changes_itself(function):  # which its user is told
         return None

@@ -2,15 +2,20 @@
 
 from __future__ import annotations
 
+import datetime
+import decimal
 import functools
 import gc
 import pickle
 import sys
 import types
+import uuid
 import weakref
 from collections.abc import Callable
+from pathlib import Path
 from typing import Any
 
+import numpy as np
 import pytest
 
 from ipytaskfarm.serialization.function_templates import fill_template, split_function
@@ -27,13 +32,21 @@ def made(n: Any, text: Any = "x") -> Callable[..., Any]:
     return inner
 
 
-@pytest.mark.parametrize("value", [3, -(2**80), 0.5, True, None, 2j, "text", b"bytes", ""])
+@pytest.mark.parametrize(
+    "value",
+    [
+        3, -(2**80), 0.5, True, None, 2j, "text", b"bytes", "", np.float64(0.5), np.int32(4), np.True_, Path("a/b"),
+        datetime.date(2026, 1, 2), decimal.Decimal("1.10"), uuid.UUID(int=5),
+    ],
+)  # fmt: skip
 def test_closures_of_one_code_have_one_function(value: Any) -> None:
     first, _ = pack_called(made(1))
     second, values = pack_called(made(value, "y"))
     assert second.digest == first.digest
     assert second.code is first.code
-    assert unpack_called(second.code, values)(5, 6) == (value, "y", 5, (6,))
+    found = unpack_called(second.code, values)(5, 6)
+    assert found == (value, "y", 5, (6,))
+    assert type(found[0]) is type(value)
 
 
 def test_defaults_travel_apart_too(peer: Peer, notebook: Notebook) -> None:
