@@ -14,7 +14,7 @@ import threading
 import time
 import weakref
 from collections import deque
-from collections.abc import Callable, Collection, Hashable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Collection, Hashable, Iterable, Iterator, Mapping, Sequence
 from concurrent.futures import CancelledError, Future
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any, Generic, NamedTuple, Protocol, TypeAlias, TypeVar
@@ -97,6 +97,11 @@ class KnownFunction:
     def costs(self, pack_s: float) -> None:
         """Note how long the function took to pack, as it is packed for each task."""
         self._pace.costs(pack_s)
+        self._decide()
+
+    def changes(self) -> None:
+        """Submit calls of this function one by one from now on, and as many items of a map as the program says."""
+        self._changes = True
         self._decide()
 
     def refuses(self) -> None:
@@ -236,6 +241,10 @@ def submit_together(client: TaskClient, task: EachTask, known: KnownFunction) ->
     return task_id if task_id >= 0 else TOO_MANY
 
 
+def _arguments_of(call: Call) -> Iterable[Any]:
+    return (*call[0], *call[1].values()) if len(call) > 1 else call[0]
+
+
 class _Open(Generic[F]):
     """Calls of one function that are still gathered."""
 
@@ -360,14 +369,21 @@ class GatheredCalls(Generic[F]):
     ) -> None:
         """Submit calls as one task, or as several if they are too large for one."""
         from ipytaskfarm.client.futures import Settler
+        from ipytaskfarm.client.packing import may_change_shared
         from ipytaskfarm.client.tasks import EachTask
 
         if len(calls) == 1:
             self._alone(function, calls[0], futures[0])
             return
         try:
-            task = EachTask(function, calls, True, UNNUMBERED, None, **self._rules)
-            task_id = submit_together(self._client, task, known)
+            if may_change_shared(
+                function, ((*call[0], *(call[1].values() if len(call) > 1 else ())) for call in calls)
+            ):
+                known.changes()
+                task_id = REFUSED
+            else:
+                task = EachTask(function, calls, True, UNNUMBERED, None, **self._rules)
+                task_id = submit_together(self._client, task, known)
         except Exception as error:
             self._fail(futures, error)
             return
@@ -471,6 +487,18 @@ class ItemsToSubmit:
                 self.fit = len(taken) // 2
         if self.items.error is not None:
             raise self.items.error
+
+    def must_stay_apart(self, items: Sequence[Any]) -> bool:
+        """Return whether these items are too many for a task, as they may change an object that several of them have.
+
+        As many as the given number share it in a process pool too.
+        """
+        from ipytaskfarm.client.packing import may_change_shared
+
+        if len(items) <= self.chunksize or not may_change_shared(self.function, items if self.star else zip(items)):
+            return False
+        self.grows = False
+        return True
 
     def _size(self) -> int:
         """Return how many items share the next task."""

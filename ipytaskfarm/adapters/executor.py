@@ -21,6 +21,7 @@ from typing import TYPE_CHECKING, Any, Literal, ParamSpec, TypeVar
 from ipytaskfarm.adapters.call_chunks import (
     BACKLOG,
     LEAST_CALLS,
+    TOO_MANY,
     Apart,
     CallChunk,
     GatheredCalls,
@@ -293,6 +294,8 @@ class Executor(concurrent.futures.ProcessPoolExecutor):
         task = EachTask(of.function, items, of.star, first, None, **self._rules)
         if len(items) == 1:
             return self._submit_task(task, of.known)
+        if of.must_stay_apart(items):
+            return TOO_MANY
         self._must_take()
         self._gathered.submit_gathered()  # in the order of submission
         task_id = submit_together(self.client, task, of.known)

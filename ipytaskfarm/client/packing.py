@@ -6,7 +6,7 @@ itself is built by the task's class in `tasks`; this module knows tasks only as 
 
 from __future__ import annotations
 
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Iterable, Mapping, Sequence
 from typing import Any, ClassVar, NamedTuple, Protocol
 
 import msgspec
@@ -15,6 +15,8 @@ from ..core.arguments import check_int
 from ..core.messages.payload import with_content
 from ..core.messages.result_cache import CacheKey
 from ..core.messages.task_types import Function, Needs, Packed, Recovery, Rules
+from ..serialization import kept_changes
+from ..serialization.changeable_types import cannot_change
 from ..serialization.function_templates import (
     alike as alike,
     fill_template,
@@ -85,6 +87,11 @@ def pack_once(function: Callable[..., Any], blobs: BlobStore | None) -> PackedOn
 def filled(function: Callable[..., Any], values: bytes) -> Callable[..., Any]:
     """Return the function of a template and its packed values."""
     return fill_template(function, unpack(values))
+
+
+def may_change_shared(function: Callable[..., Any], calls: Iterable[Iterable[Any]]) -> bool:
+    """Return whether calls with these arguments may change an object that several of them have."""
+    return kept_changes.may_change_shared(function, calls, cannot_change)
 
 
 class Shared(NamedTuple):

@@ -20,7 +20,7 @@ import textwrap
 import types
 import warnings
 from collections import deque
-from collections.abc import Iterator, MutableMapping, MutableSequence, MutableSet
+from collections.abc import Callable, Iterable, Iterator, MutableMapping, MutableSequence, MutableSet
 from typing import Any
 
 from .function_parts import closure_of, function_of
@@ -187,6 +187,51 @@ def _is_mutable(value: Any, called: frozenset[str] | None = None) -> bool:
     return _goes_on(value)
 
 
+def may_change_shared(function: Any, calls: Iterable[Iterable[Any]], cannot_change: Callable[[Any], bool]) -> bool:
+    """Return whether calls with these arguments may change an object that is an argument of several of them.
+
+    A pool's process gets these anew with each call.  cannot_change: returns whether a value cannot change at all.
+    """
+    seen: set[int] = set()
+    shared: dict[int, Any] = {}
+    for arguments in calls:
+        for value in arguments:
+            if type(value) not in _SAFE:
+                if id(value) in seen:
+                    shared[id(value)] = value
+                seen.add(id(value))
+    values = [each for value in shared.values() for each in (value if type(value) is tuple else (value,))]
+    changeable = [
+        value for value in values if type(value) not in _SAFE and (_goes_on(value) or not cannot_change(value))
+    ]
+    return any(_may_change_argument(function, value) for value in changeable)
+
+
+def _may_change_argument(function: Any, value: Any) -> bool:
+    """Return whether a call of the function may change an argument."""
+    if _goes_on(value):
+        return True
+    while isinstance(function, functools.partial):
+        function = function.func
+    function = getattr(function, "__func__", function)
+    if not isinstance(function, types.FunctionType | types.BuiltinFunctionType | type):
+        function = type(function).__call__
+    if not isinstance(function, types.FunctionType):
+        return getattr(function, "__name__", "") in _CHANGING_METHODS
+    if _reaches_storing(function):
+        return True
+    if travel(type(value).__module__) is not Travel.REFERENCE:
+        return _is_mutable(value, mentioned(function.__code__))
+    return type(value) is not dict and _computes_in_place(function.__code__)
+
+
+@functools.lru_cache(4096)
+def _computes_in_place(code: types.CodeType) -> bool:
+    """Return whether the code has an assignment such as ``+=``, which changes lists, sets and arrays."""
+    steps = (step for each in nested_codes(code) for step in dis.get_instructions(each))
+    return any(step.opname == "BINARY_OP" and step.argrepr.endswith("=") for step in steps)
+
+
 def _goes_on(value: Any) -> bool:
     """Return whether a value gives something else each time: an iterator, or a generator of random numbers."""
     return isinstance(value, Iterator) or is_random_generator(value)
@@ -224,6 +269,7 @@ def _changes_instances(kind: type, called: frozenset[str] | None) -> bool:
 _MAKING = ("__init__", "__new__", "__post_init__", "__setstate__", "__init_subclass__", "__repr__", "__getstate__")
 CONTAINERS = (list, dict, set, deque, bytearray)
 _COLLECTIONS = (*CONTAINERS, MutableSequence, MutableMapping, MutableSet)
+_SAFE = frozenset({bool, int, float, complex, str, bytes, type(None), type, types.FunctionType, types.ModuleType})
 _VALUES = (bool, int, float, complex, str, bytes, tuple, frozenset, type(None))
 
 

@@ -109,7 +109,12 @@ def _of_tqdm(kind: type) -> Callable[[Pickler, Any], Reduced] | None:
     return reduce
 
 
-KINDS = [_of_manager_proxy, _of_shared_number, _of_arena, _of_tqdm]
+KINDS: list[Callable[[type], Callable[[Pickler, Any], Reduced] | None]] = [
+    _of_manager_proxy,
+    _of_shared_number,
+    _of_arena,
+    _of_tqdm,
+]
 """For `pickler.KINDS`."""
 
 
