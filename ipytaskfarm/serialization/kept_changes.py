@@ -137,14 +137,14 @@ def may_store(code: types.CodeType) -> bool:
     return not mentioned(code).isdisjoint(_CHANGING) or _stores(code, _STORING)
 
 
-def _reaches_storing(function: types.FunctionType) -> bool:
+def _reaches_storing(function: types.FunctionType, stores: Callable[[types.CodeType], bool] = may_store) -> bool:
     """Return whether the function, or one of the user's that it mentions, may change the content of a container."""
     waiting = {function}
     seen: set[types.FunctionType] = set()
     while waiting:
         each = waiting.pop()
         seen.add(each)
-        if may_store(each.__code__):
+        if stores(each.__code__):
             return True
         for name in mentioned(each.__code__):
             used = each.__globals__.get(name)
@@ -218,18 +218,70 @@ def _may_change_argument(function: Any, value: Any) -> bool:
         function = type(function).__call__
     if not isinstance(function, types.FunctionType):
         return getattr(function, "__name__", "") in _CHANGING_METHODS
-    if _reaches_storing(function):
+    if _reaches_storing(function, _changes_others):
         return True
-    if travel(type(value).__module__) is not Travel.REFERENCE:
-        return _is_mutable(value, mentioned(function.__code__))
-    return type(value) is not dict and _computes_in_place(function.__code__)
+    return travel(type(value).__module__) is not Travel.REFERENCE and _is_mutable(value, mentioned(function.__code__))
+
+
+_NEW = frozenset((
+    "BytesIO", "Counter", "OrderedDict", "StringIO", "arange", "bytearray", "bytes", "defaultdict", "deque", "dict",
+    "empty", "float", "full", "int", "iter", "len", "linspace", "list", "ones", "range", "set", "sorted", "str", "sum",
+    "zeros",
+))  # fmt: skip
+"""Functions that return a new object."""
+_NEW_NODES = (
+    ast.BinOp, ast.Compare, ast.Constant, ast.Dict, ast.DictComp, ast.JoinedStr, ast.List, ast.ListComp, ast.Set,
+    ast.SetComp, ast.UnaryOp,
+)  # fmt: skip
 
 
 @functools.lru_cache(4096)
-def _computes_in_place(code: types.CodeType) -> bool:
-    """Return whether the code has an assignment such as ``+=``, which changes lists, sets and arrays."""
-    steps = (step for each in nested_codes(code) for step in dis.get_instructions(each))
-    return any(step.opname == "BINARY_OP" and step.argrepr.endswith("=") for step in steps)
+def _changes_others(code: types.CodeType) -> bool:
+    """Return whether the code may change other objects than those that it makes and names itself."""
+    tree = tree_of(code)
+    if tree is None:
+        return True
+    nodes = list(ast.walk(tree))
+    made = {node.id for node in nodes if isinstance(node, ast.Name) and isinstance(node.ctx, ast.Store)}
+    made -= {node.arg for node in nodes if isinstance(node, ast.arg)}
+    kept: set[int] = set()
+    for node in nodes:
+        if isinstance(node, ast.Assign | ast.AnnAssign) and (node.value is None or _is_new(node.value)):
+            kept.update(map(id, node.targets if isinstance(node, ast.Assign) else [node.target]))
+        elif isinstance(node, ast.AugAssign):
+            kept.add(id(node.target))
+    made -= {node.id for node in nodes if _is_stored(node) and isinstance(node, ast.Name) and id(node) not in kept}
+    return any(_changes_other(node, made) for node in nodes)
+
+
+def _is_new(node: ast.expr) -> bool:
+    function = node.func if isinstance(node, ast.Call) else None
+    name = function.attr if isinstance(function, ast.Attribute) else getattr(function, "id", "")
+    return isinstance(node, _NEW_NODES) or name in _NEW
+
+
+def _is_stored(node: ast.AST) -> bool:
+    return isinstance(getattr(node, "ctx", None), ast.Store | ast.Del)
+
+
+def _changes_other(node: ast.AST, made: set[str]) -> bool:
+    """Return whether a node changes an object that has none of these names."""
+    changed: Any = None
+    if isinstance(node, ast.AugAssign):
+        changed = node.target
+    elif isinstance(node, ast.Subscript | ast.Attribute) and _is_stored(node):
+        changed = node.value
+    elif isinstance(node, ast.Call):
+        if any(each.arg in ("inplace", "out") for each in node.keywords):
+            return True
+        if isinstance(node.func, ast.Attribute) and node.func.attr in _CHANGING_METHODS:
+            changed = node.func.value
+        elif isinstance(node.func, ast.Name) and node.func.id in _CHANGING_METHODS:
+            changed = node.args[0] if node.args else node.func
+    if isinstance(changed, ast.Subscript | ast.Attribute) and isinstance(node, ast.AugAssign):
+        changed = changed.value
+    is_own = changed is None or (isinstance(changed, ast.Name) and changed.id in made) or _is_new(changed)
+    return not is_own or (isinstance(node, ast.Attribute) and node.attr == "__dict__")
 
 
 def _goes_on(value: Any) -> bool:

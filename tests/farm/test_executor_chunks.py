@@ -368,6 +368,25 @@ def test_each_call_has_the_arguments_that_were_sent(tc: TaskClient, call: Any, v
             assert {future.result() for future in futures} == {value}
 
 
+def builds(settings: dict[str, int], n: int) -> list[int]:
+    found = []
+    total = 0
+    total += settings["a"]
+    found.append(total)
+    found.append(n)
+    return found
+
+
+def test_a_function_that_changes_what_it_has_made_shares_tasks(tc: TaskClient) -> None:
+    settings = {"a": 1}
+    with Executor(tc) as executor:
+        for _ in range(3):
+            futures = submitted(executor, builds, *[(settings, n) for n in range(CALLS)])
+            assert [future.result() for future in futures] == [[1, n] for n in range(CALLS)]
+        futures = submitted(executor, builds, *[(settings, n) for n in range(CALLS)])
+        assert any(getattr(future, "chunk", None) is not None for future in futures)
+
+
 def test_items_share_what_they_may_change_only_within_a_given_chunk(tc: TaskClient) -> None:
     with tc.executor() as executor, Pool(tc) as pool:
         assert set(executor.map(appends, [SHARED] * 400)) == {1}

@@ -18,6 +18,7 @@ from typing import Any
 import numpy as np
 import pytest
 
+from ipytaskfarm.client.packing import may_change_shared
 from ipytaskfarm.serialization.function_templates import fill_template, split_function
 from ipytaskfarm.serialization.pack import pack_called, pack_function, unpack_called, unpack_function
 
@@ -284,3 +285,49 @@ def test_an_error_names_the_users_function(notebook: Notebook) -> None:
     notebook.run("import sys\nframe = sys._getframe()\ndef make(n):\n    def f(): return frame, n\n    return f")
     with pytest.raises(Exception, match="frame"):
         pack_called(notebook["make"](1))
+
+
+SHARED_ARGUMENTS = """
+import heapq
+def append(d): d.append(1)
+def alias(d): x = d["a"]; x.append(1)
+def inner(d): o = dict(d); o["a"].append(1)
+def each(d):
+    for x in d: x += 1
+def within(d):
+    def g(): d.pop()
+    return g()
+def heap(d): heapq.heappush(d, 1)
+def helped(d): return append(d)
+def out(d): return d.dot(d, out=d)
+def names(d): (y := d).append(1)
+def delete(d): del d["a"]
+own = lambda d: [x + 1 for x in d]
+def makes(d, n=3):
+    found = {}; found[1] = n
+    count = 0
+    rows = [x for x in d]
+    rows.sort()
+    for i in range(n): count += i; rows.insert(0, i)
+    return count, next(iter(d))
+def reads(d): return d["a"] + len(d)
+"""
+
+
+CHANGING = "append", "alias", "inner", "each", "within", "heap", "helped", "out", "names", "delete"
+
+
+@pytest.mark.parametrize(
+    ("name", "changes"),
+    [
+        *((name, True) for name in CHANGING),
+        *((name, False) for name in ["own", "makes", "reads"]),
+    ],
+)
+def test_functions_that_may_change_an_argument_which_others_have(notebook: Notebook, name: str, changes: bool) -> None:
+    notebook.run(SHARED_ARGUMENTS)
+    shared: dict[str, int] = {}
+    assert may_change_shared(notebook[name], [(shared,), (shared,)]) is changes
+    assert not may_change_shared(notebook[name], [({},), ({"a": 1},), (1,), (1,)])
+    path = Path("a")
+    assert not may_change_shared(notebook[name], [(path,), (path,)])
