@@ -27,6 +27,7 @@ from typing import Any, ClassVar
 
 from .core.arguments import check_bytes, check_count, check_seconds
 from .core.requirements import Recycle
+from .core.signatures import signature_of
 from .core.text import exactly, shown
 
 __all__ = ["RecycleSettings", "TaskEnvironment"]
@@ -90,7 +91,8 @@ class RecycleSettings:
     def __setattr__(self, name: str, value: Any) -> None:
         check = _CHECKS.get(name)
         if check is None:
-            raise AttributeError(f"RecycleSettings has no {name!r}; it has {', '.join(_CHECKS)}")
+            instead = f"instead: {_OF_STK[name]}" if name in _OF_STK else f"it has {', '.join(_CHECKS)}"
+            raise AttributeError(f"RecycleSettings has no {name!r}; {instead}")
         check(name, value)
         self.__dict__[name] = value
 
@@ -143,6 +145,11 @@ def _flag(name: str, value: Any) -> None:
         raise TypeError(f"{name} must be True or False, not {type(value).__name__}: {shown(value)}")
 
 
+_OF_STK = {
+    "fixed_number_of_tasks": "after_tasks", "regular_interval": "interval", "specific_times": "at_times",
+    "private_memory_usage_maximum": "max_memory", "job_completion": "on_job_end",
+    "task_environment_no_longer_referenced": "when_unreferenced",
+}  # fmt: skip
 _CHECKS: dict[str, Callable[[str, Any], object]] = {
     "after_tasks": partial(check_count, least=1),
     "idle_timeout": partial(check_seconds, zero=False),
@@ -246,8 +253,10 @@ class TaskEnvironment:
         return f"{type(self).__name__}({given})"
 
     @staticmethod
-    def of(setup: Callable[[Any], object]) -> FunctionEnvironment:
+    def of(setup: Callable[..., object]) -> FunctionEnvironment:
         """Return an environment made of one function; `on_teardown` adds a second one. It is used as a decorator.
+
+        The functions take the environment, or nothing.
 
         @TaskEnvironment.of
         def database(env):
@@ -261,29 +270,37 @@ class TaskEnvironment:
 
 
 class FunctionEnvironment(TaskEnvironment):
-    """An environment that `TaskEnvironment.of` makes of functions. They take the environment as their argument."""
+    """An environment that `TaskEnvironment.of` makes of functions, which may take the environment as their argument."""
 
-    def __init__(self, setup: Callable[[Any], object]) -> None:
+    def __init__(self, setup: Callable[..., object]) -> None:
         if not callable(setup):
             raise TypeError(f"TaskEnvironment.of decorates a function of the environment, not {setup!r:.80}")
         self._setup = setup
-        self._teardown: Callable[[Any], object] | None = None
+        self._teardown: Callable[..., object] | None = None
 
-    def on_teardown(self, teardown: Callable[[Any], object]) -> FunctionEnvironment:
+    def on_teardown(self, teardown: Callable[..., object]) -> FunctionEnvironment:
         """Set the function that `teardown` calls. It is used as a decorator."""
         self._teardown = teardown
         return self
 
     def setup(self) -> None:
         """Call the function for `setup`."""
-        self._setup(self)
+        _call(self._setup, self)
 
     def teardown(self) -> None:
         """Call the function for `teardown`, if there is one."""
         if self._teardown is not None:
-            self._teardown(self)
+            _call(self._teardown, self)
 
     @property
     def name(self) -> str:
         """Return the name of the function for `setup`, or the `unique_id`."""
         return super().name if self.unique_id is not None else getattr(self._setup, "__name__", "environment")
+
+
+def _call(function: Callable[..., object], environment: FunctionEnvironment) -> None:
+    try:
+        takes_it = bool(signature_of(function).parameters)
+    except (TypeError, ValueError):  # a function of C may have none
+        takes_it = True
+    function(environment) if takes_it else function()

@@ -14,9 +14,10 @@ import threading
 import time
 import weakref
 from collections import deque
-from collections.abc import Callable, Collection, Iterator, Mapping, Sequence
+from collections.abc import Callable, Collection, Hashable, Iterable, Iterator, Mapping, Sequence
 from concurrent.futures import CancelledError, Future
 from dataclasses import dataclass
+from functools import partial
 from typing import TYPE_CHECKING, Any, Generic, NamedTuple, Protocol, TypeAlias, TypeVar
 
 from ipytaskfarm.core import errors
@@ -28,8 +29,9 @@ if TYPE_CHECKING:
     from ipytaskfarm.client import TaskClient
     from ipytaskfarm.client.tasks import EachTask
 
-Call: TypeAlias = tuple[tuple[Any, ...]] | tuple[tuple[Any, ...], dict[str, Any]]
-"""The arguments of a call: ``(args,)``, or ``(args, kwargs)`` if there are any by keyword."""
+Call: TypeAlias = tuple[Any, ...]
+"""The arguments of a call: ``(args,)``, ``(args, kwargs)`` if there are any by keyword, or ``(args, kwargs, values)``
+if the function is a template, see `serialization.function_templates`."""
 
 LEAST_CALLS = 4
 """Calls are gathered only if at least this number of them is worth a task."""
@@ -64,13 +66,17 @@ def may_share(rules: Mapping[str, Any]) -> bool:
 class KnownFunction:
     """The durations of a function's calls, and how many of its calls share the next task."""
 
-    __slots__ = ("_bytes", "_is_refused", "_pace", "most", "room", "size")
+    __slots__ = ("_bytes", "_changes", "_is_refused", "_pace", "most", "room", "size")
 
     def __init__(self, function: Callable[..., Any]) -> None:
+        from ipytaskfarm.client.packing import changes_itself
+
         self._pace = Pace(1)
         self._bytes = 0.0
         """Bytes of the arguments of a call."""
         self._is_refused = inspect.iscoroutinefunction(function)
+        self._changes = changes_itself(function)
+        """Calls change what belongs to the function: each begins with it as it was sent, or each chunk of a map."""
         self.size = 1
         """How many calls share the next task."""
         self.most = 1
@@ -94,6 +100,11 @@ class KnownFunction:
         self._pace.costs(pack_s)
         self._decide()
 
+    def changes(self) -> None:
+        """Submit calls of this function one by one from now on, and as many items of a map as the program says."""
+        self._changes = True
+        self._decide()
+
     def refuses(self) -> None:
         """Submit calls of this function one by one from now on."""
         self._is_refused = True
@@ -102,25 +113,35 @@ class KnownFunction:
     def _decide(self) -> None:
         room = max(1, int(BYTES_MAX / self._bytes)) if self._bytes else ITEMS_MAX
         self.room = 1 if self._is_refused else min(room, ITEMS_MAX)
-        self.most = min(self._pace.size(None), self.room)
+        self.most = 1 if self._changes else min(self._pace.size(None), self.room)
         self.size = min(self.most, MOST_CALLS)
 
 
 class KnownFunctions:
-    """What is known of the functions that an executor has called, by their identity, as long as they exist."""
+    """What is known of the functions that an executor has called, by their identity, as long as they exist.
+
+    Closures and lambdas of one code are one function here, and so are partials of one.
+    """
 
     def __init__(self) -> None:
-        self._known: dict[int, tuple[weakref.ref[Any], KnownFunction]] = {}
+        from ipytaskfarm.client.packing import alike
+
+        self._alike = alike
+        self._known: dict[Hashable, tuple[weakref.ref[Any], KnownFunction]] = {}
 
     def of(self, function: Callable[..., Any]) -> KnownFunction:
         """Return what is known of a function; nothing is remembered of one without weak references."""
-        key = id(function)
-        found = self._known.get(key)
+        found = self._known.get(id(function))  # of most
         if found is not None and found[0]() is function:
+            return found[1]
+        lasts = self._alike(function)
+        key = lasts.key
+        found = self._known.get(key)
+        if found is not None and lasts.is_of(found[0]):
             return found[1]
         known = KnownFunction(function)
         try:
-            self._known[key] = weakref.ref(function, lambda _: self._known.pop(key, None)), known
+            self._known[key] = lasts.reference(lambda _: self._known.pop(key, None)), known
         except TypeError:
             pass
         return known
@@ -221,6 +242,10 @@ def submit_together(client: TaskClient, task: EachTask, known: KnownFunction) ->
     return task_id if task_id >= 0 else TOO_MANY
 
 
+def _arguments_of(call: Call) -> Iterable[Any]:
+    return (*call[0], *call[1].values()) if len(call) > 1 else call[0]
+
+
 class _Open(Generic[F]):
     """Calls of one function that are still gathered."""
 
@@ -250,6 +275,10 @@ class GatheredCalls(Generic[F]):
         on_failure: Callable[[list[F]], None],
         original_of: Callable[[BaseException], BaseException],
     ) -> None:
+        from ipytaskfarm.client.packing import lasting, split_for_many
+
+        self._split = partial(split_for_many, blobs=client.session.blobs)
+        self._lasting = lasting
         self._client = client
         self._rules = rules
         self._on_end = on_end
@@ -265,6 +294,10 @@ class GatheredCalls(Generic[F]):
 
     def add(self, function: Callable[..., Any], call: Call, future: F, known: KnownFunction) -> None:
         """Gather a call; submit what is enough for a task, and calls of another function before it."""
+        split = self._split(function)
+        if split is not None:
+            function = split.template
+            call = (*call, *({},)[len(call) - 1 :], split.values)
         while (is_enough := self._added(function, call, future, known)) is None:
             self.submit_gathered()
         if is_enough:
@@ -279,11 +312,15 @@ class GatheredCalls(Generic[F]):
                 if not self._has_thread:
                     self._has_thread = True
                     threading.Thread(target=self._submit_late, name="ipytaskfarm executor", daemon=True).start()
-            elif opened.known is not known:
+            elif opened.function is not function and not self._is_same(opened.function, function):
                 return None
             opened.calls.append(call)
             opened.futures.append(future)
             return len(opened.calls) >= known.size
+
+    def _is_same(self, some: Callable[..., Any], other: Callable[..., Any]) -> bool:
+        """Return whether two methods, or templates of partials, are the same."""
+        return self._lasting(some).key == self._lasting(other).key
 
     def remove(self, futures: Collection[F]) -> list[F]:
         """Drop those calls that are still gathered, and return their futures."""
@@ -333,14 +370,21 @@ class GatheredCalls(Generic[F]):
     ) -> None:
         """Submit calls as one task, or as several if they are too large for one."""
         from ipytaskfarm.client.futures import Settler
+        from ipytaskfarm.client.packing import may_change_shared
         from ipytaskfarm.client.tasks import EachTask
 
         if len(calls) == 1:
             self._alone(function, calls[0], futures[0])
             return
         try:
-            task = EachTask(function, calls, True, UNNUMBERED, None, **self._rules)
-            task_id = submit_together(self._client, task, known)
+            if may_change_shared(
+                function, ((*call[0], *(call[1].values() if len(call) > 1 else ())) for call in calls)
+            ):
+                known.changes()
+                task_id = REFUSED
+            else:
+                task = EachTask(function, calls, True, UNNUMBERED, None, **self._rules)
+                task_id = submit_together(self._client, task, known)
         except Exception as error:
             self._fail(futures, error)
             return
@@ -356,10 +400,13 @@ class GatheredCalls(Generic[F]):
 
     def _alone(self, function: Callable[..., Any], call: Call, future: F) -> None:
         from ipytaskfarm.client.futures import Settler
+        from ipytaskfarm.client.packing import filled
         from ipytaskfarm.client.tasks import CallTask
 
         try:
             args, kwargs = call[0], call[1] if len(call) > 1 else {}
+            if len(call) > 2:
+                function = filled(function, call[2])
             future.task_id = self._client.run(CallTask(function, args=args, kwargs=kwargs, **self._rules))
         except Exception as error:
             self._fail([future], error)
@@ -441,6 +488,18 @@ class ItemsToSubmit:
                 self.fit = len(taken) // 2
         if self.items.error is not None:
             raise self.items.error
+
+    def must_stay_apart(self, items: Sequence[Any]) -> bool:
+        """Return whether these items are too many for a task, as they may change an object that several of them have.
+
+        As many as the given number share it in a process pool too.
+        """
+        from ipytaskfarm.client.packing import may_change_shared
+
+        if len(items) <= self.chunksize or not may_change_shared(self.function, items if self.star else zip(items)):
+            return False
+        self.grows = False
+        return True
 
     def _size(self) -> int:
         """Return how many items share the next task."""

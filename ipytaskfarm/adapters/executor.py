@@ -21,6 +21,7 @@ from typing import TYPE_CHECKING, Any, Literal, ParamSpec, TypeVar
 from ipytaskfarm.adapters.call_chunks import (
     BACKLOG,
     LEAST_CALLS,
+    TOO_MANY,
     Apart,
     CallChunk,
     GatheredCalls,
@@ -34,7 +35,7 @@ from ipytaskfarm.adapters.call_chunks import (
     values,
     values_of,
 )
-from ipytaskfarm.adapters.executor_calls import call_all, check_rules, environment_of, workers_or_client
+from ipytaskfarm.adapters.executor_calls import Context, call_all, check_context, rules_of_calls, workers_or_client
 from ipytaskfarm.adapters.executor_ends import (
     INHERITED,
     ExecutorFuture,
@@ -63,8 +64,6 @@ if TYPE_CHECKING:
 P = ParamSpec("P")
 T = TypeVar("T")
 
-RETRIES = 2
-"""Number of repetitions of a call after the loss of its engine; an exception of the call itself is final."""
 CLEARED_AT_ONCE = 64
 """Results that have arrived are cleared from the farm in batches of this number."""
 INITIALIZER_FAILED = "A process in the process pool could not be initialized: its initializer failed"
@@ -76,6 +75,7 @@ class Executor(concurrent.futures.ProcessPoolExecutor):
     Args:
         max_workers: the number of engines of a farm that the executor starts, and stops at its shutdown (None: one for
             each core); or a `TaskClient`, whose farm the executor uses and does not stop.
+        mp_context, thread_name_prefix: unused; for programs that give them to other executors.  Either may be second.
         initializer, initargs: a function, and its arguments, that each engine calls before its first call.
         max_tasks_per_child: number of calls after which an engine is replaced.
         prints: what a call has printed is written here, to ``sys.stdout`` and ``sys.stderr``, when the call has ended.
@@ -97,19 +97,19 @@ class Executor(concurrent.futures.ProcessPoolExecutor):
     def __init__(
         self,
         max_workers: int | TaskClient | None = None,
+        mp_context: Context | str | None = None,
         initializer: Callable[..., object] | None = None,
         initargs: tuple[Any, ...] = (),
         *,
         max_tasks_per_child: int | None = None,
+        thread_name_prefix: str = "",
         prints: bool = True,
         gathers: bool = True,
         **rules: Any,
     ) -> None:
         self._prints = prints
-        environment = environment_of(initializer, initargs, max_tasks_per_child, rules.pop("environment", None))
-        check_rules(rules, "an Executor", ("max_workers", "initializer", "initargs", "max_tasks_per_child", "prints"))
-        self._rules = {"retries": RETRIES, "retry_on": errors.EngineLost, "environment": environment, **rules}
-        check_rules(self._rules)
+        check_context("mp_context", mp_context, "; an initializer is the third argument")
+        self._rules = rules_of_calls(initializer, initargs, max_tasks_per_child, rules)
         self._farm: Farm | None = None
         workers = workers_or_client("max_workers", max_workers)
         if workers is None or isinstance(workers, int):
@@ -294,6 +294,8 @@ class Executor(concurrent.futures.ProcessPoolExecutor):
         task = EachTask(of.function, items, of.star, first, None, **self._rules)
         if len(items) == 1:
             return self._submit_task(task, of.known)
+        if of.must_stay_apart(items):
+            return TOO_MANY
         self._must_take()
         self._gathered.submit_gathered()  # in the order of submission
         task_id = submit_together(self.client, task, of.known)

@@ -8,8 +8,9 @@ from __future__ import annotations
 import operator
 from collections.abc import Callable, Iterable
 from dataclasses import dataclass
-from typing import TYPE_CHECKING, Any, TypeVar
+from typing import TYPE_CHECKING, Any, Protocol, TypeVar
 
+from ipytaskfarm.core import errors
 from ipytaskfarm.core.text import did_you_mean
 from ipytaskfarm.environment import TaskEnvironment
 
@@ -17,6 +18,14 @@ if TYPE_CHECKING:
     from ipytaskfarm.client import TaskClient
 
 T = TypeVar("T")
+
+RETRIES = 2
+"""Number of repetitions of a call after the loss of its engine; an exception of the call itself is final."""
+_OWN = (
+    "max_workers", "mp_context", "initializer", "initargs", "max_tasks_per_child", "thread_name_prefix", "prints",
+    "gathers",
+)  # fmt: skip
+"""The arguments of an `Executor` that are no rules of a task."""
 
 
 def call_all(function: Callable[..., T], chunk: list[tuple[Any, ...]]) -> list[T]:
@@ -81,6 +90,42 @@ def workers_or_client(argument: str, value: int | TaskClient | None) -> int | Ta
     raise TypeError(f"{argument} must be an integer, None or a TaskClient, not a {kind}: {value!r:.80}{remedy}")
 
 
+class Context(Protocol):
+    """A context of ``multiprocessing`` or of a library like it, or the module itself."""
+
+    def get_start_method(self) -> str: ...
+
+
+def check_context(argument: str, value: Context | str | None, remedy: str = "") -> None:
+    """Raise TypeError for what is neither a context, nor a text, nor None.
+
+    Whatever the start method, engines keep its promise: the initializer runs, the main module's guard holds, and a
+    function has the values that its globals have here, as after a fork.  What of the session does not come with it is
+    told, or refused, where a function uses it.
+    """
+    if value is not None and not isinstance(value, str) and not callable(getattr(value, "get_start_method", None)):
+        kind = type(value).__name__
+        raise TypeError(f"{argument} must be a context of multiprocessing or None, not a {kind}: {value!r:.80}{remedy}")
+
+
+def rules_of_calls(
+    initializer: Callable[..., object] | None,
+    initargs: tuple[Any, ...],
+    max_tasks_per_child: int | None,
+    given: dict[str, Any],
+) -> dict[str, Any]:
+    """Return the rules of an executor's calls.
+
+    given: those that the program gives.  Raises TypeError and ValueError for wrong ones.
+    """
+    check_context("context", given.pop("context", None))  # loky's name
+    environment = environment_of(initializer, initargs, max_tasks_per_child, given.pop("environment", None))
+    check_rules(given, "an Executor", _OWN)
+    rules = {"retries": RETRIES, "retry_on": errors.EngineLost, "environment": environment, **given}
+    check_rules(rules)
+    return rules
+
+
 def check_rules(rules: dict[str, Any], whose: str = "this call", others: Iterable[str] = ()) -> None:
     """Raise what the first call would raise for wrong rules, before a farm is started.
 
@@ -91,14 +136,11 @@ def check_rules(rules: dict[str, Any], whose: str = "this call", others: Iterabl
     """
     from ipytaskfarm.client.tasks import CallTask
 
-    for name in ("mp_context", "context"):  # None is the default of a process pool, and takes nothing from a farm
-        if rules.pop(name, None) is not None:
-            raise TypeError(f"{name}: engines are started by the farm's agents, not by multiprocessing: leave it out")
     known = CallTask._attributes
     for name, value in rules.items():
         if name not in known:
             near = did_you_mean(name, {*known, *others})
-            if hasattr(value, "task_client") or hasattr(value, "get_task_result"):
+            if "client" not in others and (hasattr(value, "task_client") or hasattr(value, "get_task_result")):
                 near = "; a TaskClient is the first argument, in place of the number of workers"
             raise TypeError(f"{whose} has no argument {name!r}{near}")
     CallTask(call_all, **rules)

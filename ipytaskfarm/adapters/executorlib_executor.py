@@ -162,7 +162,7 @@ class FarmClusterExecutor(Executor):
 
     @property
     def max_workers(self) -> int | None:
-        """The number of engines; None after `shutdown`.  It can be raised, of a farm that the executor has started.
+        """Return the number of engines; None after `shutdown`.  A farm that the executor has started can get more.
 
         Raises NotImplementedError where it cannot be set.
         """

@@ -187,7 +187,7 @@ class FarmBackend(ParallelBackendBase):
         self._client = rules.pop("client") or self._client
         initializer, initargs = rules.pop("initializer"), rules.pop("initargs")
         rules["environment"] = environment_of(initializer, tuple(initargs), None, rules.get("environment"))
-        check_rules(rules)
+        check_rules(rules, "joblib's backend", ("client", "n_jobs", "initializer", "initargs"))
         self._rules = rules
 
     def configure(

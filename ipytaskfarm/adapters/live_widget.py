@@ -149,7 +149,7 @@ def _make_widget(feed: FarmFeed, job: str) -> Any:
     found = FarmWidget(job=job, control=feed.control)
     _answer_beside_cells(found)
     page = WidgetPage(feed, found)
-    found.on_msg(lambda widget, said, buffers: _run(page.hear(said)))
+    found.on_msg(lambda widget, said, buffers: _run(page.answer(said)))
     _run(page.begin()).result(FIRST_S)
     return found
 
@@ -209,7 +209,7 @@ class WidgetPage:
         self._feed.close(self)
         return True
 
-    async def hear(self, said: Any) -> None:
+    async def answer(self, said: Any) -> None:
         """Answer a frontend."""
         if not isinstance(said, dict):
             return

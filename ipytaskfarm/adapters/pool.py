@@ -23,7 +23,7 @@ from typing import TYPE_CHECKING, Any, Generic, TypeVar
 
 from ipytaskfarm.adapters.call_chunks import Apart, Together, whole
 from ipytaskfarm.adapters.executor import Executor
-from ipytaskfarm.adapters.executor_calls import check_rules, workers_or_client
+from ipytaskfarm.adapters.executor_calls import Context, check_context, check_rules, workers_or_client
 from ipytaskfarm.core import errors
 from ipytaskfarm.system.deadlines import end_of, left_s
 
@@ -242,6 +242,7 @@ class Pool:
             a `TaskClient`, whose farm the pool uses and does not stop.
         initializer, initargs: a function, and its arguments, that each engine calls before its first call.
         maxtasksperchild: number of tasks (one per chunk) after which an engine is replaced.
+        context: unused, as engines are fresh processes whatever the start method.
         rules: rules of a `Task` for each chunk: retries, time_limit, resources, environment, priority …
 
     If an engine is lost, its chunk runs again, at most `retries` times (2); ``multiprocessing.Pool`` would wait for
@@ -256,15 +257,19 @@ class Pool:
         initializer: Callable[..., object] | None = None,
         initargs: Iterable[Any] = (),
         maxtasksperchild: int | None = None,
+        context: Context | None = None,
         **rules: Any,
     ) -> None:
+        check_context("context", context)
         processes = workers_or_client("processes", processes)
         if isinstance(processes, int) and processes < 1:
             raise ValueError("Number of processes must be at least 1")
         if maxtasksperchild is not None and (not isinstance(maxtasksperchild, int) or maxtasksperchild <= 0):
             raise ValueError("maxtasksperchild must be a positive int or None")
         check_rules(rules, "a Pool", ("processes", "initializer", "initargs", "maxtasksperchild"))
-        self._executor = _Calls(processes, initializer, tuple(initargs), max_tasks_per_child=maxtasksperchild, **rules)
+        self._executor = _Calls(
+            processes, None, initializer, tuple(initargs), max_tasks_per_child=maxtasksperchild, **rules
+        )
         self._feeders: list[threading.Thread] = []
         """Threads that read the iterators of `imap`."""
         self._state = RUN

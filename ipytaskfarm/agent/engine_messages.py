@@ -37,7 +37,7 @@ class EngineMessages:
         self._lane = lane
         self._want = want
 
-    def hear(self, engine: ManagedEngine, message: m.FromEngine) -> None:
+    def handle(self, engine: ManagedEngine, message: m.FromEngine) -> None:
         """Handle a message that came from an engine."""
         if engine.phase is GONE and not isinstance(message, m.Returned | m.CommandDone):
             return

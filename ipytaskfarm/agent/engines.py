@@ -235,7 +235,8 @@ class EngineProcesses:
     def __init__(
         self, session: str, farm: str, folder: Path, recorders: Path, node: str, startup_cwd: Path,
         lane: AgentLane, relay: Relay, first_counter: int, spawn: Callable[[], ZygoteProcess],
-        changed: Callable[[], None], blobs_folders: Callable[[], dict[str, str]], umask: int | None = None,
+        changed: Callable[[], None], blobs_folders: Callable[[], dict[str, str]],
+        oom_cause: Callable[[float], str], umask: int | None = None,
     ) -> None:  # fmt: skip
         """Create the table.
 
@@ -244,7 +245,9 @@ class EngineProcesses:
             changed: called when there is something to report to the controller.
             blobs_folders: returns the folders of large values for engines: `blobs` and `copies` of the engine's
                 settings.
+            oom_cause: `MemoryWatch.oom_cause`.
         """
+        self._oom_cause = oom_cause
         self._spawn = spawn
         self._umask = umask
         self._session = session
@@ -362,6 +365,8 @@ class EngineProcesses:
         self._changed()
         engine.exit = await engine.child.exit
         engine.phase = EnginePhase.GONE
+        if engine.exit.signal == signal.SIGKILL and not (engine.cause or engine.expected or engine.ladder):
+            engine.cause = self._oom_cause(time.monotonic())
         log.log(
             logging.INFO if engine.expected else logging.WARNING,
             "engine %d is gone: pid %d, status %s %s", engine.id, engine.pid, engine.exit.status, engine.cause,

@@ -9,13 +9,14 @@ It is therefore read only if the resident size, which costs two small files, alr
 from __future__ import annotations
 
 import contextlib
+import math
 import os
 from collections.abc import Iterable, Iterator, Sequence
 from pathlib import Path
 from typing import NamedTuple
 
 from ..core.messages.task_types import Incarnation
-from ..system.control_groups import MemoryRoom, memory_rooms
+from ..system.control_groups import MemoryRoom, memory_rooms, oom_kills
 from ..system.process import own_bytes, resident_bytes
 
 LOOK_S = 0.2
@@ -24,6 +25,8 @@ LEAST_SHARE = 0.05
 """If less of the node's memory than this is available, the largest engine is ended before the kernel ends a process."""
 RESIDENT_STEP = 4 << 20
 """If an engine's resident size has changed by less, its private memory is not measured again."""
+OOM_S = 5.0
+"""How long after the kernel has ended a process for lack of memory the SIGKILL of an engine is taken for that one."""
 LIMIT_CAUSE = "memory"
 """The beginning of the cause, in `Crash.cause`, of an engine that was ended for its memory."""
 
@@ -43,6 +46,17 @@ class MemoryWatch:
         """Create it; `limit_bytes` applies to one engine and its children. None: the node's memory is the limit."""
         self._limit = limit_bytes
         self._next_s = 0.0
+        self._oom_kills = oom_kills()
+        self._oom_s = -math.inf
+
+    def oom_cause(self, now_s: float) -> str:
+        """Return the cause of an engine that has got SIGKILL if the kernel has just been short of memory, or ""."""
+        self._count_oom_kills(now_s)
+        return f"{LIMIT_CAUSE}: the kernel had none left (OOM killer)" if now_s - self._oom_s < OOM_S else ""
+
+    def _count_oom_kills(self, now_s: float) -> None:
+        if (count := oom_kills()) > self._oom_kills:
+            self._oom_kills, self._oom_s = count, now_s
 
     def look(
         self, engines: Sequence[tuple[int, bool]], now_s: float, idle_from: int | None = None
@@ -60,6 +74,7 @@ class MemoryWatch:
         if now_s < self._next_s:
             return None
         self._next_s = now_s + LOOK_S
+        self._count_oom_kills(now_s)
         if self._limit is not None:
             for index, (pid, ending) in enumerate(engines):
                 if not ending and (used := _used_beyond(pid, self._limit)):

@@ -54,6 +54,8 @@ STACK_QUERIES_MAX = 200
 """The most queries that wait for one reading of an engine's stack; the controller does not wait for more of them."""
 OWNERLESS_S = 5.0
 """The longest lease of an agent whose farm has lost its owner."""
+SILENT_S = 10.0
+"""The silence of the controller, at most, after which the agent tells why."""
 EXIT_STOPPED, EXIT_BUG, EXIT_SPOILED = 0, 1, 5
 STOP_S = 2.0
 """How long (seconds) engines may take to end when the controller does not say."""
@@ -99,16 +101,17 @@ class Agent:
         self._blobs = BlobTransfers(self._say_of_blob, self._lane.send)
         self._messages = EngineMessages(self._relay, self._lane, self._blobs.want)
         first = max(counters(settings.folder, self._recorders), default=0)
+        memory = MemoryWatch(limit_bytes := settings.memory_limit_bytes)
         self._engines = EngineProcesses(
             session, settings.farm, settings.folder, self._recorders, settings.node, settings.startup_cwd,
-            self._lane, self._relay, first, self._spawn_zygote, self._wake, self._blobs_folders, settings.umask,
+            self._lane, self._relay, first, self._spawn_zygote, self._wake, self._blobs_folders,
+            memory.oom_cause, settings.umask,
         )  # fmt: skip
         for engine in dead:
             self._engines.adopt_dead(engine)
         self._resources, self._gpus = resources(settings.resources)
-        limit_bytes = settings.memory_limit_bytes
         self._node = NodeWatch(settings.folder, EngineMemory(limit_bytes))
-        self._watch = EngineWatch(settings.grace_s, settings.stopped_s, self._lane, MemoryWatch(limit_bytes))
+        self._watch = EngineWatch(settings.grace_s, settings.stopped_s, self._lane, memory)
         self._stack_queries: dict[Incarnation, list[int]] = {}
         """Engine -> the numbers of the queries that wait for the next reading of its stack."""
         self._woken = False
@@ -125,10 +128,10 @@ class Agent:
         self._timer: asyncio.TimerHandle | None = None
         self._link_fds: list[int] = []
         self._heard_s = time.monotonic()
+        self._told_s = -math.inf  # the `_heard_s` of the last silence that was told
         self._lease_s = settings.lease_s
-        self._lease_max_s = math.inf
+        self._lease_max_s = self._end_by_s = math.inf
         self._exit_code = EXIT_STOPPED
-        self._end_by_s = math.inf
         self._leave_by_s: float | None = None
         """When (monotonic) a leaving agent ends at the latest.  It ends earlier with its last engine.  None: it
         stays."""
@@ -240,7 +243,7 @@ class Agent:
         for incarnation, message in said:
             engine = self._engines.get(incarnation)
             if engine is not None:
-                self._messages.hear(engine, message)
+                self._messages.handle(engine, message)
         self._engines.report_losses()
         look_s = self._watch.look(self._engines, now_s)
         self._watch.check(self._engines, now_s)
@@ -479,7 +482,12 @@ class Agent:
     # -- the end
 
     def _judge_lease(self, now_s: float) -> None:
-        if now_s - self._heard_s < self._lease_s or self._engines.ending:
+        silent_s = now_s - self._heard_s
+        if silent_s > min(SILENT_S, self._lease_s / 2) and self._told_s != self._heard_s and not self._relay.is_up:
+            self._told_s = self._heard_s
+            text = "the controller does not answer (%s): trying again; this agent ends after %g s without it"
+            log.warning(text, self._link.problem, self._lease_s)
+        if silent_s < self._lease_s or self._engines.ending:
             return
         log.error("no controller for %g s: the lease is over", self._lease_s)
         # The controller gives the engines' work to others from now on.

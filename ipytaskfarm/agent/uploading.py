@@ -121,7 +121,7 @@ class BlobUploading:
                     asked.append(answer)
                     if not self._say(WriteBlob(digest, size, offset, data)):
                         raise OSError("the controller is not there")
-                if why := order.hear(await asked.popleft()):
+                if why := order.handle_answer(await asked.popleft()):
                     raise OSError(why)
                 if order.is_put_off and not asked:
                     attempts += 1

@@ -10,7 +10,7 @@ from typing import Any, ClassVar
 from traitlets import Float, Int, List, Unicode
 
 from ipytaskfarm.cli import printing
-from ipytaskfarm.cli.application import OK, JsonCommand, UsageError, complete, flag, switch
+from ipytaskfarm.cli.application import OK, JsonCommand, UsageError, flag, switch, unknown_action
 from ipytaskfarm.cli.json_output import group_shape, print_json
 from ipytaskfarm.cli.start import option_pairs
 from ipytaskfarm.core.arguments import check_seconds
@@ -58,7 +58,10 @@ dask); or ends some of them after the tasks that run there. `launchers` shows al
     leave = flag(
         "SECONDS", Float(25.0, help="how long running tasks may continue after an agent was told to end (default: 25)")
     )
-    option = flag("KEY=VALUE", List(Unicode(), help="an option of the launcher, see `ipytaskfarm agents launchers`"))
+    option = flag(
+        "KEY=VALUE",
+        List(Unicode(), help="an option of the launcher, see `agents launchers`; may be given several times"),
+    )
     template = flag(
         "FILE", Unicode(None, allow_none=True, help="your own script instead of the launcher's, see --dry-run")
     )
@@ -81,7 +84,7 @@ dask); or ends some of them after the tasks that run there. `launchers` shows al
         what, *words = self.extra_args or ["list"]
         actions = {"list": self._list, "add": self._add, "remove": self._remove, "launchers": self._launchers}
         if what not in actions:
-            raise UsageError(f"{what!r} is not one of {complete(list(actions))}")
+            raise unknown_action(what, actions)
         self.check_action(what)
         return actions[what](words)
 
@@ -139,13 +142,13 @@ dask); or ends some of them after the tasks that run there. `launchers` shows al
             raise UsageError("which? Give names of agents or groups, as `ipytaskfarm agents list` shows them")
         connect(self.farm).close()
         try:
-            names = grouped.send_away(self.home(), words, check_seconds("--drain", self.drain))
+            names = grouped.remove(self.home(), words, check_seconds("--drain", self.drain))
         except ValueError as error:
             raise UsageError(str(error)) from None
         if self.json:
             print_json({"agents": names})
         else:
-            print(f"{printing.number(len(names), 'agent')} sent away: {', '.join(names)}")
+            print(f"{printing.number(len(names), 'agent')} removed: {', '.join(names)}")
         return OK
 
     def _launchers(self, words: list[str]) -> int:

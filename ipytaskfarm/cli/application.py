@@ -344,7 +344,13 @@ def exit_code(error: BaseException) -> int:
         return USAGE
     if isinstance(error, errors.StoreError):
         return STORE
-    refusals = (errors.ConnectionError, errors.FarmExists, errors.SecurityError, errors.VersionMismatch)
+    refusals = (
+        errors.ConnectionError,
+        errors.FarmExists,
+        errors.QueuePolicyError,
+        errors.SecurityError,
+        errors.VersionMismatch,
+    )
     return REFUSED if isinstance(error, refusals) else FAILED
 
 
@@ -358,7 +364,9 @@ def _text_of(error: BaseException) -> str:
 
 _MEANT = {
     **dict.fromkeys(("clear", "delete", "rm"), "remove"), **dict.fromkeys(("cancel", "kill"), "abort"),
-    **dict.fromkeys(("scale", "workers"), "engines"), **dict.fromkeys(("view", "dashboard", "live"), "web"),
+    **dict.fromkeys(("scale", "workers", "engine", "ipengine"), "engines"), "local": "start", "ipcluster": "start",
+    **{each: f"agents add {each}" for each in ("ssh", "pbs", "lsf", "slurm", "dask")}, "ipcontroller": "start",
+    **dict.fromkeys(("view", "dashboard", "live"), "web"),
     **dict.fromkeys(("errors", "traceback"), "failures"), **dict.fromkeys(("info", "ps", "snapshot"), "status"),
     "why": "explain", "nodes": "agents", "output": "result", "ls": "list",
 }  # fmt: skip
@@ -379,6 +387,12 @@ def _command(name: str) -> Command:
 def _complain(name: str, text: str) -> None:
     shown = "\n".join(map(safe, text.split("\n")))  # it may contain names of tasks and jobs
     print(f"ipytaskfarm {name}: {shown}", file=sys.stderr)
+
+
+def unknown_action(word: str, actions: Iterable[str]) -> UsageError:
+    """Return the error for a word that is no action of a command."""
+    known = list(actions)
+    return UsageError(f"{word!r} is not one of {complete(known)}{did_you_mean(word, known)}")
 
 
 def complete(words: Sequence[str]) -> str:

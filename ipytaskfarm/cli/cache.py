@@ -7,7 +7,7 @@ from typing import ClassVar
 from traitlets import Int, Unicode
 
 from ipytaskfarm.cli import printing
-from ipytaskfarm.cli.application import OK, JsonCommand, UsageError, flag, switch
+from ipytaskfarm.cli.application import OK, JsonCommand, UsageError, flag, switch, unknown_action
 from ipytaskfarm.cli.jobs import LONG_S, refuse_unknown, task_rows_of
 from ipytaskfarm.cli.json_output import cache_shape, print_json
 from ipytaskfarm.core import messages
@@ -56,6 +56,8 @@ result from the cache, or what differs from the nearest entry.
         if words[0] == "why" and len(words) > 1:
             self.extra_args = words[1:]
             return self._why(self.single_task())
+        if words[0] not in ("forget", "why"):
+            raise unknown_action(words[0], ("forget", "why"))
         raise UsageError("say `cache`, `cache forget` or `cache why ID`")
 
     def _list(self) -> int:

@@ -71,7 +71,8 @@ def read_words(words: Sequence[str], known: Mapping[str, Flag | Switch], where: 
             flag = known.get(dashed.lstrip("-"))
             if flag is None or (len(dashed) > 2) is not dashed.startswith("--"):
                 names = [_dashed(name) for name in known if "." in dashed or "." not in name]
-                raise UsageError(f"there is no flag {dashed}{did_you_mean(dashed, names, '')}")
+                near = _MEANT.get(dashed) or did_you_mean(dashed, names, "")
+                raise UsageError(f"there is no flag {dashed}{near}")
             if isinstance(flag, Switch):
                 if value is not None:
                     raise UsageError(f"{dashed} takes no value: {dashed} alone, or not at all")
@@ -83,6 +84,10 @@ def read_words(words: Sequence[str], known: Mapping[str, Flag | Switch], where: 
                 raise UsageError(f"{dashed} needs a value: {dashed} {flag.metavar}, not an empty text")
             _put(config, given, dashed, flag, checked_text(dashed, flag, value, where))
     return config, others
+
+
+_MEANT = dict.fromkeys(("--profile", "--cluster-id", "--profile-dir"), ", did you mean --farm?")
+"""A flag of ipyparallel's commands -> the end of the sentence.  Each command knows ``--farm``."""
 
 
 def _is_flag(word: str) -> bool:

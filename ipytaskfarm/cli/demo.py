@@ -127,7 +127,7 @@ def _quickstart(tc: Any, whose: str) -> list[int]:
 
 
 def _timing(tc: Any, count: int) -> list[int]:
-    """The same again, with a clock: a plain loop of `run`, a barrier, and fetching."""
+    """Run the same again, with a clock: a plain loop of `run`, a barrier, and fetching."""
     from ipytaskfarm import client
 
     if count < 1:

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from ipytaskfarm.cli import printing
-from ipytaskfarm.cli.application import OK, JsonCommand, UsageError
+from ipytaskfarm.cli.application import OK, JsonCommand, UsageError, unknown_action
 from ipytaskfarm.cli.json_output import engine_shape, print_json
 from ipytaskfarm.core import messages
 from ipytaskfarm.core.arguments import INT_MAX
@@ -32,15 +32,10 @@ frozen for these failed tasks, or for all.
     def carry_out(self) -> int:
         what, *words = self.extra_args or ["list"]
         self.extra_args = words
-        if what == "list":
-            return self._list()
-        if what == "add":
-            return self._add()
-        if what == "remove":
-            return self._remove()
-        if what == "release":
-            return self._release()
-        raise UsageError(f"{what!r} is not one of list, add, remove and release")
+        actions = {"list": self._list, "add": self._add, "remove": self._remove, "release": self._release}
+        if what not in actions:
+            raise unknown_action(what, actions)
+        return actions[what]()
 
     def _list(self) -> int:
         if self.extra_args:

@@ -57,7 +57,7 @@ def _cells(farm: dict[str, Any]) -> list[object]:
 
 def _describe(home: Home) -> dict[str, Any]:
     farm: dict[str, Any] = {"name": home.name, "state": "stopped"}
-    farm |= dict.fromkeys(("engines", "waiting", "running", "finished", "address"))
+    farm |= dict.fromkeys(("engines", "scheduled", "running", "finished", "address"))
     farm["store_bytes"] = home.store_bytes()
     try:
         info = home.living_info()
@@ -76,7 +76,7 @@ def _describe(home: Home) -> dict[str, Any]:
         **farm,
         "state": "stopping" if state.stopping else "paused" if state.held else "running",
         "engines": len(state.engines),
-        "waiting": counts.get("scheduled", 0),
+        "scheduled": counts.get("scheduled", 0),
         "running": counts.get("pending", 0),
         "finished": counts.get("succeeded", 0) + counts.get("failed", 0),
     }

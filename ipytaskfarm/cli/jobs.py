@@ -62,7 +62,7 @@ def ids_of_job(questioner: Questioner, job: str, state: str | None = None) -> li
 
 
 def task_rows(questioner: Questioner, ids: list[int], state: str | None = None) -> list[tables.TaskRow]:
-    """Return those of these tasks that are in the given state, as lines of a table."""
+    """Return the given tasks that are in the given state, as lines of a table."""
     return task_rows_of(questioner, ids, state).rows
 
 

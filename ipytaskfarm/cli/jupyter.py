@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from typing import ClassVar
 
-from ipytaskfarm.cli.application import FAILED, OK, Command, UsageError
+from ipytaskfarm.cli.application import FAILED, OK, Command, unknown_action
 from ipytaskfarm.system.jupyter_extension import ExtensionState, JupyterFiles, this_environment
 from ipytaskfarm.version import __version__
 
@@ -31,7 +31,7 @@ present state, with exit code 1 if something is missing.
     def carry_out(self) -> int:
         words = self.extra_args or ["status"]
         if len(words) > 1 or words[0] not in ACTIONS:
-            raise UsageError(f"{' '.join(words)!r} is not one of {', '.join(ACTIONS)}")
+            raise unknown_action(" ".join(words), ACTIONS)
         files = this_environment()
         if words[0] == "enable":
             files.enable()

@@ -9,7 +9,7 @@ from typing import Any, ClassVar
 from traitlets import Unicode
 
 from ipytaskfarm.cli import printing
-from ipytaskfarm.cli.application import OK, JsonCommand, UsageError, complete, flag, no_such_farm, switch
+from ipytaskfarm.cli.application import OK, JsonCommand, UsageError, flag, no_such_farm, switch, unknown_action
 from ipytaskfarm.cli.json_output import moment, print_json
 from ipytaskfarm.core.messages import ListConnections
 from ipytaskfarm.core.messages.tables import ConnectionTable
@@ -55,7 +55,7 @@ the change at once.
         what, *words = self.extra_args or ["list"]
         actions = {"list": self._list, "add": self._add, "rotate": self._rotate, "revoke": self._revoke}
         if what not in actions:
-            raise UsageError(f"{what!r} is not one of {complete(list(actions))}")
+            raise unknown_action(what, actions)
         self.check_action(what)
         home = self.home()
         if load_keys(home.folder) is None:
@@ -129,10 +129,10 @@ the change at once.
         names = [SERVER, *ROLES, *keys.agents] if self.everything else words
         cut = enrolment.rotate(home, names)
         lines = [
-            f"{_number(names)} replaced, {printing.number(cut, 'connection')} cut; copies of the old files are void"
+            f"{_number(names)} replaced, {printing.number(cut, 'connection')} cut; copies of the old files are refused"
         ]
         if SERVER in names:
-            lines.append("the server's key takes effect when the farm is started next; then all copies are void")
+            lines.append("the server's key takes effect when the farm is started next; then all copies are refused")
         return self._tell(names, cut, lines)
 
     def _revoke(self, home: Home, words: list[str]) -> int:

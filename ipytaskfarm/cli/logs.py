@@ -24,10 +24,12 @@ from ipytaskfarm.core.arguments import INT_MAX
 from ipytaskfarm.core.messages import tables
 from ipytaskfarm.core.messages.payload import ResultBody
 from ipytaskfarm.core.parsing import SHARED, agent_name, owner, parse_since
+from ipytaskfarm.core.text import did_you_mean
 from ipytaskfarm.deployment.home import Home
 from ipytaskfarm.deployment.light_client import Questioner, connect
 from ipytaskfarm.display.farm_tables import event_table
 
+LOGS = ("controller", "agent", "supervisor")
 FOLLOW_S = 0.2
 BLOCK_BYTES = 1 << 16
 """How much of the end of a log is read at first."""
@@ -91,9 +93,10 @@ that task in all logs of the farm, what happened to the task, and what it printe
         what, *rest = self.extra_args or ["controller"]
         if what == "engine" and len(rest) == 1 and rest[0].isdecimal():
             return [self._engine_output(home, int(rest[0]))]
-        if rest or what not in ("controller", "agent", "supervisor"):
+        if rest or what not in LOGS:
             raise UsageError(
                 "which log? One of controller, agent, supervisor, or engine and its id; --task ID: all about a task"
+                + did_you_mean(what, LOGS)
             )
         kind = "agent-0" if what == "agent" else what
         # Output beside the log: most importantly the traceback of a crash.
@@ -126,7 +129,7 @@ that task in all logs of the farm, what happened to the task, and what it printe
         known = self._known(home, task)
         if known is None and not lines:
             raise IndexError(f"nothing is known of task {task}: it was never submitted, or was removed")
-        happened, ended, body = known or ([], True, ResultBody())
+        happened, so_far, body = known or ([], [], ResultBody())
         if self.json:
             print_json({
                 "task": task,
@@ -144,13 +147,12 @@ that task in all logs of the farm, what happened to the task, and what it printe
             if text:
                 print(f"==> {name} <==")
                 _print_lines(text.splitlines())
-        if not ended:
-            print(f"it has not ended: `tc.barrier({task}, stream=True)` shows what it prints meanwhile")
+        _print_lines(so_far)
         return OK
 
-    def _known(self, home: Home, task: int) -> tuple[list[tables.EventRow], bool, ResultBody] | None:
-        """Return a task's history, whether it has ended, and its result; None if the farm does not know it or does not
-        run.
+    def _known(self, home: Home, task: int) -> tuple[list[tables.EventRow], list[str], ResultBody] | None:
+        """Return a task's history, lines about it if it has not ended, and its result; None if the farm does not know
+        it or does not run.
         """
         if home.living_info() is None:
             print(f"farm {home.name!r} does not run: only its logs are looked through", file=sys.stderr)
@@ -160,9 +162,12 @@ that task in all logs of the farm, what happened to the task, and what it printe
             if fetched.unknown:
                 return None
             happened = events(questioner, messages.ReadHistory([task], last=EVENTS_MAX))
+            so_far = questioner.latest_output(task) if fetched.unfinished else []
+        if fetched.unfinished:
+            so_far.append(f"it has not ended: `tc.barrier({task}, stream=True)` shows what it prints meanwhile")
         body = fetched.finals[0].body if fetched.finals else None
         decoded = msgspec.msgpack.decode(body, type=ResultBody) if body else ResultBody()
-        return happened, not fetched.unfinished, decoded
+        return happened, so_far, decoded
 
 
 class LogLine(NamedTuple):

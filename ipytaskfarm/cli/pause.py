@@ -23,16 +23,18 @@ class PauseCommand(JsonCommand):
 
     def carry_out(self) -> int:
         with connect(self.farm) as questioner:
-            was, waiting = self._of_job(questioner) if self.job else self._of_farm(questioner)
+            was, scheduled = self._of_job(questioner) if self.job else self._of_farm(questioner)
         if self.json:
             print_json({
                 "farm": self.farm, "job": self.job or None, "paused": self.on, "already": was is self.on,
-                "waiting": waiting,
+                "scheduled": scheduled,
             })  # fmt: skip
             return OK
         what = f"job {printing.safe(self.job)!r}" if self.job else f"farm {self.farm!r}"
         already = " already" if was is self.on else ""
-        print(f"{what} is{already} {'paused' if self.on else 'running'}; {printing.number(waiting, 'task')} waiting")
+        print(
+            f"{what} is{already} {'paused' if self.on else 'running'}; {printing.number(scheduled, 'task')} scheduled"
+        )
         return OK
 
     def _of_farm(self, questioner: Questioner) -> tuple[bool, int]:

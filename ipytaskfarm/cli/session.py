@@ -6,9 +6,11 @@ from typing import Any
 
 from traitlets import Unicode
 
-from ipytaskfarm.cli.application import OK, Command, UsageError, flag
+from ipytaskfarm.cli.application import OK, Command, UsageError, flag, unknown_action
 from ipytaskfarm.cli.printing import safe
 from ipytaskfarm.core.parsing import parse_ids
+
+ACTIONS = ("save", "load", "checkpoint")
 
 
 class SessionFiles(Command):
@@ -36,6 +38,8 @@ out, and listed with the reason. In FILE, {id} stands for the engine's id.
                 pass
             case ["checkpoint" as action]:
                 path = ""
+            case [other, *_] if other not in ACTIONS:
+                raise unknown_action(other, ACTIONS)
             case _:
                 raise UsageError("give `save FILE`, `load FILE` or `checkpoint`")
         try:

@@ -17,6 +17,7 @@ from ipytaskfarm.cli import printing
 from ipytaskfarm.cli.application import OK, Command, UsageError, exit_code, flag, flags_in, switch
 from ipytaskfarm.core import errors
 from ipytaskfarm.core.messages.tables import FarmState
+from ipytaskfarm.deployment.agent_groups import launcher_of
 from ipytaskfarm.deployment.daemon import fork_detached, start_detached, stop_farm
 from ipytaskfarm.deployment.home import Home
 from ipytaskfarm.deployment.settings import FarmSettings, farm_settings
@@ -48,7 +49,7 @@ def config_key(name: str) -> str:
 
 def _trait(name: str, setting: Setting) -> Any:
     default = f" (default: {setting.default_text})" if setting.default_text else ""
-    text = setting.help + default
+    text = setting.help + ("; may be given several times" if setting.several else "") + default
     names = setting.flag or name.replace("_", "-")
     if not setting.unit:
         return switch(text, names)
@@ -93,7 +94,9 @@ With --daemonize it returns when the engines are ready, and `ipytaskfarm stop` s
         "N", Int(None, allow_none=True, help="how many engines each agent starts (default: one per core)")
     )
     agent_time = flag("SPAN", Unicode(None, allow_none=True, help="when the batch system ends the agents: 90m, 2h"))
-    agent_option = flag("KEY=VALUE", ListTrait(Unicode(), help="an option of the launcher: partition=short"))
+    agent_option = flag(
+        "KEY=VALUE", ListTrait(Unicode(), help="an option of the launcher: partition=short; may be given several times")
+    )
     daemonize = switch("return when the engines are ready; the farm continues")
     progress_fd = Int(-1).tag(config=True)
     locals().update(traits_of("Start"))
@@ -148,6 +151,8 @@ With --daemonize it returns when the engines are ready, and `ipytaskfarm stop` s
                 given["min"] = given["max"] = None
             if given["startup"] is not None:
                 given["startup"] = Path(given["startup"])
+            for agents in given["agents"]:  # a wrong name is refused before anything is started
+                launcher_of(agents)
             return farm_settings(given, self.home().name, usable_cores, as_written=flag_of)
         except (ValueError, TypeError, SyntaxError, FileNotFoundError) as error:
             raise UsageError(str(error)) from None
@@ -252,9 +257,10 @@ def ready_line(state: FarmState, farm: str, stop_with: str) -> str:
     """Return the line with name, engines, and the ways to connect and to stop."""
     argument = "" if farm == "default" else repr(farm)
     held = ", paused: `ipytaskfarm resume` lets tasks start" if state.held else ""
+    refused = f" No task is accepted: {state.refusing}." if state.refusing and not state.stopping else ""
     return (
         f"farm {farm!r} is ready: {printing.number(ready_engines(state), 'engine')}, controller pid {state.pid}{held}."
-        f" Connect: ipytaskfarm.TaskClient({argument}). Stop: {stop_with}"
+        f"{refused} Connect: ipytaskfarm.TaskClient({argument}). Stop: {stop_with}"
     )
 
 

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import msgspec
 from traitlets import Enum, Int, Unicode
 
 from ipytaskfarm.cli import printing
@@ -10,10 +11,11 @@ from ipytaskfarm.cli.jobs import LONG_S, ids_given, ids_of_job, refuse_unknown, 
 from ipytaskfarm.cli.json_output import farm_shape, print_json, task_shape
 from ipytaskfarm.core import messages
 from ipytaskfarm.core.messages import tables
+from ipytaskfarm.core.messages.payload import ResultBody
 from ipytaskfarm.core.states import ACCEPTED_STATES, ASKED_STATES, state_counts
 from ipytaskfarm.deployment.light_client import Questioner, connect
 from ipytaskfarm.display.farm_tables import engine_table, frozen_table, node_table, task_table
-from ipytaskfarm.display.text import with_local_times
+from ipytaskfarm.display.text import output_so_far, with_local_times
 from ipytaskfarm.system.user_code import with_cells
 
 
@@ -69,9 +71,9 @@ class Tasks(JsonCommand):
 
     name = "tasks"
     description = "Shows a table of tasks, ordered by id: the last 100, or more with --last."
-    arguments = "[ID…]"
+    arguments = "[ID…|STATE]"
     examples = """
-        ipytaskfarm tasks --state failed
+        ipytaskfarm tasks failed
         ipytaskfarm tasks --job primes --state unfinished
         ipytaskfarm tasks 12 15-19 --json
     """
@@ -84,6 +86,8 @@ class Tasks(JsonCommand):
     last = flag("N", Int(100, min=0, max=2**63 - 1, help="the last N tasks; 0: all (default: 100)"))
 
     def carry_out(self) -> int:
+        if self.state is None and len(self.extra_args) == 1 and self.extra_args[0] in ACCEPTED_STATES:
+            self.state, self.extra_args = self.extra_args[0], []
         given = ids_given(self, self.job)
         with connect(self.farm) as questioner:
             ids = ids_of_job(questioner, self.job) if self.job else given
@@ -110,10 +114,19 @@ class Explain(JsonCommand):
         with connect(self.farm) as questioner:
             reply = questioner.answer_for(messages.ExplainTasks(task), messages.TextReply)
             rows = task_rows(questioner, [task]) if self.json else []
-        text = with_local_times(reply.text)
+            has_failed = reply.text.startswith(f"task {task} failed")
+            output = _output_of_failed(questioner, task) if has_failed else questioner.latest_output(task)
+        text = "\n".join([with_local_times(reply.text), *output])
         if self.json:
             print_json({**(task_shape(rows[0]) if rows else {"id": task}), "explanation": text})
             return OK
         for line in with_cells(text).splitlines():
             print(printing.safe(line))
         return OK
+
+
+def _output_of_failed(questioner: Questioner, task: int) -> list[str]:
+    """Return the last lines that a failed task has printed."""
+    ends = questioner.answer_for(messages.FetchResults([task]), messages.Fetched).finals  # none: cleared since
+    body = msgspec.msgpack.decode(ends[0].body, type=ResultBody) if ends and ends[0].body else ResultBody()
+    return output_so_far((body.stdout, body.stderr))

@@ -137,7 +137,7 @@ def _share(room: int | None, part: float) -> int | None:
 
 
 def _part(title: str, table: Table, width: int, most: int | None) -> list[str]:
-    lines = table.text(width).splitlines()
+    lines = table.written_to(sys.stdout).text(width).splitlines()
     if most is not None and len(lines) > most:
         lines = [*lines[: most - 1], f"… and {len(lines) - most + 1} more {title}"]
     return ["", *lines]
@@ -149,7 +149,7 @@ def _task_lines(rows: list[tables.TaskRow], width: int, most: int | None, select
     chosen = next((position for position, row in enumerate(rows) if row.id == selected), 0)
     first = 0 if most is None else max(0, min(chosen - most // 2, len(rows) - (most - 1)))
     shown = rows[first : None if most is None else first + most - 1]
-    text = task_table(shown, omitted=0).text(width - 2).splitlines()
+    text = task_table(shown, omitted=0).written_to(sys.stdout).text(width - 2).splitlines()
     heading, body = text[-len(shown) - 1], text[-len(shown) :]
     marked = [f"{'>' if row.id == selected else ' '} {line}" for row, line in zip(shown, body, strict=True)]
     return [f"  {heading}", *marked]

@@ -39,7 +39,9 @@ scale. Ctrl-C ends the server; the farm continues.
     port = flag("PORT", Int(0, help="the port (default: 0, a free one)"))
     socket = flag("PATH", Unicode("", help="listen on a unix socket at this path, not on a port"))
     hosts = flag(
-        "NAME", List(Unicode(), help="another name, with its port, under which a proxy calls this server"), "host-name"
+        "NAME:PORT",
+        List(Unicode(), help="a name under which a proxy calls this server; may be given several times"),
+        "host-name",
     )
     control = switch("let pages change the farm: abort, retry, pause, scale")
 

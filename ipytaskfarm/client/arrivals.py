@@ -311,7 +311,7 @@ class Arrivals:
         self.chunks.forget(empty)
 
     def live(self, ids: set[int]) -> set[int]:
-        """Return those of these tasks that have not ended; for items of an unfinished chunk, the id of the chunk."""
+        """Return the given tasks that have not ended; for items of an unfinished chunk, the id of the chunk."""
         live = (ids & self.submitted) | (ids & self.watched)
         if self.chunks.items:
             held = {self.chunks.of(i) for i in ids - live - self.finals.keys()} - {None}

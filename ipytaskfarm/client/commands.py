@@ -249,14 +249,20 @@ class PendingResult(OldNames):
                 tell_s = math.inf
                 self._tell_what_it_waits_for()
             if not self._session.wait_for_answer(asked, left_s(end_s)):
-                raise TimeoutError(f"{self._verb} has not been answered by all engines in time")
+                raise TimeoutError(
+                    f"{self._verb} was not answered by engines {sorted(self._unanswered())} in time: it continues"
+                    " there; ask for its result again, or mec.interrupt()"
+                )
+
+    def _unanswered(self) -> set[int]:
+        return set(self.engines) - {engine_id for _, asked in self._parts for engine_id in asked.answers}
 
     def _tell_what_it_waits_for(self) -> None:
         try:
             table = self._session.ask_for(ListEngines(), EngineTable, TELL_AFTER_S)
         except (TimeoutError, ConnectionError) as error:  # the session itself reports that the farm does not answer
             return raise_users(error)
-        waiting = set(self.engines) - {engine_id for _, asked in self._parts for engine_id in asked.answers}
+        waiting = self._unanswered()
         rows = [row for row in table.rows if row.id in waiting]
         busy = [f"task {row.task} on engine {row.id}" for row in rows if row.task is not None]
         replaced = sorted(waiting & {*table.commanded} - {row.id for row in rows if row.state in ("idle", "busy")})

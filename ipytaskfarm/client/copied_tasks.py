@@ -23,6 +23,7 @@ from ..core.states import ABORTS
 from ..serialization.pack import unpack, unpack_called, unpack_environment, unpack_error, unpack_function
 from ..serialization.references import Ref, give_inputs
 from ..system.user_code import tell_user
+from .packing import filled
 from .questions import AsksController
 from .results import error_named
 from .rules import DEFAULTS, HOLD
@@ -79,9 +80,13 @@ def _made(
 def _call(work: CallWork, function: Callable[..., Any], item: int | None) -> CallTask:
     args, kwargs = unpack(work.arguments) if work.arguments is not None else ((), {})
     if work.each:
-        items, star, _, _ = args
+        items, star, first, _ = args
         each = items[item or 0]
-        args, kwargs = (tuple(each) if star else (each,)), {}
+        if first < 0:  # a call of an executor
+            args, kwargs = each[0], each[1] if len(each) > 1 else {}
+            function = filled(function, each[2]) if len(each) > 2 else function
+        else:
+            args, kwargs = (tuple(each) if star else (each,)), {}
     kind = MapTask if work.raw else CallTask
     made: CallTask = kind(function, args=tuple(args), kwargs=kwargs)
     return made

@@ -167,7 +167,7 @@ class BlobUploads:
                 answer = self._session.answer(asked.popleft())
                 if not isinstance(answer, BlobWritten):
                     raise OSError(f"the controller answered WriteBlob with {type(answer).__name__}")
-                if why := order.hear(answer):
+                if why := order.handle_answer(answer):
                     raise OSError(f"the controller does not take a large value: {why}")
                 if order.is_put_off and not asked:
                     if time.monotonic() > deadline:

@@ -18,7 +18,7 @@ from contextlib import closing, suppress
 from typing import Any, NamedTuple
 
 from ..core import messages
-from ..core.arguments import check_count, check_text, wrong
+from ..core.arguments import check_count, check_text, one_of, wrong
 from ..core.messages.task_types import Final, JobSpec
 from ..core.signatures import signature_of
 from ..core.text import did_you_mean
@@ -30,7 +30,7 @@ from .map_submission import MapSubmission
 from .old_names import ARGUMENTS
 from .operate import clear_results
 from .results import decode_body, error_of
-from .rules import CHECKS, DEFAULTS, flag, one_of
+from .rules import CHECKS, DEFAULTS, flag
 from .session import Session
 from .tables import TaskCalls
 from .tasks import MapTask, Task

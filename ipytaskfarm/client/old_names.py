@@ -127,15 +127,21 @@ GONE: dict[str, dict[str, str]] = {
     },
     "TaskTable": dict.fromkeys(_FRAME, "to_dataframe() makes a pandas DataFrame"),
     "Listing": dict.fromkeys(_FRAME, "to_dataframe() makes a pandas DataFrame"),
+    "Client": {  # ipyparallel's
+        "become_dask": "dask.config.set(scheduler=rc.tasks.dask_get), for dask's collections",
+        "stop_dask": "nothing: no process of dask runs", "spin_thread": "nothing: a thread receives",
+        "stop_spin_thread": "nothing: a thread receives", "create_message_futures": "rc.get_result(msg_id)",
+        "send_apply_request": "rc[:].apply_async(f, x)", "send_execute_request": "rc[:].execute(code)",
+        "task": "rc.tasks", "submit": "rc.executor().submit(f, x), rc.tasks.submit(f, x)",
+        **dict.fromkeys(
+            ("execute", "push", "pull", "scatter", "gather", "apply", "apply_sync", "apply_async", "run",
+             "sync_imports", "get", "update"), "views have it: rc[:], rc[0], rc.load_balanced_view()"),
+        **dict.fromkeys(("map", "map_sync", "map_async"), "views have it: rc.load_balanced_view(), rc[:]"),
+    },
     "Member": {
         "result": "job.results(), tc.get_task_result(member.id).result", "task_status": "tc.status(member.id)",
         "status": "tc.status(member.id)", "standard_output": "tc.get_task_result(member.id).stdout",
         "standard_error": "tc.get_task_result(member.id).stderr",
-    },
-    "RecycleSettings": {
-        "fixed_number_of_tasks": "after_tasks", "regular_interval": "interval", "specific_times": "at_times",
-        "private_memory_usage_maximum": "max_memory", "job_completion": "on_job_end",
-        "task_environment_no_longer_referenced": "when_unreferenced",
     },
 }  # fmt: skip
 """Class -> name -> what to write."""

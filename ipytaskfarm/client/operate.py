@@ -10,6 +10,7 @@ import itertools
 import time
 from collections.abc import Callable, Iterable, Iterator
 from datetime import datetime, timedelta
+from queue import Empty, SimpleQueue
 from typing import Any, NamedTuple
 
 import msgspec
@@ -21,7 +22,7 @@ from ..core.messages.payload import Message, ResultBody
 from ..core.messages.running_task import TaskMessages
 from ..core.states import ABORTS
 from ..core.text import Text, text_of
-from ..display.text import number, with_local_times
+from ..display.text import CELL_MAX, OUTPUT_S, number, output_so_far, safe, with_local_times
 from ..serialization.pack import pack, unpack
 from ..storage.blobs import BlobWriter
 from ..system.user_code import tell_user, with_cells
@@ -65,14 +66,41 @@ def mark_failed(session: Session, taskid: int, reason: str, only_ended: bool = F
 
 
 def explanation(session: Session, task: int) -> Text:
-    """Return what the controller knows of a task, and of a failed one the local variables."""
+    """Return what the controller knows of a task, what it has printed unless it succeeded, and of a failed one the
+    local variables.
+    """
     text = with_local_times(with_cells(session.ask_for(messages.ExplainTasks(task), messages.TextReply).text))
     try:
         final = session.fetch(task)
     except (errors.TaskFarmError, IndexError):  # cleared in the meantime; without a result
         final = None
     failure = TaskResult(final).failure if final is not None and final.reason not in ABORTS else None
-    return Text("\n".join(filter(None, [text, failure.variables() if failure is not None else ""])))
+    if final is None:
+        output = _latest_output(session, task)
+    else:
+        body = decode_body(final) if final.body and final.reason else ResultBody()
+        output = output_so_far((body.stdout, body.stderr))
+    return Text("\n".join(filter(None, [text, failure.variables() if failure is not None else "", *output])))
+
+
+def _latest_output(session: Session, task: int) -> list[str]:
+    """Return lines about what a running task has written until now."""
+    found: SimpleQueue[tuple[str, str]] = SimpleQueue()
+
+    def take(output: messages.Output) -> None:
+        texts = output.texts_of(task)
+        if texts is not None:
+            found.put(texts)
+
+    session.io.output_listeners.append(take)
+    try:
+        if not session.ask_for(messages.Outputs.latest(task), messages.NumberReply).value:
+            return []
+        return output_so_far(found.get(timeout=OUTPUT_S))
+    except Empty:
+        return output_so_far(None)
+    finally:
+        session.io.output_listeners.remove(take)
 
 
 def abort_tasks(
@@ -173,7 +201,7 @@ def retry_tasks(
     session.adopt(new.values())
     if tells_of_edited and function is None:
         tell_of_edited_tasks(session, new.values())
-    done = f"; {listed(list(new))} went in again as {listed(list(new.values()))}" if new else ""
+    done = f"; {listed(list(new))} submitted again as {listed(list(new.values()))}" if new else ""
     if reply.missing:
         raise not_registered(reply.missing, done)
     if reply.not_failed:
@@ -247,12 +275,20 @@ def set_job_priority(session: Session, job_id: str, priority: int) -> int:
 def drain(session: Session, nodes: str | Iterable[str], on: bool) -> int:
     """Give the engines of these nodes no more tasks; on=False: give them tasks again.
 
-    Returns the number of agents on the nodes.
+    Returns the number of agents on the nodes.  A line on standard error names nodes that have none now.
     """
     names = check_names("nodes", nodes)
     if not all(map(str.strip, names)):
         raise ValueError("nodes: an empty text names no node; tc.snapshot() has their names")
-    return session.ask_for(messages.DrainNode(names, flag("on", on)), messages.NumberReply).value
+    count = session.ask_for(messages.DrainNode(names, flag("on", on)), messages.NumberReply).value
+    there = {agent["node"] for agent in session.ask_for(messages.FarmStatus(), tables.FarmState).agents}
+    if on and (absent := [safe(name, CELL_MAX) for name in names if name not in there]):
+        known = ", ".join(sorted(safe(node, CELL_MAX) for node in there))
+        tell_user(
+            f"no agent of the farm is on node {', '.join(absent)} now (nodes: {known}); a later one gets no tasks,"
+            " until the drain is ended (on=False, --off)"
+        )
+    return count
 
 
 # --------------------------------------------------------------------------------------------------
@@ -269,7 +305,7 @@ def ends_farm(controller: object) -> bool:
 
 
 def await_engines(session: Session, count: int | None, connect_timeout: float, stable_timeout: float) -> list[int]:
-    """Wait until there are `count` engines, or (None) until no more arrive; return their ids."""
+    """Wait until there are at least `count` engines, or (None) until no more arrive; return their ids."""
 
     ready: list[int] = []
 
@@ -297,7 +333,7 @@ def wait_for_engines(
     Args:
         look: returns the ids of the engines that are ready now.
         whose: the farm, for the error.
-        count: the number of engines; None: until their number has not changed for `stable_s`.
+        count: the least number of engines; None: until their number has not changed for `stable_s`.
         connect_timeout: seconds until the first engine must be ready, else NoEnginesRegistered.
         stable_timeout: seconds after the first engine; then the engines that are ready are returned.
     """
@@ -312,7 +348,7 @@ def wait_for_engines(
         if there != ids:
             ids, changed = there, now
         first = now if ids and first is None else first
-        if count is not None and len(ids) == count:
+        if count is not None and len(ids) >= count:
             return ids
         if first is None and connect_s is not None and now - began > connect_s:
             raise errors.NoEnginesRegistered(f"no engine of {whose} within {connect_s:g} s")

@@ -347,7 +347,7 @@ def check_size(what: str, size: int) -> None:
     if size > PAYLOAD_BYTES_MAX:
         raise errors.ResultTooLarge(
             f"{what} of {size:,} bytes cannot travel, the limit is {PAYLOAD_BYTES_MAX:,}: "
-            "hand large data over in a file, or in pieces"
+            "pass large data in a file, or in pieces"
         )
 
 

@@ -6,7 +6,7 @@ itself is built by the task's class in `tasks`; this module knows tasks only as 
 
 from __future__ import annotations
 
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Iterable, Mapping, Sequence
 from typing import Any, ClassVar, NamedTuple, Protocol
 
 import msgspec
@@ -15,8 +15,18 @@ from ..core.arguments import check_int
 from ..core.messages.payload import with_content
 from ..core.messages.result_cache import CacheKey
 from ..core.messages.task_types import Function, Needs, Packed, Recovery, Rules
+from ..serialization import kept_changes
+from ..serialization.changeable_types import cannot_change
+from ..serialization.function_templates import (
+    SplitFunction,
+    alike as alike,
+    fill_template,
+    lasting as lasting,
+    split_function,
+)
+from ..serialization.kept_changes import changes_itself as changes_itself
 from ..serialization.memory_maps import naming_files
-from ..serialization.pack import PLAIN, notice, pack, pack_arguments, pack_called, pack_function
+from ..serialization.pack import PLAIN, notice, pack, pack_arguments, pack_called, pack_function, split_called, unpack
 from ..serialization.recipes import Content
 from ..serialization.references import Ref, noting
 from ..storage.blobs import BlobStore, BlobWriter
@@ -73,6 +83,25 @@ def pack_once(function: Callable[..., Any], blobs: BlobStore | None) -> PackedOn
     writer = BlobWriter(blobs) if blobs is not None else None
     code = pack_function(function, writer)
     return PackedOnce(function, code, writer.taken() if writer is not None else ())
+
+
+def split_for_many(function: Callable[..., Any], blobs: BlobStore | None) -> SplitFunction | None:
+    """Return a function in two parts, of which many calls share the first; None: it is called as a whole."""
+    split = split_function(function)
+    if split is None or not split.has_objects:
+        return split
+    parts = split_called(function, BlobWriter(blobs) if blobs is not None else None)
+    return None if parts is None else parts[0]
+
+
+def filled(function: Callable[..., Any], values: bytes) -> Callable[..., Any]:
+    """Return the function of a template and its packed values."""
+    return fill_template(function, unpack(values))
+
+
+def may_change_shared(function: Callable[..., Any], calls: Iterable[Iterable[Any]]) -> bool:
+    """Return whether calls with these arguments may change an object that several of them have."""
+    return kept_changes.may_change_shared(function, calls, cannot_change)
 
 
 class Shared(NamedTuple):
@@ -206,12 +235,12 @@ class TaskData:
             self._refused = error
             return -1
 
-    def pack_function(self, function: Callable[..., Any]) -> tuple[Function, bytes | None]:
-        """Pack the function that the task calls; see `pack_called`."""
+    def pack_function(self, function: Callable[..., Any], is_whole: bool) -> tuple[Function, bytes | None]:
+        """Pack the function that the task calls; see `pack_called`.  is_whole: it is that of a map's items."""
         if self._known is not None and self._known.function is function:
             self._known_blobs = self._known.blobs
             return self._known.code, None
-        return pack_called(function, self._writer)
+        return (pack_function(function, self._writer), None) if is_whole else pack_called(function, self._writer)
 
     def pack_arguments(self, args: Sequence[Any], kwargs: dict[str, Any]) -> bytes:
         """Pack the arguments of a call."""

@@ -9,6 +9,7 @@ of IPython 0.10, because ``1 / 3`` is a fraction on purpose in any other.
 from __future__ import annotations
 
 import ast
+import collections.abc
 import contextlib
 import functools
 import linecache
@@ -53,20 +54,33 @@ _NAMES = {
     "xrange": "range", "unicode": "str", "basestring": "str", "long": "int", "unichr": "chr", "raw_input": "input",
     "reduce": "functools.reduce", "reload": "importlib.reload", "intern": "sys.intern", "file": "open",
     "execfile": "exec(open(path).read())", "cmp": "(a > b) - (a < b)", "apply": "f(*args)", "buffer": "memoryview",
-    "StandardError": "Exception", "izip": "zip", "imap": "map", "ifilter": "filter",
+    "StandardError": "Exception", "coerce": "float(a), float(b)", "izip": "zip", "imap": "map", "ifilter": "filter",
 }  # fmt: skip
 _ATTRIBUTES = {
     "has_key": "key in d", "iteritems": "d.items()", "iterkeys": "d.keys()", "itervalues": "d.values()",
-    "viewitems": "d.items()", "viewkeys": "d.keys()", "viewvalues": "d.values()", "maxint": "sys.maxsize",
-    "getcwdu": "os.getcwd()", "izip": "zip", "imap": "map", "ifilter": "filter",
-    "izip_longest": "itertools.zip_longest", "func_name": "f.__name__", "func_code": "f.__code__",
-    "func_defaults": "f.__defaults__", "im_func": "m.__func__",
-    "im_self": "m.__self__", "urlopen": "urllib.request.urlopen", "urlretrieve": "urllib.request.urlretrieve",
-    "urlencode": "urllib.parse.urlencode", "quote": "urllib.parse.quote", "unquote": "urllib.parse.unquote",
-    "exc_clear": "nothing", "exc_type": "sys.exc_info()", "letters": "string.ascii_letters",
-    "lowercase": "string.ascii_lowercase", "uppercase": "string.ascii_uppercase", "maketrans": "str.maketrans",
-    "atoi": "int(s)", "atof": "float(s)", "joinfields": "' '.join(words)", "splitfields": "s.split()",
+    "viewitems": "d.items()", "viewkeys": "d.keys()", "viewvalues": "d.values()", "func_name": "f.__name__",
+    "func_code": "f.__code__", "func_defaults": "f.__defaults__", "im_func": "m.__func__", "im_self": "m.__self__",
 }  # fmt: skip
+"""Attribute of dicts and functions -> the Python 3 form"""
+_OF_MODULES = {
+    "base64.decodestring": "base64.decodebytes", "base64.encodestring": "base64.encodebytes",
+    "inspect.getargspec": "inspect.getfullargspec", "itertools.ifilter": "filter", "itertools.imap": "map",
+    "itertools.izip": "zip", "itertools.izip_longest": "itertools.zip_longest", "operator.div": "operator.floordiv",
+    "operator.isCallable": "callable(f)", "operator.sequenceIncludes": "operator.contains", "os.errno": "import errno",
+    "os.getcwdu": "os.getcwd()", "os.popen2": "subprocess.Popen", "os.popen3": "subprocess.Popen",
+    "string.atof": "float(s)", "string.atoi": "int(s)", "string.joinfields": "' '.join(words)",
+    "string.letters": "string.ascii_letters", "string.lowercase": "string.ascii_lowercase",
+    "string.maketrans": "str.maketrans", "string.splitfields": "s.split()",
+    "string.uppercase": "string.ascii_uppercase", "sys.exc_clear": "nothing", "sys.exc_type": "sys.exc_info()",
+    "sys.maxint": "sys.maxsize", "sys.setdefaultencoding": "nothing: text is Unicode", "time.clock":
+    "time.perf_counter()", "types.BooleanType": "bool", "types.ClassType": "type", "types.DictType": "dict",
+    "types.FloatType": "float", "types.IntType": "int", "types.ListType": "list", "types.LongType": "int",
+    "types.StringType": "str", "types.StringTypes": "str", "types.TupleType": "tuple", "types.UnicodeType": "str",
+    "urllib.quote": "urllib.parse.quote", "urllib.unquote": "urllib.parse.unquote",
+    "urllib.urlencode": "urllib.parse.urlencode", "urllib.urlopen": "urllib.request.urlopen",
+    "urllib.urlretrieve": "urllib.request.urlretrieve",
+}  # fmt: skip
+"""Name in a module -> the Python 3 form.  Modules of users may have any names."""
 _OF_STRING = ("join", "split", "replace", "strip", "lower", "upper", "find", "count", "zfill", "rjust", "ljust")
 _MODULES = {
     "sets": "the builtin set", "cPickle": "pickle", "StringIO": "io.StringIO", "cStringIO": "io.StringIO",
@@ -79,6 +93,15 @@ _MODULES = {
 }  # fmt: skip
 _NO_LISTS = ("map", "filter", "zip", "range", "dict_keys", "dict_values", "dict_items")
 _LAZY = re.compile(r"\b(?:'|\")?(map|filter|zip|dict_keys|dict_values|dict_items|range)(?:'|\")?(?: object)?\b")
+
+_FRACTION = re.compile(
+    r"'float' object cannot be interpreted as an integer|indices must be integers.*float|slice indices must be "
+    r"integers|non-int of type 'float'|single integer, got '[\d.]+'"
+)
+_NO_BYTES = re.compile(
+    r"can't concat str to bytes|can only concatenate str \(not \"bytes\"\)|Strings must be encoded before hashing"
+    r"|arg must be bytes .*not str"
+)
 
 
 def _of_syntax(error: SyntaxError) -> str:
@@ -97,7 +120,10 @@ def _of_attribute(text: str) -> str:
     if kind == "module":
         if owner == "string" and name in _OF_STRING:
             return f"a method of the string: s.{name}(…)"
-        return f"{owner}.{name} is {_ATTRIBUTES[name]}" if name in _ATTRIBUTES else ""
+        whole = f"{owner}.{name}"
+        if owner == "collections" and hasattr(collections.abc, name):
+            return f"{whole} is collections.abc.{name}"
+        return f"{whole} is {_OF_MODULES[whole]}" if whole in _OF_MODULES else ""
     if name == "next":
         return "iterator.next() is next(iterator)"
     if owner in _NO_LISTS and hasattr(list, name):
@@ -105,9 +131,7 @@ def _of_attribute(text: str) -> str:
         return f"{what}() gives no list: list({what}(…))"
     if owner == "str" and name == "decode":
         return "text is Unicode already: only bytes have decode"
-    of_dicts = name.startswith(("iter", "view", "has_"))
-    of_functions = name.startswith(("func_", "im_"))
-    return f".{name} is {_ATTRIBUTES[name]}" if name in _ATTRIBUTES and (of_dicts or of_functions) else ""
+    return f".{name} is {_ATTRIBUTES[name]}" if name in _ATTRIBUTES else ""
 
 
 def _of_type(text: str) -> str:
@@ -129,6 +153,12 @@ def _of_type(text: str) -> str:
         r"NoneType|'str' and '(int|float)'|'(int|float)' and 'str'", text
     ):
         return "None and text cannot be compared with numbers"
+    if _FRACTION.search(text):
+        return "the quotient of whole numbers is a fraction: // divides as in Python 2"
+    if _NO_BYTES.search(text):
+        return "text and bytes differ: text.encode() makes bytes, data.decode() makes text"
+    if "iter() returned non-iterator" in text:
+        return "the method of iterators is __next__, not next"
     if "must be str, not bytes" in text or "a bytes-like object is required, not 'str'" in text:
         return "files of text take str, files of bytes ('wb') and sockets bytes"
     return ""
@@ -162,6 +192,8 @@ def _remedy(error: BaseException, text: str) -> str:
                 f"IPython.kernel is {_PACKAGE} now, also in code for the engines: from {_PACKAGE} import client, from "
                 f"{_PACKAGE}.errors import TaskRejectError, from {_PACKAGE}.engine import get_engine"
             )
+        if error.name == "ipyparallel" or (error.name or "").startswith("IPython.parallel"):
+            return f"{error.name} is {_PACKAGE}.ipyparallel here, also in code for the engines"
         form = f"{name} is {_MODULES[name]}" if name in _MODULES else ""
     elif isinstance(error, TypeError):
         form = _of_type(text)

@@ -23,7 +23,7 @@ from ..core import errors
 from ..core.messages.payload import ResultBody
 from ..core.messages.task_types import Final
 from ..core.states import ABORTS, Reason, State
-from ..core.text import Text, did_you_mean, error_line, place_beside, shown, text_of
+from ..core.text import Text, did_you_mean, error_line, is_of_library, place_beside, shown, text_of
 from ..display.ipython import show_figures, show_users_frames
 from ..display.text import local_time, span, stamp
 from ..serialization.pack import note_rebuild, traceback_of, unpack, unpack_error
@@ -268,8 +268,9 @@ class Failure(OldNames):
         return found
 
     def variables(self) -> str:
-        """Return the local variables of the innermost frames as text, a paragraph for each frame; "" if none came."""
+        """Return the local variables of the innermost frames as text: of the user's own code, or else of all."""
         told = [frame for frame in self.frames if frame.variables]
+        told = [frame for frame in told if not is_of_library(frame.file)] or told
         return "\n".join(
             f"in {frame.function}, line {frame.line}:\n"
             + "\n".join(_variable(name, value) for name, value in frame.variables.items())
@@ -323,7 +324,7 @@ class Failure(OldNames):
         return f"<Failure {error_line(self.etype, self.getErrorMessage())}>"
 
     def __reduce__(self) -> tuple[Any, ...]:
-        """Go without frames, which no pickle takes: the traceback stays as text."""
+        """Pickle without the frames, which no pickle takes: the traceback stays as text."""
         return Failure, (self.value, self._traceback_text, self.place)
 
 
@@ -526,7 +527,7 @@ class TaskResult:
         return self._contents().outputs
 
     def __reduce__(self) -> tuple[Any, ...]:
-        """Go as what the farm said: what was unpacked here, such as a traceback, is unpacked again."""
+        """Pickle what the farm said: what was unpacked here, such as a traceback, is unpacked again."""
         return TaskResult, (self._final, self._body if self._final.body is None else None)
 
     def __repr__(self) -> str:

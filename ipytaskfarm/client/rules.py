@@ -24,6 +24,7 @@ from ..core.arguments import (
     check_number,
     check_seconds,
     check_text,
+    one_of,
     wrong,
 )
 from ..core.messages.result_cache import MODES, ON
@@ -31,6 +32,7 @@ from ..core.messages.task_types import FAIL, IF_FAILED, Function, Recovery, Rule
 from ..core.requirements import (
     FACTS,
     MEMORY,
+    NUMBERS,
     OPERATORS,
     SIZE_MAX,
     SIZES,
@@ -249,6 +251,8 @@ def _condition(name: Any, wanted: Any) -> Condition:
         for op in sorted(OPERATORS, key=len, reverse=True):
             if wanted.startswith(op) and not op[0].isalpha():
                 return Condition(name, op, _operand(name, wanted[len(op) :].strip()))
+        if wanted.startswith(("=", "!")):  # "=> 4" is equal to nothing
+            raise _no_condition(name, wanted)
     return Condition(name, "==", _operand(name, wanted))
 
 
@@ -283,8 +287,16 @@ def _operand(name: str, value: Any) -> str | float | bool:
     try:
         number = float(text)
     except ValueError:
+        if name in NUMBERS:
+            raise _no_condition(name, text) from None
         return text
     return number if isfinite(number) else text
+
+
+def _no_condition(name: str, text: str) -> ValueError:
+    known = ", ".join(op for op in OPERATORS if not op[0].isalpha())
+    number = "a number" if name in NUMBERS else "a value"
+    return ValueError(f"requires: {name}: {number} is expected, after one of {known} or none, not {shown(text)}")
 
 
 def _size(attribute: str, name: str, text: str) -> float:
@@ -360,15 +372,6 @@ def _retry_on(value: Any) -> tuple[type[BaseException], ...]:
 def _seconds_or(attribute: str, value: Any) -> float:
     seconds = check_seconds(attribute, value)
     return float(DEFAULTS[attribute]) if seconds is None else seconds
-
-
-def one_of(attribute: str, choices: tuple[str, ...], value: Any) -> str:
-    """Return one of these words.  Raises ValueError for any other value."""
-    word = exactly(value) if isinstance(value, str) else None
-    if word is None or word not in choices:
-        near = did_you_mean(word, choices)
-        raise ValueError(f"{attribute} must be one of {', '.join(map(repr, choices))}, not {shown(value)}{near}")
-    return word
 
 
 def _cache(value: Any) -> bool | str:

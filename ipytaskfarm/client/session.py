@@ -17,7 +17,7 @@ from ..core.messages.pages import ask_in_pages, of_kind
 from ..core.messages.task_types import Final, JobSpec, Packed
 from ..storage.blobs import fetch_from, fetch_no_more
 from ..system.deadlines import end_of, left_s
-from ..system.farm_paths import ConnectionInfo
+from ..system.farm_paths import ConnectionInfo, dialled, endpoint, remedy
 from ..system.user_code import depth_of_user
 from .arrivals import Waiter, WakeFlag, unheard_of
 from .ids import not_registered
@@ -123,8 +123,8 @@ class Session:
         if no_room:
             raise errors.StoreFull(no_room)
         raise errors.FarmNotRunning(
-            f"farm {self.farm!r} does not answer at {self.info.host}:{self.info.port} within {round(timeout_s, 1):g} s "
-            f"({self.io.problem}); {returns or f'start it: ipytaskfarm start --farm {self.farm}'}"
+            f"farm {self.farm!r} does not answer at {endpoint(dialled(self.info), self.info.port)} within "
+            f"{round(timeout_s, 1):g} s ({self.io.problem}); {returns or remedy(self.info)}"
         )
 
     def close(self, flush_s: float = 10.0, why: errors.ConnectionError | None = None) -> str:

@@ -64,8 +64,8 @@ def connect(
         connecting = _connecting.setdefault(whose, threading.Lock())
     if not connecting.acquire(timeout=-1 if patient else max(0.5, deadline - time.monotonic())):
         raise errors.FarmNotRunning(
-            f"farm {info.farm!r} does not answer at {info.host}:{info.port} within {timeout_s:g} s; another thread of "
-            "this process waits for it too"
+            f"farm {info.farm!r} does not answer at {farm_paths.endpoint(farm_paths.dialled(info), info.port)} "
+            f"within {timeout_s:g} s; another thread of this process waits for it too"
         )
     try:
         session = _used(whose)

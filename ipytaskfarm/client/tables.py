@@ -6,19 +6,19 @@ from __future__ import annotations
 
 import html
 import warnings
-from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from datetime import datetime
 from typing import Any, Literal, NamedTuple, NoReturn, Protocol, TypeVar, overload
 
 from ..core.messages import Checked
-from ..core.messages.tables import EventRow, FarmState, JobRow, TaskRow
+from ..core.messages.tables import EventRow, FarmState, JobRow, TaskRow, TaskRows
 from ..core.states import RUNNING, State, state_counts
 from ..display import farm_tables
 from ..display.farm_tables import job_state, node_table
 from ..display.tables import TEXT_MAX, Table
 from ..display.text import CELL_MAX, local_time, number, safe, summary
 from ..system.user_code import with_cells
-from .ids import Ids, Timeout
+from .ids import Ids, Timeout, listed
 from .old_names import OldNames, no_attribute
 from .output_printer import text_html
 from .results import TaskResult
@@ -105,10 +105,12 @@ class TaskTable(OldNames):
     The repr shows the last hundred tasks, and the number of tasks in each state.
     """
 
-    def __init__(self, rows: list[TaskRow], omitted: int = 0) -> None:
+    def __init__(self, rows: list[TaskRow], omitted: int = 0, unknown: Sequence[int] = ()) -> None:
         self.rows = [TaskStatus(row) for row in rows]
         self.omitted = omitted
         """Number of older tasks that match too; -1: they were not counted."""
+        self.unknown = unknown
+        """Ids that were given, and that the farm does not know."""
         self._rows = rows
 
     @property
@@ -133,7 +135,9 @@ class TaskTable(OldNames):
 
     def _table(self) -> Table:
         more = "last=0 (%tasks --last 0) lists all" if self.omitted else "`rows` and `to_dataframe()` have them"
-        return farm_tables.task_table(self._rows, omitted=self.omitted, page=farm_tables.PAGE, more=more)
+        return farm_tables.task_table(
+            self._rows, omitted=self.omitted, page=farm_tables.PAGE, more=more, notes=_notes(self.unknown)
+        )
 
     def __repr__(self) -> str:
         return repr(self._table())
@@ -267,18 +271,22 @@ class FailureGroup(OldNames):
 class FailureGroups(list[FailureGroup]):
     """Groups of failed tasks, the largest first."""
 
+    unknown: Sequence[int] = ()
+    """Ids that were given, and that the farm does not know."""
+
     @classmethod
-    def of_rows(cls, rows: Iterable[TaskRow], result_of: Callable[[int], TaskResult | None]) -> FailureGroups:
+    def of_rows(cls, found: TaskRows, result_of: Callable[[int], TaskResult | None]) -> FailureGroups:
         """Group the rows of failed tasks by error type and place.
 
         result_of: returns the result of a task, or raises its error."""
         groups: dict[tuple[str, str], list[int]] = {}
-        for row in rows:
+        for row in found.rows:
             key = (row.failure.etype, row.failure.place) if row.failure else (row.reason, "")
             groups.setdefault(key, []).append(row.id)
-        found = cls(FailureGroup(*key, ids, *_error_of(ids[0], result_of)) for key, ids in groups.items())
-        found.sort(key=lambda group: -len(group.ids))
-        return found
+        made = cls(FailureGroup(*key, ids, *_error_of(ids[0], result_of)) for key, ids in groups.items())
+        made.sort(key=lambda group: -len(group.ids))
+        made.unknown = found.unknown
+        return made
 
     def to_dataframe(self) -> Any:
         """Return the groups as a pandas DataFrame, a row for each."""
@@ -288,10 +296,16 @@ class FailureGroups(list[FailureGroup]):
         return pandas.DataFrame(rows, columns=["count", "etype", "message", "place", "ids"])
 
     def _repr_html_(self) -> str:
-        return "".join(_group_html(group) for group in self) if self else "no failed tasks"
+        notes = "".join(f"<div>{note}</div>" for note in _notes(self.unknown))
+        return notes + ("".join(_group_html(group) for group in self) if self else "no failed tasks")
 
     def __repr__(self) -> str:
-        return "\n\n".join(map(repr, self)) if self else "no failed tasks"
+        return "\n\n".join([*_notes(self.unknown), *(map(repr, self) if self else ["no failed tasks"])])
+
+
+def _notes(unknown: Sequence[int]) -> list[str]:
+    """Return the line of a table about ids that the farm does not know."""
+    return [f"not known: task {listed(unknown)} (never submitted, or cleared)"] if unknown else []
 
 
 def _error_of(task: int, result_of: Callable[[int], TaskResult | None]) -> tuple[str, str]:

@@ -15,7 +15,7 @@ from os import PathLike
 from typing import Any, Literal, TypeAlias, TypeVar, Unpack, overload
 
 from ..core import errors, messages as m
-from ..core.arguments import check_count
+from ..core.arguments import check_count, one_of
 from ..core.messages import tables
 from ..core.messages.payload import Message
 from ..core.messages.task_types import FAIL, Final
@@ -42,7 +42,7 @@ from .packing import freezing, pack_task
 from .profiling import CpuProfiling, MemoryProfiling, Profilers, Sampling
 from .result_cache import CachedFunction, CacheView, kept_result, why_hit, why_miss
 from .results import TaskResult, decode_body, error_of
-from .rules import ON_FAILURE, JobRules, MapRules, flag, keyword_parameters, one_of
+from .rules import ON_FAILURE, JobRules, MapRules, flag, keyword_parameters
 from .session import Session
 from .shared_values import Accumulator, Broadcast, broadcast
 from .tables import CheckResult, FailureGroups, JobLine, Listing, Snapshot, TaskStatus, TaskTable
@@ -482,14 +482,14 @@ class TaskClient(ClientNames, settable=("farm", "block")):
     def await_engines(
         self, count: int | None = None, connect_timeout: float = 5, stable_timeout: float = 60
     ) -> list[int]:
-        """Wait until there are exactly `count` engines, or (None) until no more arrive; return their ids.
+        """Wait until there are at least `count` engines, or (None) until no more arrive; return their ids.
 
         Args:
-            count: the number of engines.
+            count: the least number of engines.
             connect_timeout: seconds until the first engine must be ready, else NoEnginesRegistered (a RuntimeError).
             stable_timeout: seconds after the first engine; then the engines that are ready are returned.
 
-        From bndl's ``await_workers``.
+        From bndl's ``await_workers``, which waits with more than `count` workers too.
         """
         return operate.await_engines(self._session, count, connect_timeout, stable_timeout)
 
@@ -526,7 +526,7 @@ class TaskClient(ClientNames, settable=("farm", "block")):
         """Return a table of tasks in order of their ids; it iterates over the ids, so other calls accept it.
 
         Args:
-            name: only tasks of that name.
+            name: only tasks of that name.  The word of a state is taken as the state if no task has that name.
             state: scheduled, running (or pending), succeeded, failed; aborted (some failed), unfinished, finished.
             ids: only these tasks.
             last: at most this number of tasks, the latest accepted; 0: all.
@@ -540,7 +540,9 @@ class TaskClient(ClientNames, settable=("farm", "block")):
         asked = None if state is None else one_of("state", ACCEPTED_STATES, state)
         most = check_count("last", last, least=0) or 0
         reply = self._session.ask_for(m.ListTasks(wanted, name, asked, most), tables.TaskRows)
-        return TaskTable(reply.rows, reply.omitted)
+        if not reply.rows and asked is None and name in ACCEPTED_STATES:
+            reply = self._session.ask_for(m.ListTasks(wanted, None, name, most), tables.TaskRows)
+        return TaskTable(reply.rows, reply.omitted, reply.unknown)
 
     def _ids_of(self, ids: Ids | None, job: Job | JobLine | str | None) -> list[int] | None:
         if job is None:
@@ -576,7 +578,7 @@ class TaskClient(ClientNames, settable=("farm", "block")):
 
     @property
     def on_failure(self) -> str:
-        """What becomes of engines on which tasks of this client fail: "fail", or "hold", see `rules.Requirements`."""
+        """Return what an engine does when a task of this client fails: "fail" or "hold", see `rules.Requirements`."""
         return self._defaults.get("on_failure", FAIL)  # type: ignore[no-any-return]
 
     @on_failure.setter
@@ -697,8 +699,8 @@ class TaskClient(ClientNames, settable=("farm", "block")):
         Of a task that was submitted again, only the retry is listed, if that has failed.
         ids, job: only these tasks, also those that were submitted again, or those of a job, as for `tasks`."""
         question = m.ListTasks(self._ids_of(ids, job), None, "failed", unretried=ids is None)
-        rows = self._session.ask_for(question, tables.TaskRows).rows
-        return FailureGroups.of_rows(rows, partial(self.get_task_result, raw=False))
+        found = self._session.ask_for(question, tables.TaskRows)
+        return FailureGroups.of_rows(found, partial(self.get_task_result, raw=False))
 
     @property
     def profile(self) -> Profilers:

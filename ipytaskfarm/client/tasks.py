@@ -19,6 +19,7 @@ import msgspec
 from ..core.arguments import check_name, check_names, wrong
 from ..core.messages.payload import CallWork, CellPlace, StringWork
 from ..core.messages.task_types import FAIL, Function, Packed
+from ..core.signatures import execute_object as execute_object, is_executed
 from ..core.text import did_you_mean, shown
 from ..environment import TaskEnvironment
 from ..serialization.pack import is_coroutine_function
@@ -444,7 +445,7 @@ class CallTask(Task):
         return is_coroutine_function(self.function) and not (self.clear_before or self.clear_after)
 
     def _payload(self, data: TaskData, functions: dict[str, Function]) -> tuple[bytes, str | None]:
-        function, values = data.pack_function(self.function)
+        function, values = data.pack_function(self.function, self._each)
         functions[function.digest] = function
         arguments = None
         if self.args or self.kwargs:
@@ -573,20 +574,14 @@ def _show_signatures() -> None:
 _show_signatures()
 
 
-def execute_object(thing: Any) -> Any:
-    """Call ``execute()`` on the engine; return its value, or the object's ``result`` if the value is None."""
-    value = thing.execute()
-    return getattr(thing, "result", None) if value is None else value
-
-
 def as_task(thing: Any) -> Task:
     """Return the task for a Task, a callable, or an object with ``execute()``.
 
-    Raises TypeError for any other object.
+    Raises TypeError for any other object, and for a class with ``execute()``.
     """
     if isinstance(thing, Task):
         return thing
-    if not isinstance(thing, type) and callable(getattr(thing, "execute", None)):
+    if is_executed(thing):
         note_rules_of(thing)
         return CallTask(execute_object, args=(thing,), name=type(thing).__name__)
     if callable(thing):

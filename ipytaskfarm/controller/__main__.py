@@ -26,7 +26,7 @@ from pathlib import Path
 
 import msgspec
 
-from ..core.errors import ConnectionError, FarmExists, SecurityError, StoreError, StoreFull, TaskFarmError
+from ..core.errors import ConnectionError, QueuePolicyError, StoreError, StoreFull, TaskFarmError
 from ..core.handlers.losses import lease_margin_s
 from ..core.limits import PeerLimits
 from ..core.messages import PROTOCOL, StopFarm
@@ -58,7 +58,7 @@ from .access import FarmAccess, orphans
 from .blob_reading import BlobReader
 from .blob_receiving import BlobReceiver
 from .loop import ControllerLoop
-from .policy import PolicyError, load_policy
+from .policy import load_policy
 from .retention import BlobSweeper, FunctionSweeper, Retention
 
 log = logging.getLogger("ipytaskfarm.controller")
@@ -69,6 +69,7 @@ EXIT_STORE = 3
 EXIT_REFUSED = 4
 EXIT_FULL = 5
 """The store has no room for the beginning of a life: another start may find some."""
+EXIT_POLICY = 6
 
 
 def main(argv: list[str] | None = None) -> int:
@@ -80,10 +81,6 @@ def main(argv: list[str] | None = None) -> int:
     _set_up_logs(options.log)
     try:
         code = _run(options, folder)
-    except (FarmExists, SecurityError, PolicyError) as error:
-        log.error("%s", error)
-        print(error, file=sys.stderr)
-        code = EXIT_REFUSED
     except StoreError as error:
         log.error("%s", error)
         print(error, file=sys.stderr)
@@ -91,7 +88,7 @@ def main(argv: list[str] | None = None) -> int:
     except TaskFarmError as error:
         log.error("%s", error)
         print(error, file=sys.stderr)
-        code = EXIT_REFUSED
+        code = EXIT_POLICY if isinstance(error, QueuePolicyError) else EXIT_REFUSED
     except Exception:
         log.exception("the controller has a bug: it stops, and can start again from its store")
         raise
@@ -327,9 +324,9 @@ def _socket_path(options: argparse.Namespace) -> Path:
 
 def _found(farm: SchedulerState, store: Store) -> str:
     """Return a text for people about the tasks that were there before."""
-    waiting = farm.tasks.counts[State.SCHEDULED] + farm.tasks.counts[State.PENDING]
+    unfinished = farm.tasks.counts[State.SCHEDULED] + farm.tasks.counts[State.PENDING]
     kept = len(farm.tasks.finals)
-    found = f"{waiting} waiting, {kept} results kept" if waiting or kept or store.renewed else ""
+    found = f"{unfinished} unfinished, {kept} results kept" if unfinished or kept or store.renewed else ""
     return f"{found} ({store.renewed})" if store.renewed else found
 
 

@@ -9,30 +9,29 @@ from typing import Any
 
 import msgspec
 
+from ..core.errors import QueuePolicyError
 from ..core.scheduler.queue_policy import PolicyKey, TaskInfo, fifo_key
 from ..policies import FIFO
 
 log = logging.getLogger(__name__)
 
 
-class PolicyError(ValueError):
-    """The queue policy cannot be used, so the farm does not start."""
-
-
 def load_policy(name: str, paths: list[str]) -> PolicyKey:
     """Return the key function of ``module:Class``, after one trial call.
 
     Raises:
-        PolicyError: the policy cannot be used. The message has the reason.
+        QueuePolicyError: the policy cannot be used. The message has the reason.
     """
     module_name, _, class_name = name.partition(":")
     if not class_name:
-        raise PolicyError(f"queue policy {name!r}: expected module:Class, for example ipytaskfarm.policies:LIFO")
+        raise QueuePolicyError(f"queue policy {name!r}: expected module:Class, for example ipytaskfarm.policies:LIFO")
     sys.path.extend(path for path in paths if path not in sys.path)
     try:
         chosen = getattr(importlib.import_module(module_name), class_name)
     except (ImportError, AttributeError) as error:
-        raise PolicyError(f"queue policy {name!r} cannot be loaded: {error} (--policy-path adds a folder)") from error
+        raise QueuePolicyError(
+            f"queue policy {name!r} cannot be loaded: {error} (--policy-path adds a folder)"
+        ) from error
     if chosen is FIFO:
         return fifo_key
     try:
@@ -41,7 +40,7 @@ def load_policy(name: str, paths: list[str]) -> PolicyKey:
             key(TaskInfo(0, 0, "", 0, 0))
             key = _guarded(key, name)
     except Exception as error:
-        raise PolicyError(f"queue policy {name!r} raised {type(error).__name__}: {error}") from error
+        raise QueuePolicyError(f"queue policy {name!r} raised {type(error).__name__}: {error}") from error
     return key
 
 

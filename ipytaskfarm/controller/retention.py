@@ -214,7 +214,7 @@ class Compaction:
 
     @property
     def under_way(self) -> bool:
-        """Whether the next turn has a step to do."""
+        """Return whether the next turn has a step to do."""
         return bool(self._asked)
 
     def ask(self, session: str, n: int) -> None:

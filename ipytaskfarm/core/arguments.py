@@ -14,7 +14,7 @@ from numbers import Real
 from operator import index
 
 from .requirements import bytes_of
-from .text import escaped, exactly, is_utf8, shown
+from .text import did_you_mean, escaped, exactly, is_utf8, shown
 
 INT_MIN, INT_MAX = -(2**63), 2**63 - 1
 """The bounds of integers that the store and the wire can hold."""
@@ -174,3 +174,12 @@ def check_names(what: str, value: object) -> list[str]:
 def _number(number: int) -> str:
     # Python refuses to write out numbers of thousands of digits.
     return str(number) if number.bit_length() < 200 else f"a number of {number.bit_length()} bits"
+
+
+def one_of(attribute: str, choices: tuple[str, ...], value: object) -> str:
+    """Return one of these words.  Raises ValueError for any other value."""
+    word = exactly(value) if isinstance(value, str) else None
+    if word is None or word not in choices:
+        near = did_you_mean(word, choices)
+        raise ValueError(f"{attribute} must be one of {', '.join(map(repr, choices))}, not {shown(value)}{near}")
+    return word

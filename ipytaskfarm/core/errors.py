@@ -37,6 +37,7 @@
     ├── StoreError
     │   └── StoreFull                   (OSError) no room on the disk; what was accepted is safe
     ├── FarmExists                      a farm of this name runs already
+    ├── QueuePolicyError                (ValueError) the farm's queue policy cannot be used
     └── LauncherError                   the system that is to place agents refused, or is not there
 
     TaskCancelled(KeyboardInterrupt)    raised inside a task that is aborted or over its time limit; outside the
@@ -292,6 +293,10 @@ class StoreFull(StoreError, OSError):
 
 class FarmExists(TaskFarmError):
     """A farm of this name runs already."""
+
+
+class QueuePolicyError(TaskFarmError, ValueError):
+    """The farm's queue policy cannot be loaded, or fails at a trial call, so the farm does not start."""
 
 
 class LauncherError(TaskFarmError):

@@ -39,6 +39,9 @@ FACTS = CHANGING | {
 SIZES = frozenset({MEMORY, FREE_MEMORY, FREE_DISK})
 """Facts in bytes."""
 
+NUMBERS = frozenset({"id", "cores", "bits", "started", LOAD, FREE_CORES, TIME_LEFT})
+"""Facts that are other numbers."""
+
 _VERSIONS = frozenset({"python", "version"})
 """Facts that are compared number by number: 3.9 is less than 3.11."""
 
@@ -53,7 +56,7 @@ class Environment(msgspec.Struct, frozen=True, omit_defaults=True, kw_only=True)
     """User code that prepares an engine once for many tasks.
 
     `identity` is a digest, and the name under which the code travels as a `Function`.  Two tasks of one identity share
-    engines, whichever clients handed them in."""
+    engines, whichever clients submitted them."""
 
     identity: str
     name: str
@@ -236,7 +239,7 @@ def amount(name: str, value: float) -> str:
     """Format an amount of a resource for people."""
     if name == MEMORY:
         return f"{value / 2**20:,.0f} MiB of memory"
-    return f"{value:g} {name.removesuffix('s') if value == 1 else name}"
+    return f"{value:g} {'core' if name == CORES and value == 1 else name}"
 
 
 SIZE_MAX = 2.0**60

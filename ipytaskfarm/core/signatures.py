@@ -1,4 +1,4 @@
-"""The signatures of users' functions."""
+"""How users' functions and objects are called."""
 
 from __future__ import annotations
 
@@ -26,3 +26,22 @@ def called_name(function: Callable[..., Any]) -> str:
     while isinstance(function, functools.partial):
         function = function.func
     return getattr(function, "__name__", None) or type(function).__name__
+
+
+def is_executed(thing: object) -> bool:
+    """Return whether the task of an object calls its ``execute()``.  Raises TypeError for a class with this method."""
+    if not callable(getattr(thing, "execute", None)):
+        return False
+    if isinstance(thing, type):
+        name = thing.__name__
+        raise TypeError(
+            f"an instance is needed, {name}(), whose execute() is called on an engine, not the class itself; "
+            f"Task({name}) calls the class"
+        )
+    return True
+
+
+def execute_object(thing: Any, *args: Any, **kwargs: Any) -> Any:
+    """Call ``execute()`` on the engine; return its value, or the object's ``result`` if the value is None."""
+    value = thing.execute(*args, **kwargs)
+    return getattr(thing, "result", None) if value is None else value

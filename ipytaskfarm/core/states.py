@@ -105,6 +105,8 @@ ASKED_STATES = (*STATE_WORDS, "aborted", "unfinished", "finished")
 """What people may type to choose tasks by state.  Aborted ones are among those that failed."""
 ACCEPTED_STATES = (*ASKED_STATES, "pending")
 """The same, with IPython 0.10's word for running."""
+SEVERAL_STATES = {"unfinished": STATE_WORDS[:2], "finished": STATE_WORDS[2:], "pending": (RUNNING,)}
+"""Accepted words that are not states as people see them -> these states."""
 
 
 def state_word(state: str) -> str:

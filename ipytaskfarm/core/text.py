@@ -14,6 +14,7 @@ UTF-8 is read as ``"caf\udce9"``. Two rules hold:
 
 from __future__ import annotations
 
+import re
 from collections.abc import Callable, Iterable
 from difflib import get_close_matches
 from signal import Signals
@@ -76,6 +77,14 @@ def last_line(text: str) -> str:
     """Return the last line that is not blank: of a traceback, that is the error."""
     lines = [line.strip() for line in text.splitlines() if line.strip()]
     return lines[-1] if lines else ""
+
+
+_LIBRARY_FILE = re.compile(r"^<frozen |/(site|dist)-packages/|/lib\d*/python\d")
+
+
+def is_of_library(filename: str) -> bool:
+    """Return whether a file belongs to Python or to an installed library, also if it is one of another machine."""
+    return _LIBRARY_FILE.search(filename) is not None
 
 
 def signal_text(number: int) -> str:

@@ -58,7 +58,7 @@ class PieceOrder:
         self._open.append(self._at)
         return offset, length
 
-    def hear(self, answer: BlobWritten) -> str:
+    def handle_answer(self, answer: BlobWritten) -> str:
         """Take the answer to the oldest open question. Return why the value cannot be sent, or ""."""
         expected = self._open.popleft()
         if answer.later:

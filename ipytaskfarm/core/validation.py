@@ -47,6 +47,7 @@ from .messages.task_types import (
 )
 from .parsing import SHARED, agent_name, owner
 from .requirements import OPERATORS, Allotment, Asks, Condition, Environment, Recycle
+from .scheduler.agent_entry import skew_of
 from .scheduler.decision import Now
 from .scheduler.events import Event
 from .scheduler.queue import KnownRules
@@ -97,8 +98,10 @@ def _agent_state(farm: SchedulerState, session: str, event: m.AgentState, now: N
     name = agent_name(session)
     former = [s for s in event.former[-FORMER_MAX:] if agent_name(s) == name and s != session]
     engines: dict[str, m.EngineReport] = {}
+    wall_s = _seconds(event.wall_s, 0.0)
+    skew_s = skew_of(wall_s, now.wall_s)
     for report in event.engines:
-        if len(engines) < ENGINES_MAX and (clean := _report(session, report, now)) is not None:
+        if len(engines) < ENGINES_MAX and (clean := _report(session, report, skew_s, now)) is not None:
             engines.setdefault(clean.engine, clean)
     farm.diagnostics.dropped += len(event.engines) - len(engines) + len(event.former[-FORMER_MAX:]) - len(former)
     return replace(
@@ -117,7 +120,7 @@ def _agent_state(farm: SchedulerState, session: str, event: m.AgentState, now: N
         name=_own_name(name, event.name),
         brings=None if event.brings is None else _within(event.brings, 0, ENGINES_MAX),
         time_left_s=None if event.time_left_s is None else _seconds(event.time_left_s, 0.0),
-        wall_s=_seconds(event.wall_s, 0.0),
+        wall_s=wall_s,
         process=_process(event.process),
         left=None if event.left is None else event.left[-ENGINES_MAX * FORMER_MAX :],
     )
@@ -149,15 +152,14 @@ def _leaving(farm: SchedulerState, session: str, event: m.Leaving, now: Now) -> 
 
 def _engine_up(farm: SchedulerState, session: str, event: m.EngineUp, now: Now) -> m.EngineUp | None:
     agent = farm.agents.by_session.get(session)
-    report = _report(session, event.report, now)
-    if agent is None or report is None:
+    if agent is None or (report := _report(session, event.report, agent.skew_s, now)) is None:
         return None
     if report.engine not in agent.engines and len(agent.engines) >= ENGINES_MAX:
         return None
     return m.EngineUp(report)
 
 
-def _report(session: str, report: m.EngineReport, now: Now) -> m.EngineReport | None:
+def _report(session: str, report: m.EngineReport, skew_s: float, now: Now) -> m.EngineReport | None:
     """Return a checked report.  None: the engine is not of this session."""
     if owner(report.engine) != session or not 0 <= report.id <= 2**31:
         return None
@@ -169,7 +171,7 @@ def _report(session: str, report: m.EngineReport, now: Now) -> m.EngineReport | 
         properties = None
     return replace(
         report,
-        started_s=_seconds(report.started_s, now.wall_s),
+        started_s=_own_time(report.started_s, skew_s, now),
         facts=_facts(report.facts),
         held=held,
         properties=properties,
@@ -227,9 +229,23 @@ def _results(farm: SchedulerState, session: str, event: m.Results, now: Now) -> 
     agent = farm.agents.by_session.get(session)
     if agent is None or (event.engine not in agent.engines and not _speaks_for(farm, session, event.engine)):
         return None
-    if all(map(_is_sound, event.ended)):
+    skew_s = agent.skew_s
+    if not skew_s and all(map(_is_sound, event.ended)):
         return event
-    return m.Results(event.engine, [ended if _is_sound(ended) else _sound(ended, now) for ended in event.ended])
+    return m.Results(
+        event.engine,
+        [ended if not skew_s and _is_sound(ended) else _sound(ended, skew_s, now) for ended in event.ended],
+    )
+
+
+def _command_done(farm: SchedulerState, session: str, event: m.CommandDone, now: Now) -> m.CommandDone | None:
+    if not _speaks_for(farm, session, event.engine):
+        return None
+    skew_s = farm.agents.by_session[session].skew_s
+    if not (skew_s and event.began_s):
+        return event
+    began_s, ended_s = (_own_time(time_s, skew_s, now) for time_s in (event.began_s, event.ended_s))
+    return replace(event, began_s=began_s, ended_s=ended_s)
 
 
 def _is_sound(ended: Ended) -> bool:
@@ -244,10 +260,10 @@ def _is_sound(ended: Ended) -> bool:
     )
 
 
-def _sound(ended: Ended, now: Now) -> Ended:
+def _sound(ended: Ended, skew_s: float, now: Now) -> Ended:
     return replace(
         ended,
-        started_s=_seconds(ended.started_s, now.wall_s),
+        started_s=_own_time(ended.started_s, skew_s, now),
         run_s=_seconds(ended.run_s, 0.0),
         failure=None if ended.failure is None else _failure(ended.failure),
         memory_bytes=_within(ended.memory_bytes, 0, NUMBER_MAX),
@@ -390,7 +406,7 @@ _CHECKS: dict[type, Check] = {
     m.EngineDown: _engine_lost,
     m.Results: _results,
     m.Returned: _of_engine,
-    m.CommandDone: _of_engine,
+    m.CommandDone: _command_done,
     m.PropertiesChanged: _properties,
     m.StackText: _stack_text,
     m.KernelAnswer: _kernel_answer,
@@ -412,6 +428,12 @@ _CHECKS: dict[type, Check] = {
 
 def _within(value: int, least: int, most: int) -> int:
     return min(max(value, least), most)
+
+
+def _own_time(node_s: float, skew_s: float, now: Now) -> float:
+    """Return a time of a node's clock as one of the controller's."""
+    time_s = _seconds(node_s, now.wall_s)
+    return min(max(0.0, time_s - skew_s), now.wall_s) if skew_s else time_s
 
 
 def _seconds(value: float, otherwise: float) -> float:

@@ -30,6 +30,7 @@ from ipytaskfarm.launchers.interface import AgentSpec, AgentStatus, Handle, Laun
 from ipytaskfarm.settings.checks import Agents
 from ipytaskfarm.system import farm_paths
 from ipytaskfarm.system.host import working_folder
+from ipytaskfarm.system.private_files import without_locks
 
 log = logging.getLogger(__name__)
 
@@ -118,7 +119,10 @@ def _locked(home: Home) -> Iterator[None]:
     flags = os.O_RDWR | os.O_CREAT | os.O_NOFOLLOW | os.O_CLOEXEC
     file = os.open(home.folder / LOCK_FILE, flags, 0o600)
     try:
-        fcntl.flock(file, fcntl.LOCK_EX)
+        try:
+            fcntl.flock(file, fcntl.LOCK_EX)
+        except OSError as error:
+            raise without_locks(home.folder / LOCK_FILE, error) from None
         yield
     finally:
         os.close(file)
@@ -271,7 +275,7 @@ def chosen(groups: Sequence[AgentGroup], words: Sequence[str]) -> list[str]:
     return list(found)
 
 
-def send_away(home: Home, words: Sequence[str], within_s: float | None) -> list[str]:
+def remove(home: Home, words: Sequence[str], within_s: float | None) -> list[str]:
     """Remove agents by their names or their groups' names, and return the agents' names when they are gone.
 
     `within_s` is how long running tasks may go on; None: until they end.

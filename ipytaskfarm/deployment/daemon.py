@@ -13,6 +13,7 @@ from typing import IO, NamedTuple, Protocol
 from ipytaskfarm.core import errors
 from ipytaskfarm.core.messages import FarmStatus, StopFarm as StopFarm
 from ipytaskfarm.core.messages.tables import FarmState
+from ipytaskfarm.deployment.agent_groups import read_groups
 from ipytaskfarm.deployment.group_manager import end_agents
 from ipytaskfarm.deployment.home import Home
 from ipytaskfarm.deployment.light_client import connect
@@ -121,6 +122,8 @@ def _reap(process: LocalProcess) -> None:
 def stop_farm(home: Home, wait_s: float | None, listener: Listener) -> None:
     """Stop a farm of this machine, whatever process supervises it. Return when no process is left.
 
+    If none is left, but agents whose systems did not answer at the last stop, those are ended.
+
     Args:
         home: the farm's files.
         wait_s: how long running tasks may go on; None: until they end.
@@ -131,6 +134,9 @@ def stop_farm(home: Home, wait_s: float | None, listener: Listener) -> None:
         ConnectionError: the farm does not answer and belongs to a Python program. Only the program's end ends it.
     """
     processes = _living(home)
+    if not processes and not home.client_file.exists() and read_groups(home):
+        with home.lock():
+            return end_agents(home)
     if not processes:
         # Raises FarmNotRunning, unless the farm runs without a record in its folder.
         connect(home.name).close()

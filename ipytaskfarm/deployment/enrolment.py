@@ -23,7 +23,7 @@ TOLD_S = 30.0
 
 
 def enrol(home: Home, names: Sequence[str]) -> dict[str, Path]:
-    """Give keys to those of these agents that have none.
+    """Give keys to the given agents that have none.
 
     If no controller runs, the connection files are written at its next start.
 

@@ -20,6 +20,7 @@ from typing import TYPE_CHECKING, Any, NoReturn, Unpack
 from ipytaskfarm.core import errors
 from ipytaskfarm.core.arguments import check_seconds
 from ipytaskfarm.core.text import did_you_mean, last_line
+from ipytaskfarm.deployment import agent_groups
 from ipytaskfarm.deployment.home import TEMPORARY_NAME, Home
 from ipytaskfarm.deployment.settings import farm_settings
 from ipytaskfarm.deployment.start_errors import last_error, with_remedy
@@ -76,6 +77,8 @@ class Farm:
         leading = {"n": n, "startup": startup, "queue_policy": queue_policy}
         own_name = f"{TEMPORARY_NAME}-{os.getpid()}-{secrets.token_hex(3)}" if name is None else check_name(name)
         self._settings = farm_settings({**leading, **settings}, own_name, usable_cores, owned=name is None)
+        for agents in self._settings.agents:  # a wrong name is refused before anything is started
+            agent_groups.launcher_of(agents)
         self._prepare()
 
     @classmethod
@@ -95,7 +98,6 @@ class Farm:
         Raises:
             LauncherError: distributed is missing, or the workers cannot run agents that reach this farm.
         """
-        from ipytaskfarm.deployment import agent_groups
         from ipytaskfarm.launchers.dask.launcher import Dask
 
         launcher = Dask.of_client(client, engines_per_worker)
@@ -157,6 +159,8 @@ class Farm:
             why = f": {cause}" if (cause := self._supervisor.starts.cause) else ""
             text = f"{missing} of {self._settings.engines_at_start} engines of {self!r} have not come up{why}"
             warnings.warn(text, stacklevel=3)
+        if state is not None and state.refusing and not state.stopping:
+            warnings.warn(f"no task is accepted: {state.refusing}", stacklevel=3)
 
     def _why_no_engine(self) -> str:
         """Return the reason; called before the farm is stopped, because a temporary farm's logs disappear with it."""
@@ -262,10 +266,10 @@ class Farm:
     def await_engines(
         self, count: int | None = None, connect_timeout: float = 5, stable_timeout: float = 60
     ) -> list[int]:
-        """Wait until there are `count` engines, or until no more come, and return their ids (bndl's ``await_workers``).
+        """Wait for at least `count` engines, or until no more come; return their ids (bndl's ``await_workers``).
 
         Args:
-            count: the number of engines; None to wait until no more come.
+            count: the least number of engines; None to wait until no more come.
             connect_timeout: seconds within which the first engine must be up.
             stable_timeout: seconds after which the present engines are enough.
 
@@ -301,8 +305,6 @@ class Farm:
             LauncherError: the system refuses. The message has its words.
             ValueError: the request is invalid.
         """
-        from ipytaskfarm.deployment import agent_groups
-
         self._must_run()
         (asked,) = check_agents("agents", agents)
         return agent_groups.add(self._home, asked).name
@@ -319,10 +321,8 @@ class Farm:
         Raises:
             ValueError: there is no agent or group of that name.
         """
-        from ipytaskfarm.deployment.agent_groups import send_away
-
         self._must_run()
-        send_away(self._home, names, check_seconds("drain", drain))
+        agent_groups.remove(self._home, names, check_seconds("drain", drain))
 
     def stop(self, drain: float | timedelta | EllipsisType | None = ...) -> None:
         """Stop the farm and wait until it is gone. A second call does nothing.

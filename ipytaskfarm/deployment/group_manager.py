@@ -32,6 +32,7 @@ DOUBT_S = 2.0
 """The interval at which launchers are asked if the controller does not hear some agents …"""
 CALM_S = 60.0
 """… and if it hears all of them."""
+WHY_MAX = 1000
 END_S = 20.0
 """Agents are told to end by the controller; after this time their launchers end them."""
 
@@ -91,6 +92,8 @@ class GroupManager:
         self._questioner: Questioner | None = None
         self._asked_s = 0.0
         self._told: set[str] = set()
+        self._heard: set[str] = set()
+        """The agents that the controller has heard."""
         self._statuses: dict[str, AgentStatus] = {}
         self._groups: list[AgentGroup] = []
         """As they were last read: a temporary farm's folder goes with its controller."""
@@ -201,6 +204,7 @@ class GroupManager:
     def _look_for_dead(self, groups: list[AgentGroup], heard: _Heard) -> list[AgentGroup]:
         """Ask launchers about agents that the controller does not hear. Return the remaining groups."""
         now_s = time.monotonic()
+        self._heard.update(name for group in groups for name in group.names if heard.row(name) is not None)
         all_there = all(heard.hears(name) for group in groups for name in group.names)
         if now_s - self._asked_s < (CALM_S if all_there else DOUBT_S):
             return groups
@@ -214,7 +218,10 @@ class GroupManager:
         gone = [name for name in ended if heard.row(name) is None]
         if gone:
             for name in gone:
+                if name not in self._heard:
+                    self._ask(AgentsEnded([name], ended[name].why[:WHY_MAX] or "its launcher does not say why"))
                 self._say(f"agent {name} has ended" + (f": {ended[name].why}" if ended[name].why else ""))
+            self._heard.difference_update(gone)
             grouped.cancel(self._home, gone, self._launcher)
             return grouped.read_groups(self._home)
         return groups
@@ -279,20 +286,22 @@ def end_agents(home: Home, known: Sequence[AgentGroup] = (), make: grouped.Make 
     while any(status.state == "running" for status in statuses.values()) and time.monotonic() < deadline_s:
         delay.wait(0.25)
         statuses = grouped.statuses(groups, make)
-    for group in groups:
-        _cancel(group, None, make, problems)
+    # The others are tried again by the next stop, or adopted by the next start.
+    ended = [group for group in groups if _cancel(group, None, make, problems)]
     if home.folder.exists():
-        grouped.forget(home, groups)
+        grouped.forget(home, ended)
     if problems:
         raise errors.LauncherError("; ".join(dict.fromkeys(problems)))
 
 
-def _cancel(group: AgentGroup, names: Sequence[str] | None, make: grouped.Make, problems: list[str]) -> None:
-    """Cancel one group. If its system does not answer, the other groups are ended all the same."""
+def _cancel(group: AgentGroup, names: Sequence[str] | None, make: grouped.Make, problems: list[str]) -> bool:
+    """Cancel one group, and return whether its system answered. The other groups are ended all the same."""
     try:
         make(group.agents).cancel(group.handle, names)
     except (errors.LauncherError, OSError) as error:
         problems.append(f"{group.name}: {error}")
+        return False
+    return True
 
 
 def _setting_of(number: int, agents: Agents) -> _GroupSetting:

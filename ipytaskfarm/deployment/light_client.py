@@ -21,6 +21,7 @@ from typing import TypeVar
 from ipytaskfarm.core import errors, messages as m
 from ipytaskfarm.core.messages.pages import ask_in_pages, of_kind
 from ipytaskfarm.deployment.home import Home
+from ipytaskfarm.display.text import OUTPUT_S, output_so_far
 from ipytaskfarm.system.farm_paths import ConnectionInfo, connection_reader, is_stale
 from ipytaskfarm.system.host import user_name
 from ipytaskfarm.system.supervision import comes_back
@@ -62,6 +63,8 @@ class Questioner:
         self._link = Link(read_info, "client", uuid.uuid4().hex, name, python=platform.python_version())
         self._asked: dict[int, _Asked] = {}
         self._commands: dict[int, Callable[[m.CommandAnswer], None]] = {}
+        self.on_output: Callable[[m.Output], None] | None = None
+        """Is called with the output of running tasks."""
         self._last = 0
         self.farm_version = ""
         """The controller's version of this package; "" before the first epoch."""
@@ -113,6 +116,9 @@ class Questioner:
             elif isinstance(event, ReceivedMessage) and isinstance(event.message, m.CommandAnswer):
                 if event.message.n in self._commands:
                     self._commands[event.message.n](event.message)
+            elif isinstance(event, ReceivedMessage) and isinstance(event.message, m.Output):
+                if self.on_output is not None:
+                    self.on_output(event.message)
             elif isinstance(event, ReceivedMessage) and isinstance(event.message, m.FarmChanges):
                 if self._on_changes is not None:
                     self._on_changes(event.message)
@@ -176,6 +182,18 @@ class Questioner:
         if isinstance(replies[0], m.Refusal):
             raise refusal_error(replies[0])
         return replies[0]
+
+    def latest_output(self, task: int) -> list[str]:
+        """Return lines about what a running task has written until now, as `output_so_far`."""
+        found: list[tuple[str, str]] = []
+        self.on_output = lambda output: found.extend(filter(None, [output.texts_of(task)]))
+        if not self.answer_for(m.Outputs.latest(task), m.NumberReply).value:
+            return []
+        deadline_s = time.monotonic() + OUTPUT_S
+        while not found and time.monotonic() < deadline_s:
+            self._link.wait(deadline_s)
+            self.step()
+        return output_so_far(found[0] if found else None)
 
     def _returns(self) -> str:
         """Return how the farm comes back if its controller has ended and its supervisor starts it again; else ""."""

@@ -98,7 +98,7 @@ def farm_settings(
         each: setting.check(as_written(each), arguments.get(each, setting.default))
         for each, setting in SETTINGS.items()
     }
-    elastic = _limits(values["min"], values["max"], values["idle"])
+    elastic = _limits(values["min"], values["max"], values["idle"], as_written)
     return FarmSettings(
         name=name,
         engines=_engines_at_first(values["n"], elastic, values["agents"], cores),
@@ -123,11 +123,15 @@ def _is_passed(name: str, value: object) -> bool:
     return any(map(SETTINGS[name].is_of, (CONTROLLER, AGENT))) and value is not None and value != ()
 
 
-def _limits(least: int | None, most: int | None, idle_s: float | None) -> Limits | None:
+def _limits(
+    least: int | None, most: int | None, idle_s: float | None, as_written: Callable[[str], str]
+) -> Limits | None:
     if least is None and most is None:
         return None
-    if least is None or most is None or least > most:
-        raise ValueError(f"min and max go together, min no more than max: {least} and {most} were given")
+    if least is None or most is None:
+        raise ValueError(f"{as_written('min')} and {as_written('max')} go together: give both")
+    if least > most:
+        raise ValueError(f"{as_written('min')} must be no more than {as_written('max')}: {least} and {most} were given")
     return Limits(least, most) if idle_s is None else Limits(least, most, idle_s)
 
 

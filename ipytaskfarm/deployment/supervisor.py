@@ -45,7 +45,7 @@ from ipytaskfarm.launchers.local import LocalProcesses, trim
 from ipytaskfarm.system.host import open_standard_descriptors, working_folder
 from ipytaskfarm.system.supervision import OWNER, SUPERVISOR, own_record, with_intent
 
-EXIT_STORE, EXIT_REFUSED, EXIT_FULL = 3, 4, 5
+EXIT_STORE, EXIT_REFUSED, EXIT_FULL, EXIT_POLICY = 3, 4, 5, 6
 FILLING_POLL_S, RUNNING_POLL_S = 0.03, 1.0
 TRIM_S = 30.0
 ANSWER_S = 15.0
@@ -326,10 +326,13 @@ class Supervisor:
 
     def _refusal(self, status: int, said: str) -> Exception:
         text = said.rpartition("\n")[2] or f"the controller ended with exit code {status} and without a word"
-        return errors.FarmExists(text) if status == EXIT_REFUSED else errors.StoreError(text)
+        kinds = {EXIT_REFUSED: errors.FarmExists, EXIT_POLICY: errors.QueuePolicyError}
+        return kinds.get(status, errors.StoreError)(text)
 
     def _is_final(self, status: int) -> bool:  # a farm that has worked waits for room
-        return status in (EXIT_STORE, EXIT_REFUSED) or (status == EXIT_FULL and self.phase is FarmPhase.STARTING)
+        return status in (EXIT_STORE, EXIT_REFUSED, EXIT_POLICY) or (
+            status == EXIT_FULL and self.phase is FarmPhase.STARTING
+        )
 
     def _start_again(self, watched: WatchedProcess, how: str, said: str, now: float) -> None:
         pause_s = watched.restarts.pause_s(now - watched.placed_s)

@@ -88,7 +88,14 @@ _GOOD_EVENTS = frozenset({"accepted", "started", "succeeded", "deferred"})
 """Every other event is a failure of a task or of an attempt."""
 
 
-def task_table(rows: Sequence[TaskRow], *, omitted: int = 0, page: int | None = None, more: str = "") -> Table:
+def task_table(
+    rows: Sequence[TaskRow],
+    *,
+    omitted: int = 0,
+    page: int | None = None,
+    more: str = "",
+    notes: Sequence[str] = (),
+) -> Table:
     """Return a table of tasks, in the order given.
 
     Args:
@@ -96,13 +103,14 @@ def task_table(rows: Sequence[TaskRow], *, omitted: int = 0, page: int | None = 
         omitted: the number of older tasks that match too; -1: not known.
         page: show at most this number of rows, the last ones; None: all.
         more: tells users how to list the others.
+        notes: further lines above the table.
     """
     shown = rows if page is None else rows[-page:]
     return Table(
         _TASKS,
         [_task_cells(row) for row in shown],
         failed=[position for position, row in enumerate(shown) if row.state == State.FAILED],
-        above=_heading("task", rows, len(shown), omitted, more),
+        above=[*_heading("task", rows, len(shown), omitted, more), *notes],
         nothing="no tasks",
     )
 

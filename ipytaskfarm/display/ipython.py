@@ -208,6 +208,10 @@ def hide_farms_frames(shell: Any) -> None:
         with contextlib.suppress(Exception):  # an exception's own class may do anything
             if isinstance(error, Exception) and _is_for_user(error):
                 show_users_frames(error)
+                # %debug goes through the frames that the exception has, and a group is shown with them.
+                users = users_frames(error.__traceback__, is_interrupt=False)
+                BaseException.with_traceback(error, users)
+                exc_tuple = type(error), error, users
         return show(exc_tuple, *args, **kwargs)
 
     showtraceback._hides_farms_frames = True  # type: ignore[attr-defined]

@@ -61,7 +61,9 @@ class Column:
         if cell_len(whole) <= width:
             return whole
         if self.cut is not None:
-            return set_cell_size(self.cut(str(cell), width), width).rstrip()
+            whole = self.cut(str(cell), width)
+            if cell_len(whole) <= width:
+                return whole
         return set_cell_size(whole, width - 1).rstrip() + "…"
 
 
@@ -116,6 +118,17 @@ class Table:
             lines.append(f"{_RED}{line}{_PLAIN}" if styled and failed else line)
         return "\n".join([*above, *lines])
 
+    def written_to(self, stream: TextIO) -> Table:
+        """Return the table as a stream shows it: without UTF-8, with escapes, which take several columns."""
+        encoding, errors = stream.encoding or "utf-8", stream.errors or "strict"
+        if encoding.lower().startswith("utf") or errors == "strict":
+            return self
+        rows = [
+            [c.encode(encoding, errors).decode(encoding, "replace") if isinstance(c, str) else c for c in row]
+            for row in self._given
+        ]
+        return Table(self._columns, rows, failed=self._failed, above=self._above, nothing=self._nothing)
+
     def html(self) -> str:
         """Return the table as HTML for a notebook."""
         above = "".join(f'<div style="color:{MUTED}">{html.escape(line)}</div>' for line in self._above)
@@ -146,13 +159,23 @@ class Table:
         return f'<tr style="background:{ERROR_BACKGROUND}">{mark}{tds}</tr>' if failed else f"<tr>{mark}{tds}</tr>"
 
     def _fitting(self, width: int | None) -> list[int]:
-        """Return the columns that fit; optional columns are left out by their number, the highest first."""
-        shown = list(self._shown)
+        """Return the columns that fit; optional columns are left out by their number, the highest first.
+
+        What then has room comes back, the lowest number first, also a text that is cut below its least width.
+        """
+        shown, left_out = list(self._shown), list[int]()
         while width is not None and self._total([self._least(at) for at in shown]) > width:
             spare = max(shown, key=lambda at: self._columns[at].optional)
             if not self._columns[spare].optional:
                 break
             shown.remove(spare)
+            left_out.append(spare)
+        for at in reversed(left_out):
+            room = (width or 0) - self._total([self._least(at) for at in shown]) - len(_GAP)
+            if room >= (self._least(at) if self._is_right(at) else min(self._least(at), LEAST)):
+                shown = sorted([*shown, at])
+                if room < self._least(at):
+                    break
         return shown
 
     def _widths(self, shown: list[int], width: int | None) -> list[int]:
@@ -180,7 +203,9 @@ class Table:
 
     def _style(self, at: int) -> str:
         align = f"text-align:{'right' if self._is_right(at) else 'left'}"
-        return f"{align};{'overflow-wrap:anywhere' if self._columns[at].cut else 'white-space:nowrap'}"
+        # Without a least width, a text that may be broken anywhere has a line for each character in a narrow notebook.
+        broken = f"overflow-wrap:anywhere;min-width:{self._least(at)}ch"
+        return f"{align};{broken if self._columns[at].cut else 'white-space:nowrap'}"
 
     def _least(self, at: int) -> int:
         natural = self._natural(at)
@@ -230,4 +255,4 @@ def redraws(stream: TextIO | Any) -> bool:
 
 def print_table(table: Table) -> None:
     """Print a table on stdout in the terminal's width; in a file or a pipe nothing is cut."""
-    print(table.text(terminal_width(sys.stdout), styled=is_styled(sys.stdout)))
+    print(table.written_to(sys.stdout).text(terminal_width(sys.stdout), styled=is_styled(sys.stdout)))

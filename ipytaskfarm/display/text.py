@@ -38,6 +38,27 @@ def redrawn(text: str) -> str:
     return "\n".join(map(_last_state, text.split("\n"))) if "\r" in text else text
 
 
+OUTPUT_S = 1.0
+"""How long the engine of a running task has for telling what the task has written."""
+OUTPUT_LINES = 10
+OUTPUT_WIDTH = 200
+
+
+def output_so_far(texts: tuple[str, str] | None) -> list[str]:
+    """Return the last lines that a running task has written.
+
+    texts: of standard output and standard error; None: its engine has not answered.
+    """
+    if texts is None:
+        return ["what it has written is not known: its engine does not answer, as while C code runs"]
+    found = []
+    for name, text in zip(("output", "standard error"), texts, strict=True):
+        lines = redrawn(text).rstrip("\n").split("\n")
+        if lines != [""]:
+            found += [f"its last {name}:", *(f"    {safe(line, OUTPUT_WIDTH)}" for line in lines[-OUTPUT_LINES:])]
+    return found
+
+
 def _last_state(line: str) -> str:
     shown = ""
     for part in line.split("\r"):

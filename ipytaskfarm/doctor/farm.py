@@ -158,7 +158,7 @@ def _agent(row: Mapping[str, Any], python: str) -> Iterator[Finding]:
     if row["clock_ahead"] is not None and abs(row["clock_ahead"]) > SKEW_S:
         yield doubtful(
             "clock", f"{who}: its clock was {row['clock_ahead']:+.0f} s off the controller's when it joined",
-            "have both kept right (chrony, systemd-timesyncd): times in the history and of allocations go by it",
+            "have both kept right (chrony, systemd-timesyncd): the ends of allocations go by it",
         )  # fmt: skip
 
 

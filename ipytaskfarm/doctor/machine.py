@@ -126,13 +126,15 @@ def open_files(engines: int, soft: int, hard: int) -> Finding:
     needed = max(ENGINE_FILES, AGENT_FILES + AGENT_FILES_EACH * engines)
     if soft < 0 or soft >= needed:
         limit = "no limit" if soft < 0 else f"a process may have {soft:,}"
-        return fine("open files", f"{limit}; an agent of {engines} engines has about {needed}")
+        return fine("open files", f"{limit}; an agent of {engines:,} engines has about {needed:,}")
     more = (
         f"ulimit -n {needed * 2}, in the shell that starts the farm (or agent)"
         if hard < 0 or hard >= needed * 2
         else f"have the limit (nofile in /etc/security/limits.conf) raised to {needed * 2}, or use fewer engines"
     )
-    return wrong("open files", f"a process may have {soft}; an agent of {engines} engines has about {needed}", more)
+    return wrong(
+        "open files", f"a process may have {soft:,}; an agent of {engines:,} engines has about {needed:,}", more
+    )
 
 
 def processes(engines: int, limit: int, running: int, what: str) -> Finding:

@@ -22,6 +22,8 @@ from ipytaskfarm.version import __version__
 
 CONNECT_S = 5.0
 """The time within which a host must accept a connection."""
+UNKNOWN = (socket.gaierror, UnicodeError)
+"""The errors of a name that cannot be looked up; the latter: one that Linux allows and DNS does not."""
 GREET_S = 12.0
 """The time for three tries of a key, with the pauses between them."""
 
@@ -87,10 +89,9 @@ def name(location: str, *, connected: bool) -> Finding:
     """
     try:
         found = sorted({str(entry[4][0]) for entry in socket.getaddrinfo(location, None, type=socket.SOCK_STREAM)})
-    except socket.gaierror as error:
-        return wrong(
-            "location", f"{location} is not known here: {error.strerror}", "start it with --location ADDRESS, a number"
-        )
+    except UNKNOWN as error:
+        why = getattr(error, "strerror", error)
+        return wrong("location", f"{location} is not known here: {why}", "start it with --location ADDRESS, a number")
     shown = location if found == [location] else f"{location}, here {', '.join(found)}"
     if not connected and all(is_loopback(address) for address in found):
         return doubtful(
@@ -120,9 +121,9 @@ def connection(info: ConnectionInfo) -> Finding:
     began_s = time.monotonic()
     try:
         socket.create_connection((host, number), CONNECT_S).close()
-    except socket.gaierror as error:
+    except UNKNOWN as error:
         return wrong(
-            "connection", f"{host} is not known here: {error.strerror}",
+            "connection", f"{host} is not known here: {getattr(error, 'strerror', error)}",
             "start the farm with --location ADDRESS, a number that this machine reaches",
         )  # fmt: skip
     except TimeoutError:
@@ -184,7 +185,10 @@ def handshake(info: ConnectionInfo, found: Greeted) -> Finding:
         text = f"ipytaskfarm {found.version} lets us in as {info.agent or info.role} ({found.took_s * 1000:.0f} ms)"
         return fine(check, text)
     if found.refusal is not None and found.refusal.etype == "VersionMismatch":
-        return wrong(check, found.refusal.text, f"install ipytaskfarm=={info.version} here; this is {__version__}")
+        remedy = f"install ipytaskfarm=={info.version} here; this is {__version__}"
+        if info.version == __version__:  # copies that are not released
+            remedy = "have the same copy of ipytaskfarm on both sides, and start the farm again"
+        return wrong(check, found.refusal.text, remedy)
     if found.refusal is not None and found.refusal.etype == STORE_FULL:
         return wrong(check, found.refusal.text, "make room there: until then the farm takes nothing, and loses nothing")
     if found.refusal is not None:

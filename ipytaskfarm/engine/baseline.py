@@ -40,7 +40,7 @@ from ..serialization.import_settings import IMPORT_SETTINGS, ProcessSetting, mer
 from ..system.process import resident_bytes
 from .change_hooks import CHANGES, DESCRIPTORS, FOLDER, HANDLERS, LIMITS, LOCALE, TIMERS, UMASK, usual, watch
 from .child_processes import LOKY_WORKERS
-from .interpreter import Builtins, Decimals, StartMethod, looked_at
+from .interpreter import Builtins, Decimals, StartMethod, unreported_parts
 from .surroundings import RESOURCES, SIGNALS, CannotRestore, folder_now, watched_parts
 
 _ABSENT = object()
@@ -145,9 +145,10 @@ class Baseline:
         self._capture = capture
         self._stale = True
         self._watched = watched_parts(capture.put_back)
-        self._looked_at = looked_at()
+        self._unreported = unreported_parts()
         self._hands = contextvars.copy_context()
         self._decimal: decimal.Context | None = None
+        self._modules = dict(sys.modules)
         self._looked_s = 0.0
         """The thread's processor time at the last look."""
         self._due_after_s = 0.0
@@ -183,7 +184,7 @@ class Baseline:
         """Make the present surroundings the baseline."""
         IMPORT_SETTINGS.renewed()
         self._cwd = folder_now()
-        for part in (*self._watched.values(), *self._looked_at):
+        for part in (*self._watched.values(), *self._unreported):
             try:
                 part.take()
             except Exception:  # a command has put there what cannot be used, as in ``os.environ = os.environ.copy()``
@@ -219,6 +220,8 @@ class Baseline:
         """
         changed = self._loops.restore()
         _show_warnings_again()  # each task is shown its own warnings, even if the task before was shown the same
+        if len(sys.modules) != len(self._modules):
+            self._look_at_modules()
         modules_moved = bool(IMPORT_SETTINGS.records) and IMPORT_SETTINGS.is_due()
         if (
             thoroughly
@@ -233,10 +236,16 @@ class Baseline:
             self._adopt_imports()
         return changed
 
+    def _look_at_modules(self) -> None:
+        """Put all modules back if a task has removed most of them: the engine's own imports would fail from now on."""
+        if len(sys.modules) < len(self._modules) // 2:
+            sys.modules.update(self._modules)
+        self._modules = dict(sys.modules)
+
     def _adopt_imports(self) -> None:
         """Make what modules of the user have set at their import part of the baseline, as long as they stay."""
         IMPORT_SETTINGS.adopt()
-        for part in (*(self._watched[kind] for kind in (UMASK, HANDLERS, LOCALE, LIMITS)), *self._looked_at):
+        for part in (*(self._watched[kind] for kind in (UMASK, HANDLERS, LOCALE, LIMITS)), *self._unreported):
             part.take()
         self._cwd = folder_now()
         self._path = list(sys.path)
@@ -272,7 +281,7 @@ class Baseline:
         if FOLDER in CHANGES.kinds:
             self._restore_folder()
         parts = [part for kind, part in self._watched.items() if kind in CHANGES.kinds] if changed else ()
-        for part in (*parts, *self._looked_at):
+        for part in (*parts, *self._unreported):
             try:
                 changed |= part.restore()
             except CannotRestore as why:

@@ -114,7 +114,7 @@ class Calls:
         if len(body) > BODY_BYTES_MAX:
             raise errors.ResultTooLarge(
                 f"a message of {len(body):,} bytes cannot be sent, the limit is {BODY_BYTES_MAX:,}: "
-                "hand large data over as a result, or in pieces"
+                "return large data as a result, or send it in pieces"
             )
         with self._changed:
             while len(self._posts) >= WINDOW:

@@ -10,7 +10,7 @@ from typing import Any, NoReturn, Protocol
 
 import msgspec
 
-from ..core.arguments import check_int, check_name, check_seconds, check_text, check_timeout, wrong
+from ..core.arguments import check_int, check_seconds, check_text, check_timeout, one_of, wrong
 from ..core.errors import DependencyFailed, InputsLost, TaskAborted
 from ..core.lost_ids import lost_ids
 from ..core.messages import Granted, Input, Run, Special
@@ -28,7 +28,8 @@ from ..core.messages.task_types import (
     Rules,
     Submission,
 )
-from ..core.states import ABORTS, DEFERS, LOSES_INPUTS
+from ..core.signatures import execute_object, is_executed
+from ..core.states import ABORTS, DEFERS, LOSES_INPUTS, SEVERAL_STATES, STATE_WORDS
 from ..core.text import text_of
 from ..serialization.cache import damage_of
 from ..serialization.memory_maps import naming_files
@@ -98,7 +99,7 @@ _encode = msgspec.msgpack.Encoder().encode
 
 
 def packed_child(what: Any, args: tuple[Any, ...], kwargs: dict[str, Any], blobs: BlobStore | None) -> Packed:
-    """Pack a `Task`, or a function with its arguments.
+    """Pack a `Task`, or a function, or an object with ``execute()``, with its arguments.
 
     Raises:
         TypeError: `what` is something else.
@@ -109,8 +110,11 @@ def packed_child(what: Any, args: tuple[Any, ...], kwargs: dict[str, Any], blobs
         if args or kwargs:
             raise TypeError("a Task has its arguments already: submit(Task(f, args=(…)))")
         return packs_itself(blobs)
+    called = callable(what) and (args or kwargs or not isinstance(what, type))  # a class alone may have `execute`
+    if not called and is_executed(what):
+        what, args = execute_object, (what, *args)
     if not callable(what):
-        raise TypeError(f"submit() takes a Task or a function, not {type(what).__name__}")
+        raise TypeError(f"submit() takes a Task, a function or an object with execute(), not {type(what).__name__}")
     writer = BlobWriter(blobs) if blobs is not None else None
     function, values = pack_called(what, writer)
     inputs: dict[int, None] = {}
@@ -412,7 +416,7 @@ class CurrentTask:
     # -- children
 
     def submit(self, what: Any, *args: Any, **kwargs: Any) -> int:
-        """Run a `Task`, or ``what(*args, **kwargs)``, as a child of this task.
+        """Run a `Task`, or ``what(*args, **kwargs)``, or an object by its ``execute()``, as a child of this task.
 
         If a repeated run of the same trial submits the same tasks in the same order, it gets the same children.
 
@@ -466,12 +470,13 @@ class CurrentTask:
         """Return the ids of all tasks that this task has submitted, including those of earlier trials.
 
         Args:
-            state: only children in this state: scheduled, running, succeeded, failed, or unfinished.
+            state: only children in this state: scheduled, running, succeeded, failed; unfinished, finished.
+                ValueError: it is no such word.
         """
+        named = "" if state is None else one_of("state", (*STATE_WORDS, *SEVERAL_STATES), state)
         rows: list[tuple[int, str]] = self.calls.ask(Children()).rows
-        named = None if state is None else check_name("state", state)
-        wanted = {"unfinished": ("scheduled", "running"), None: None}.get(named, (named,))
-        return [child for child, found in rows if wanted is None or found in wanted]
+        wanted = SEVERAL_STATES.get(named, (named,))
+        return [child for child, found in rows if not named or found in wanted]
 
     def wait(self, ids: Iterable[Any] | None = None, timeout: float | None = None) -> int:
         """Wait until these tasks have ended, and return how many of them failed.

@@ -16,8 +16,9 @@ from ..core.messages.payload import FailureBody, ResultBody
 from ..core.messages.task_types import Deferral, FailureSummary, ItemEnd, LostInputs
 from ..core.signatures import called_name, signature_of
 from ..core.states import DEFERS, LOSES_INPUTS, Reason
+from ..serialization.function_templates import fill_template
 from ..serialization.modules import bundles_of
-from ..serialization.pack import for_many, pack
+from ..serialization.pack import for_many, pack, unpack
 from ..serialization.tracebacks import argument_texts
 from ..storage.blobs import BlobWriter
 from .baseline import Baseline
@@ -109,7 +110,7 @@ class ItemNames(NamedTuple):
     star: bool
     first: int
     """The place of the first item in the map, counted from 0.  -1: the items are calls of an executor, without places:
-    ``(args,)`` or ``(args, kwargs)``."""
+    ``(args,)``, ``(args, kwargs)`` or ``(args, kwargs, values)``."""
     total: int | None
     """The number of the map's items.  None: nobody knows."""
 
@@ -196,10 +197,11 @@ def _after(begin: Sequence[Callable[[], None]], function: Callable[..., Any]) ->
 
 
 def called_with(function: Callable[..., Any]) -> Callable[..., Any]:
-    """Return a function that takes the arguments of a call as a tuple and a dict."""
+    """Return a function that takes the arguments of a call as a tuple and a dict, and the values of a template."""
 
-    def call(args: tuple[Any, ...], kwargs: Mapping[str, Any] = _NO_KWARGS) -> Any:
-        return function(*args, **kwargs)
+    def call(args: tuple[Any, ...], kwargs: Mapping[str, Any] = _NO_KWARGS, values: bytes | None = None) -> Any:
+        called = function if values is None else fill_template(function, unpack(values))
+        return called(*args, **kwargs)
 
     return call
 
@@ -226,8 +228,8 @@ class ChunkCalls:
         """
         self.known = known
         self.items = names.items
-        function = _after(before_each, for_many(known.function))
-        self._function = called_with(function) if names.are_calls else function
+        function = for_many(known.function)
+        self._function = _after(before_each, called_with(function) if names.are_calls else function)
         self._names = names
         self._star = names.star
         self._baseline = baseline

@@ -414,7 +414,7 @@ def _no_keyboard() -> None:
     Cells of a console use ipykernel's own ways.
     """
     builtins.input = _refuse_input
-    getpass.getpass = _refuse("getpass()", "push the value, or hand it in as an argument")
+    getpass.getpass = _refuse("getpass()", "push the value, or pass it as an argument")
     usual = sys.breakpointhook
     refuse = _refuse("breakpoint()", _DEBUG_HERE)
 
@@ -442,7 +442,7 @@ def _refuse_input(*args: object, **kwargs: object) -> NoReturn:
                 "a console was opened", "task.run_local() runs the task in your own process, where it opens"
             )
         frame = frame.f_back
-    raise _unanswered("input() was called", "push the value, or hand it in as an argument")
+    raise _unanswered("input() was called", "push the value, or pass it as an argument")
 
 
 def _refuse(name: str, advice: str) -> Callable[..., Any]:

@@ -72,9 +72,7 @@ class TaskStream(OutStream):
         self.write = make(tap, self._slowly, words)  # type: ignore[assignment]
 
     def leave_parent(self) -> None:
-        """In a forked child: direct all writes to the descriptor, including those by `write` methods that were looked
-        up earlier.
-        """
+        """Direct all writes of a forked child to the descriptor, also those by `write` methods looked up earlier."""
         if self._tap is not None:
             self._tap.mark = -1
 

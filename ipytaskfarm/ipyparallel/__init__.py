@@ -50,6 +50,7 @@ __all__ = [
     "TimeoutError",
     "UnmetDependency",
     "ViewExecutor",
+    "bind_kernel",
     "depend",
     "dependent",
     "error",
@@ -111,9 +112,8 @@ else:
         "client": ("Client",),
         "cluster": ("Cluster",),
         "dependencies": ("Dependency", "depend", "dependent", "require"),
-        "executors": ("ViewExecutor",),
         "references": ("Reference", "interactive"),
-        "remote_functions": ("ParallelFunction", "RemoteFunction", "parallel", "remote"),
+        "remote_functions": ("ParallelFunction", "RemoteFunction", "ViewExecutor", "parallel", "remote"),
         "views": ("BroadcastView", "DirectView"),
     }
     _WHERE = {name: module for module, names in _MODULES.items() for name in names}
@@ -139,6 +139,10 @@ def register_joblib_backend(name: str = "ipyparallel", make_default: bool = Fals
     from ipytaskfarm.adapters.ipyparallel.joblib_views import register
 
     register(name, make_default)
+
+
+def bind_kernel(**options: Any) -> None:
+    """Do nothing: an engine is a kernel from its start, and ``%connect_info`` on it says how to connect."""
 
 
 def load_ipython_extension(shell: Any) -> None:

@@ -111,17 +111,9 @@ def _held(client: TaskClient, asked: ActionArguments) -> str:
 
 
 def _drain(client: TaskClient, asked: ActionArguments) -> None:
-    agents = client.drain(asked.words, on=not asked.options.off)
+    client.drain(asked.words, on=not asked.options.off)
     named = ", ".join(safe(word, CELL_MAX) for word in asked.words)
-    if asked.options.off:
-        print(f"{named}: gets tasks again")
-    else:
-        print(f"{named}: drained; running tasks continue to their end" if agents else _nobody_there(client))
-
-
-def _nobody_there(client: TaskClient) -> str:
-    there = ", ".join(safe(node.name, CELL_MAX) for node in client.snapshot())
-    return f"no agent of the farm has this name now (nodes: {there}); the drain is kept until `%task drain … --off`"
+    print(f"{named}: {'gets tasks again' if asked.options.off else 'drained; running tasks continue to their end'}")
 
 
 def _history(client: TaskClient, asked: ActionArguments) -> Any:

@@ -163,15 +163,16 @@ class TaskMagics(Magics):
         """Act on submitted tasks: ``%task result 5``.
 
         status: show their state.  result: show their results.  barrier: wait for them (without ids: for all of this
-        session). abort: abort them.  explain: show what happened, and why they wait.  retry: submit failed ones again
-        as new tasks. restart: submit any ended ones again.  remove: delete the results of ended ones.  failures: show
+        session).  abort: abort them.  explain: show what happened, and why they wait.  retry: submit failed ones again
+        as new tasks.  restart: submit any ended ones again.  remove: delete the results of ended ones.  failures: show
         failed ones in groups.  debug: open the debugger where one failed: on the engine that is frozen for it, or here,
         where it runs again with its inputs; --frames: only open the frames that came with the failure.  frozen: show
-        the frozen engines.  release: end those of these tasks, or all.  stack: show the stack of running ones.
-        history: show their events with times.  progress: show their reported progress. messages: show their messages
-        until they end.  mark-done, mark-failed: make them count as succeeded or failed. jobs: list all jobs.  job: show
-        one job, by its name.  priority: let tasks start earlier or later than others.  pause, resume: start no more
-        tasks of the farm or of a job, or start them again.  drain: give the engines of these nodes no more tasks.
+        the frozen engines.  release: end the engines frozen for these tasks, or all.  stack: show the stack of running
+        ones.  history: show their events with times.  progress: show their reported progress.  messages: show their
+        messages until they end.  mark-done, mark-failed: make them count as succeeded or failed.  jobs: list all jobs.
+        job: show one job, by its name.  priority: let tasks start earlier or later than others.  pause, resume: start
+        no more tasks of the farm or of a job, or start them again.  drain: give the engines of these nodes no more
+        tasks.
         """
         given = parse_intermixed_line(self.task_line, "%task", line)
         for option in vars(given).keys() - {"action", "words"}:

@@ -21,6 +21,7 @@ from pathlib import Path
 from typing import Any, ClassVar, Literal, NamedTuple, Protocol, TypeAlias, cast
 
 from ipytaskfarm.core.errors import LauncherError
+from ipytaskfarm.core.text import did_you_mean
 from ipytaskfarm.system.farm_paths import ConnectionInfo
 
 ENTRY_POINTS = "ipytaskfarm.launchers"
@@ -119,14 +120,19 @@ def find_launcher(name: str, options: Mapping[str, str]) -> Launcher:
 
     found = {entry.name: entry for entry in entry_points(group=ENTRY_POINTS)}
     if name not in found:
-        raise ValueError(f"there is no launcher {name!r}: there are {', '.join(sorted(found)) or 'none'}")
+        raise ValueError(
+            f"there is no launcher {name!r}: there are {', '.join(sorted(found)) or 'none'}{did_you_mean(name, found)}"
+        )
     try:
         kind = found[name].load()
     except ImportError as error:
         raise LauncherError(f"the launcher {name!r} cannot be imported: {error}") from error
     unknown = [option for option in options if option not in kind.OPTIONS]
     if unknown:
-        raise ValueError(f"{name} has no option {unknown[0]!r}: it has {', '.join(sorted(kind.OPTIONS)) or 'none'}")
+        raise ValueError(
+            f"{name} has no option {unknown[0]!r}: it has {', '.join(sorted(kind.OPTIONS)) or 'none'}"
+            f"{did_you_mean(unknown[0], kind.OPTIONS)}"
+        )
     return cast(Launcher, kind(options))
 
 

@@ -10,6 +10,7 @@ import sys
 import uuid
 import weakref
 from collections import OrderedDict
+from collections.abc import Hashable
 from math import inf
 from time import monotonic
 from typing import Any
@@ -20,6 +21,7 @@ from ..storage.blobs import BLOB_BYTES, BlobWriter, mapped, missing_blob
 from . import rebuild as build, session_state
 from .digests import Digester
 from .file_looks import pack_looks
+from .function_templates import lasting
 from .guards import Guard
 from .hash_cycles import dump_settled
 from .kept_changes import changes_itself
@@ -233,19 +235,24 @@ class KeptPacks:
     """Values by the identity of the objects that they were made from, for as long as those objects live."""
 
     def __init__(self) -> None:
-        self._entries: OrderedDict[int, KeptEntry] = OrderedDict()
+        self._entries: OrderedDict[Hashable, KeptEntry] = OrderedDict()
 
     def get(self, owner: Any) -> KeptEntry | None:
         """Return what is kept for an owner."""
-        entry = self._entries.get(id(owner))
-        return entry if entry is not None and entry.owner() is owner else None
+        entry = self._entries.get(id(owner))  # of most
+        if entry is not None and entry.owner() is owner:
+            return entry
+        found = lasting(owner)
+        entry = self._entries.get(found.key)
+        return entry if entry is not None and found.is_of(entry.owner) else None
 
     def put(self, owner: Any, guards: list[Guard] | None, value: Any) -> KeptEntry | None:
         """Keep a value for its owner.
 
         Return None if the owner does not support weak references, so that it cannot be kept.
         """
-        key = id(owner)
+        found = lasting(owner)
+        key = found.key
         entries = self._entries
 
         def forget(reference: weakref.ref[Any]) -> None:
@@ -254,7 +261,7 @@ class KeptPacks:
                 del entries[key]
 
         try:
-            reference = weakref.ref(owner, forget)
+            reference = found.reference(forget)
         except TypeError:
             return None
         entry = entries[key] = KeptEntry(reference, guards, value)

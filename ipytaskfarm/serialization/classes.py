@@ -18,6 +18,7 @@ import io
 import itertools
 import numbers
 import os
+import pickle
 import sys
 import types
 import typing
@@ -27,10 +28,11 @@ from typing import Any, get_args
 
 from . import known_classes, rebuild as build, rebuild_classes as build_classes
 from .definition_stages import After, Stages, Whole, join, reduced
-from .function_parts import EVALUATED_LATE, MADE_BY_PYTHON, own_annotations, texts_of
+from .function_parts import EVALUATED_LATE, MADE_BY_PYTHON, makers_of, own_annotations, takes, texts_of
 from .global_names import annotation_names, is_hint
-from .kept_changes import state_of_class
+from .kept_changes import fills_table, state_of_class
 from .known_classes import travelled
+from .library_values import place_in_context
 from .module_origin import Travel
 from .pickler import (
     BASES,
@@ -44,11 +46,11 @@ from .pickler import (
     find_named_variable,
     is_free,
     is_made_in_c,
+    is_reduced_by_default,
     plain_reducer,
     reduced_by_pickle,
 )
 from .process_values import asked
-from .standard_values import place_in_context
 
 _TYPES_OF_TYPES = {
     value: name
@@ -452,11 +454,7 @@ def _other_byte_order(cls: type) -> Reduced:
 
 
 def struct_parts(cls: Any) -> tuple[dict[str, Any], dict[str, Any], dict[str, Any]]:
-    """Return the parts of a `msgspec.Struct` class that its dictionary lacks.
-
-    Returns:
-        (defaults of its own fields, default factories of its own fields, keywords of its class statement).
-    """
+    """Return (own defaults, own default factories, keywords of the class statement) of a `msgspec.Struct`."""
     own = own_annotations(cls)
     parts: dict[str, Any] = {}
     factories: dict[str, Any] = {}
@@ -560,31 +558,37 @@ def _by_inheritance(kind: type) -> Callable[[Any, Any], Reduced] | None:
     return reduce_member if isinstance(kind, enum.EnumMeta) and by_value(kind) else None
 
 
-KINDS.append(_by_inheritance)
-
-
-# --------------------------------------------------------------------------------------------------
-# Instances of classes with a ``__new__`` of their own
-
-
 def _of_own_new(kind: type) -> Callable[[Pickler, Any], Reduced] | None:
-    """Find the reducer for instances that are made by a ``__new__`` that travels by value."""
-    made = next(vars(each)["__new__"] for each in kind.__mro__ if "__new__" in vars(each))
-    if not isinstance(made, staticmethod | types.FunctionType) or not by_value(kind):
+    """Find the reducer for instances made by a ``__new__`` that travels by value, or wants more than pickle has."""
+    made = next(makers_of(kind))
+    if type(made) is not types.FunctionType:
         return None
-    return functools.partial(_reduce_made, plain_reducer(kind))
+    others = (find(kind) for find in KINDS if find is not _of_own_new)
+    if not by_value(kind) and (takes(made, 1) or not is_reduced_by_default(kind) or any(others)):
+        return None
+    return functools.partial(_reduce_made, plain_reducer(kind), made)
 
 
-def _reduce_made(plain: Callable[[Pickler, Any], Reduced] | None, pickler: Pickler, obj: Any) -> Reduced:
+def _reduce_made(
+    plain: Callable[[Any, Any], Reduced] | None, own: types.FunctionType, pickler: Pickler, obj: Any
+) -> Any:
     reduced: Any = NotImplemented if plain is None else plain(pickler, obj)
-    pickler.kinds[type(obj)] = functools.partial(_reduce_made, plain)
+    pickler.kinds[type(obj)] = functools.partial(_reduce_made, plain, own)
     if reduced is NotImplemented:
         reduced = reduced_by_pickle(obj)
-    if not isinstance(reduced, tuple) or not _is_open(pickler, type(obj)):
+    if not isinstance(reduced, tuple):
         return reduced
-    if reduced[0] is build_classes.new_provisional and reduced[1][0] is _NEW_OBJECT:
-        return reduced[0], (build.new_instance, reduced[1][1]), *reduced[2:]
-    return (build.new_instance, *reduced[1:]) if reduced[0] is _NEW_OBJECT else reduced
+    make, arguments = reduced[1] if (is_provisional := reduced[0] is build_classes.new_provisional) else reduced[:2]
+    is_called = make is type(obj) and type(make.__reduce__) is not types.FunctionType
+    if make is _NEW_OBJECT and _is_open(pickler, type(obj)):
+        make = build.new_instance
+    elif (is_called or make is _NEW_OBJECT) and not takes(own, len(arguments) + is_called):
+        if fills_table(own.__code__):
+            raise pickle.PicklingError("its __new__ keeps instances")
+        make, arguments = build.new_by_base, (make, *arguments) if is_called else arguments
+    else:
+        return reduced
+    return (reduced[0], (make, arguments), *reduced[2:]) if is_provisional else (make, arguments, *reduced[2:])
 
 
 def _is_open(pickler: Pickler, kind: type) -> bool:
@@ -593,4 +597,4 @@ def _is_open(pickler: Pickler, kind: type) -> bool:
 
 
 _NEW_OBJECT = vars(copyreg)["__newobj__"]
-KINDS.append(_of_own_new)
+KINDS += [_by_inheritance, _of_own_new]

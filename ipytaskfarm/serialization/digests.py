@@ -45,6 +45,7 @@ from .classes import (
 from .code_objects import place_of
 from .function_imports import imports_of
 from .function_parts import annotations_of, cell_state
+from .function_templates import is_template
 from .global_names import absent_submodules
 from .guards import (
     AttributesGuard,
@@ -59,6 +60,7 @@ from .guards import (
     SubmodulesGuard,
 )
 from .kept_changes import state_of_class
+from .library_values import of_library
 from .module_bundles import bundle_of
 from .module_origin import Travel, home_module, travel
 from .pickler import (
@@ -75,7 +77,7 @@ from .pickler import (
     used_submodules,
 )
 from .rebuild import is_call
-from .standard_values import default_of, find_named_method, of_library, without_locks
+from .standard_values import default_of, find_named_method, without_locks
 
 _ITEMS_GUARDED_MAX = 64
 _ITEMS_WALKED_MAX = 4096
@@ -426,7 +428,8 @@ class Digester:
         return self._parts("cell", *cell_state(cell))
 
     def _partial(self, obj: functools.partial[Any]) -> bytes:
-        self.guards.append(AttributesGuard(obj))
+        if not is_template(obj):
+            self.guards.append(AttributesGuard(obj))
         attributes = [obj.__dict__] if obj.__dict__ else []
         return self._parts("partial", obj.func, obj.args, obj.keywords, *attributes)
 

@@ -17,6 +17,7 @@ from __future__ import annotations
 
 import builtins
 import weakref
+from collections import OrderedDict
 from collections.abc import Callable, Iterable, Iterator, Mapping
 from types import FunctionType
 from typing import Any
@@ -157,7 +158,7 @@ class Names(dict[str, Any]):
 
     __slots__ = (
         "__weakref__", "assigned", "attributes_before", "by_setup", "functions", "globals", "namespace", "packed",
-        "taken", "told", "wanted",
+        "taken", "templates", "told", "wanted",
     )  # fmt: skip
 
     def __init__(self, module_name: str, namespace: Mapping[str, Any]) -> None:
@@ -176,6 +177,8 @@ class Names(dict[str, Any]):
         """The values of the environment's setup that these functions use now."""
         self.attributes_before: list[tuple[FunctionType, dict[str, Any]]] = []
         """For functions that use attributes of the environment's setup now: what they brought in place of these."""
+        self.templates: OrderedDict[int, FunctionType] = OrderedDict()
+        """See `function_templates`."""
         self.told: dict[str, int] | None = None
         """Name -> identity of the engine's value when it was last compared with the functions' own value."""
 

@@ -5,7 +5,8 @@ from __future__ import annotations
 import sys
 import types
 import weakref
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterator, Sequence
+from inspect import CO_VARARGS
 from typing import Any
 
 ABSENT = object()
@@ -54,6 +55,26 @@ def function_of(member: Any) -> Any:
     if issubclass(kind, types.MethodType | staticmethod | classmethod):
         return member.__func__
     return member.fget if issubclass(kind, property) else member
+
+
+def takes(function: Any, count: int) -> bool:
+    """Return whether a function can be called with so many arguments by position.  One written in C is believed to."""
+    if type(function) is not types.FunctionType:
+        return True
+    code = function.__code__
+    if count == code.co_argcount and not code.co_kwonlyargcount:
+        return True
+    required = code.co_argcount - len(function.__defaults__ or ())
+    by_keyword = code.co_kwonlyargcount - len(function.__kwdefaults__ or {})
+    return required <= count and not by_keyword and (count <= code.co_argcount or bool(code.co_flags & CO_VARARGS))
+
+
+def makers_of(cls: type) -> Iterator[Any]:
+    """Yield the ``__new__`` of a class and of its bases, in the order in which they are looked up."""
+    for each in cls.__mro__:
+        made = vars(each).get("__new__")
+        if made is not None:
+            yield made.__func__ if isinstance(made, staticmethod) else made
 
 
 EVALUATED_LATE = sys.version_info >= (3, 14)

@@ -41,7 +41,7 @@ class SettlingPickler(Protocol):
 
     @property
     def memo(self) -> Any:
-        """Pickle's table of the objects that are written already."""
+        """Return pickle's table of the objects that are written already."""
 
     def dump(self, obj: Any, /) -> None:
         """Write the pickle of an object."""

@@ -14,11 +14,13 @@ import ast
 import dis
 import functools
 import linecache
+import random
+import sys
 import textwrap
 import types
 import warnings
 from collections import deque
-from collections.abc import Iterator
+from collections.abc import Callable, Iterable, Iterator, MutableMapping, MutableSequence, MutableSet
 from typing import Any
 
 from .function_parts import closure_of, function_of
@@ -36,6 +38,10 @@ _CHANGING = _MENTIONED | {
     "clear", "popitem", "reverse", "setattr", "sort", "__dict__",
     "heapify", "heappop", "heappush", "heappushpop", "heapreplace", "insort", "insort_left", "insort_right", "setitem",
     "shuffle",
+}  # fmt: skip
+_CHANGING_METHODS = _CHANGING | {
+    "__delitem__", "__iadd__", "__setitem__", "difference_update", "intersection_update", "move_to_end", "rotate",
+    "symmetric_difference_update",
 }  # fmt: skip
 _CHARACTERS_MAX = 20_000
 
@@ -100,18 +106,21 @@ def changes_itself(function: Any, levels: int = 5) -> bool:
         called = function.func
         values = [*function.args, *function.keywords.values()]
         if type(called) is types.FunctionType and not _reaches_storing(called):  # a table that it only reads
-            values = [value for value in values if not isinstance(value, CONTAINERS)]
+            values = [value for value in values if not isinstance(value, _COLLECTIONS)]
         return any(_is_mutable(value) for value in values) or changes_itself(called, levels - 1)
     if isinstance(function, types.MethodType):
         method = function.__func__
         is_known = isinstance(method, types.FunctionType) and hasattr(type(function.__self__), method.__name__)
         return _is_mutable(function.__self__, frozenset({method.__name__}) if is_known else None)
-    if not isinstance(function, types.FunctionType):
-        return not isinstance(function, type | types.BuiltinFunctionType) and _is_mutable(
-            function, frozenset({"__call__"})
+    if isinstance(function, types.BuiltinFunctionType | types.MethodWrapperType):
+        owner = function.__self__
+        return not isinstance(owner, type | types.ModuleType | None) and (
+            function.__name__ in _CHANGING_METHODS if isinstance(owner, CONTAINERS) else _goes_on(owner)
         )
+    if not isinstance(function, types.FunctionType):
+        return not isinstance(function, type) and _is_mutable(function, frozenset({"__call__"}))
     code = function.__code__
-    if _stores(code, _STORING_FREE) and not _stored_free(code).isdisjoint(code.co_freevars):
+    if assigns_closure(code):
         return True
     for _, value in closure_of(function):
         if type(value) is types.FunctionType:
@@ -128,14 +137,14 @@ def may_store(code: types.CodeType) -> bool:
     return not mentioned(code).isdisjoint(_CHANGING) or _stores(code, _STORING)
 
 
-def _reaches_storing(function: types.FunctionType) -> bool:
+def _reaches_storing(function: types.FunctionType, stores: Callable[[types.CodeType], bool] = may_store) -> bool:
     """Return whether the function, or one of the user's that it mentions, may change the content of a container."""
     waiting = {function}
     seen: set[types.FunctionType] = set()
     while waiting:
         each = waiting.pop()
         seen.add(each)
-        if may_store(each.__code__):
+        if stores(each.__code__):
             return True
         for name in mentioned(each.__code__):
             used = each.__globals__.get(name)
@@ -148,29 +157,152 @@ def _reaches_storing(function: types.FunctionType) -> bool:
 
 
 @functools.lru_cache(4096)
+def fills_table(code: types.CodeType) -> bool:
+    """Return whether the code may put something under a key: ``pool[key] = …``, ``pool.setdefault(key, …)``."""
+    return "setdefault" in mentioned(code) or _stores(code, frozenset({dis.opmap["STORE_SUBSCR"]}))
+
+
+@functools.lru_cache(4096)
 def sets_attributes(code: types.CodeType) -> bool:
     """Return whether the code may set an attribute of an object."""
     return _stores(code, _SETTING)
 
 
-def _stored_free(code: types.CodeType) -> set[str]:
-    return {
-        step.argval
+@functools.lru_cache(4096)
+def assigns_closure(code: types.CodeType) -> bool:
+    """Return whether the code, or code nested in it, assigns to variables of its closure."""
+    return _stores(code, _STORING_FREE) and any(
+        step.opname == "STORE_DEREF" and step.argval in code.co_freevars
         for each in nested_codes(code)
         for step in dis.get_instructions(each)
-        if step.opname == "STORE_DEREF"
-    }
+    )
 
 
 def _is_mutable(value: Any, called: frozenset[str] | None = None) -> bool:
-    """Return whether a value is a container, or an instance of a class of the user that changes its instances.
+    """Return whether a value is a container, an iterator, a random generator, or an instance of a class of the user
+    that changes its instances.
 
     called: the names of the methods that may be called; None: any of them.
     """
     if isinstance(value, CONTAINERS):
         return True
     kind: Any = type(value)
-    return travel(kind.__module__) is not Travel.REFERENCE and _changes_instances(kind, called)
+    if travel(kind.__module__) is not Travel.REFERENCE:
+        return _changes_instances(kind, called)
+    if isinstance(value, _COLLECTIONS):
+        return called is None or not called.isdisjoint(_CHANGING_METHODS)
+    return _goes_on(value)
+
+
+def may_change_shared(function: Any, calls: Iterable[Iterable[Any]], cannot_change: Callable[[Any], bool]) -> bool:
+    """Return whether calls with these arguments may change an object that is an argument of several of them.
+
+    A pool's process gets these anew with each call.  cannot_change: returns whether a value cannot change at all.
+    """
+    seen: set[int] = set()
+    shared: dict[int, Any] = {}
+    for arguments in calls:
+        for value in arguments:
+            if type(value) not in _SAFE:
+                if id(value) in seen:
+                    shared[id(value)] = value
+                seen.add(id(value))
+    values = [each for value in shared.values() for each in (value if type(value) is tuple else (value,))]
+    changeable = [
+        value for value in values if type(value) not in _SAFE and (_goes_on(value) or not cannot_change(value))
+    ]
+    return any(_may_change_argument(function, value) for value in changeable)
+
+
+def _may_change_argument(function: Any, value: Any) -> bool:
+    """Return whether a call of the function may change an argument."""
+    if _goes_on(value):
+        return True
+    while isinstance(function, functools.partial):
+        function = function.func
+    function = getattr(function, "__func__", function)
+    if not isinstance(function, types.FunctionType | types.BuiltinFunctionType | type):
+        function = type(function).__call__
+    if not isinstance(function, types.FunctionType):
+        return getattr(function, "__name__", "") in _CHANGING_METHODS
+    if _reaches_storing(function, _changes_others):
+        return True
+    return travel(type(value).__module__) is not Travel.REFERENCE and _is_mutable(value, mentioned(function.__code__))
+
+
+_NEW = frozenset((
+    "BytesIO", "Counter", "OrderedDict", "StringIO", "arange", "bytearray", "bytes", "defaultdict", "deque", "dict",
+    "empty", "float", "full", "int", "iter", "len", "linspace", "list", "ones", "range", "set", "sorted", "str", "sum",
+    "zeros",
+))  # fmt: skip
+"""Functions that return a new object."""
+_NEW_NODES = (
+    ast.BinOp, ast.Compare, ast.Constant, ast.Dict, ast.DictComp, ast.JoinedStr, ast.List, ast.ListComp, ast.Set,
+    ast.SetComp, ast.UnaryOp,
+)  # fmt: skip
+
+
+@functools.lru_cache(4096)
+def _changes_others(code: types.CodeType) -> bool:
+    """Return whether the code may change other objects than those that it makes and names itself."""
+    tree = tree_of(code)
+    if tree is None:
+        return True
+    nodes = list(ast.walk(tree))
+    made = {node.id for node in nodes if isinstance(node, ast.Name) and isinstance(node.ctx, ast.Store)}
+    made -= {node.arg for node in nodes if isinstance(node, ast.arg)}
+    kept: set[int] = set()
+    for node in nodes:
+        if isinstance(node, ast.Assign | ast.AnnAssign) and (node.value is None or _is_new(node.value)):
+            kept.update(map(id, node.targets if isinstance(node, ast.Assign) else [node.target]))
+        elif isinstance(node, ast.AugAssign):
+            kept.add(id(node.target))
+    made -= {node.id for node in nodes if _is_stored(node) and isinstance(node, ast.Name) and id(node) not in kept}
+    return any(_changes_other(node, made) for node in nodes)
+
+
+def _is_new(node: ast.expr) -> bool:
+    function = node.func if isinstance(node, ast.Call) else None
+    name = function.attr if isinstance(function, ast.Attribute) else getattr(function, "id", "")
+    return isinstance(node, _NEW_NODES) or name in _NEW
+
+
+def _is_stored(node: ast.AST) -> bool:
+    return isinstance(getattr(node, "ctx", None), ast.Store | ast.Del)
+
+
+def _changes_other(node: ast.AST, made: set[str]) -> bool:
+    """Return whether a node changes an object that has none of these names."""
+    changed: Any = None
+    if isinstance(node, ast.AugAssign):
+        changed = node.target
+    elif isinstance(node, ast.Subscript | ast.Attribute) and _is_stored(node):
+        changed = node.value
+    elif isinstance(node, ast.Call):
+        if any(each.arg in ("inplace", "out") for each in node.keywords):
+            return True
+        if isinstance(node.func, ast.Attribute) and node.func.attr in _CHANGING_METHODS:
+            changed = node.func.value
+        elif isinstance(node.func, ast.Name) and node.func.id in _CHANGING_METHODS:
+            changed = node.args[0] if node.args else node.func
+    if isinstance(changed, ast.Subscript | ast.Attribute) and isinstance(node, ast.AugAssign):
+        changed = changed.value
+    is_own = changed is None or (isinstance(changed, ast.Name) and changed.id in made) or _is_new(changed)
+    return not is_own or (isinstance(node, ast.Attribute) and node.attr == "__dict__")
+
+
+def _goes_on(value: Any) -> bool:
+    """Return whether a value gives something else each time: an iterator, or a generator of random numbers."""
+    return isinstance(value, Iterator) or is_random_generator(value)
+
+
+def is_random_generator(value: Any) -> bool:
+    """Return whether a value is a random generator of the program's own, of numpy or of Python."""
+    kind = type(value)
+    if str(kind.__module__).startswith("numpy.random"):
+        hidden = getattr(sys.modules.get("numpy.random.mtrand"), "_rand", None)
+        return kind.__name__ in ("Generator", "RandomState") and value is not hidden
+    return kind is random.Random and value is not getattr(random, "_inst", None)
 
 
 @functools.lru_cache(1024)
@@ -195,6 +327,8 @@ def _changes_instances(kind: type, called: frozenset[str] | None) -> bool:
 
 _MAKING = ("__init__", "__new__", "__post_init__", "__setstate__", "__init_subclass__", "__repr__", "__getstate__")
 CONTAINERS = (list, dict, set, deque, bytearray)
+_COLLECTIONS = (*CONTAINERS, MutableSequence, MutableMapping, MutableSet)
+_SAFE = frozenset({bool, int, float, complex, str, bytes, type(None), type, types.FunctionType, types.ModuleType})
 _VALUES = (bool, int, float, complex, str, bytes, tuple, frozenset, type(None))
 
 

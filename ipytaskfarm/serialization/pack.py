@@ -34,7 +34,7 @@ from .cache import class_digests, dumps, loads, packed_function, unchanged_funct
 from .exceptions import brief_error, chain_of, missing, pack_error, traceback_of, unpack_error
 from .function_globals import Names
 from .function_parts import closure_of
-from .function_templates import fill_template, split_function
+from .function_templates import SplitFunction, fill_template, may_compare, split_function
 from .module_bundles import size_text, working
 from .module_origin import add_dependency
 from .rebuild import Renewing, bind, for_many, loading
@@ -127,6 +127,7 @@ __all__ = [
     "pack_error",
     "pack_function",
     "pack_names",
+    "split_called",
     "traceback_of",
     "unpack",
     "unpack_called",
@@ -385,14 +386,22 @@ def pack_called(function: Callable[..., Any], writer: BlobWriter | None = None) 
     Functions of one code share a template, if these values are plain ones.  For others the second value is None, and
     the function has all.  `fill_template` joins both again.
     """
+    parts = split_called(function, writer)
+    return (pack_function(function, writer), None) if parts is None else (parts[1], parts[0].values)
+
+
+def split_called(
+    function: Callable[..., Any], writer: BlobWriter | None = None
+) -> tuple[SplitFunction, Function] | None:
+    """Return a function in two parts, and its template packed; None: it travels as a whole."""
     split = split_function(function)
-    if split is not None:
-        template, values = split
-        try:
-            return pack_function(template, writer), values
-        except UnpickleableException:
-            pass  # the error is to be about the function of the user
-    return pack_function(function, writer), None
+    if split is None:
+        return None
+    try:
+        packed = pack_function(split.template, writer)
+    except UnpickleableException:  # the error is to be about the function of the user
+        return None
+    return None if split.has_objects and may_compare(split.template, packed.digest) else (split, packed)
 
 
 def unpack_called(
@@ -434,7 +443,7 @@ def unpack_function(code: bytes, namespace: MutableMapping[str, Any] | None = No
     renews = type(function) is Renewing
     if renews:
         function = function.function
-    bound: Callable[..., Any] = bind(function, names, before)
+    bound: Callable[..., Any] = bind(function, names, before, renews)
     if bound is not function:
         bound.brought = (names, before)  # type: ignore[attr-defined]
         bound.renews = renews  # type: ignore[attr-defined]

@@ -35,7 +35,7 @@ from . import (
 from .definition_stages import LEAVES, STAGE_REDUCERS, Stages, join, reduced
 from .function_globals import Names
 from .function_imports import imports_of
-from .function_parts import annotations_of, cell_state, closure_of
+from .function_parts import annotations_of, cell_state, closure_of, makers_of, takes
 from .global_names import (
     added_by_rewriting,
     annotation_names,
@@ -156,9 +156,12 @@ def plain_reducer(kind: type) -> Callable[[Pickler, Any], Reduced] | None:
 
 def _answers_before_its_state(kind: Any) -> bool:
     """Return whether pickle's look-up of ``__setstate__`` may call a ``__getattr__`` that needs state not set yet."""
+    return is_reduced_by_default(kind) and hasattr(kind, "__getattr__") and not hasattr(kind, "__setstate__")
+
+
+def is_reduced_by_default(kind: Any) -> bool:
     by_default = kind.__reduce_ex__ is object.__reduce_ex__ and kind.__reduce__ is object.__reduce__
-    answers = hasattr(kind, "__getattr__") and not hasattr(kind, "__setstate__")
-    return by_default and answers and kind not in copyreg.dispatch_table
+    return by_default and kind not in copyreg.dispatch_table
 
 
 def _reduce_guarded(pickler: Pickler, found: Any) -> Reduced:
@@ -497,11 +500,10 @@ def reduce_module(pickler: Pickler, module: types.ModuleType) -> Reduced:
 
 
 def reduce_exception(error: BaseException) -> Reduced:
-    """Reduce an exception whose ``__init__`` may want arguments other than ``args``, with which pickle
-    would call it.
-    """
+    """Reduce an exception whose own methods may want arguments other than ``args``, with which pickle would call it."""
     cls = type(error)
-    if not isinstance(cls.__init__, types.FunctionType) or cls.__new__ is not _new_of_builtin(cls):
+    is_usual = not isinstance(cls.__init__, types.FunctionType) or cls.__new__ is not _new_of_builtin(cls)
+    if is_usual and takes(next(makers_of(cls)), 1 + len(error.args)):
         return NotImplemented
     if cls.__reduce_ex__ is not object.__reduce_ex__ or isinstance(cls.__reduce__, types.FunctionType):
         return NotImplemented

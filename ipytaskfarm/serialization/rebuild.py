@@ -25,7 +25,7 @@ from typing import Any
 from ..core.errors import VersionMismatch
 from ..core.signatures import called_name
 from .function_globals import Names, placed, remember, setup_globals
-from .function_parts import function_of
+from .function_parts import function_of, makers_of, takes
 from .known_classes import is_unfilled, known_class, note_built, note_pack, note_unfilled, steps_of_pack, travelled
 
 _SOURCES_KEPT = 256
@@ -70,7 +70,10 @@ def _note_came(obj: Any) -> None:
 
 
 def bind(
-    function: Callable[..., Any], names: list[Names], before: list[Callable[[], Any]] | None = None
+    function: Callable[..., Any],
+    names: list[Names],
+    before: list[Callable[[], Any]] | None = None,
+    renews: bool = False,
 ) -> Callable[..., Any]:
     """Return a callable that restores the packed globals and the right versions of modules before each call.
 
@@ -78,11 +81,12 @@ def bind(
         function: the function to call.
         names: the globals to restore.
         before: further steps to run before each call.
+        renews: the function is unpacked anew for each task, which an attribute of the wrapper says.
 
     Returns:
         The wrapper, or `function` itself if there is nothing to do before a call.
     """
-    if not names and not before:
+    if not names and not before and not renews:
         return function
     for each in names:
         each.wanted -= each.packed.keys()
@@ -552,7 +556,13 @@ def new_instance(cls: Any, *args: Any) -> Any:
     and this instance is in it.  Only an instance with a content, such as a number or a text, is made by it.
     """
     maker = next(each for each in cls.__mro__ if type(vars(each).get("__new__")) is types.BuiltinFunctionType)
-    return object.__new__(cls) if maker is object else cls.__new__(cls, *args)
+    return object.__new__(cls) if maker is object else new_by_base(cls, *args)
+
+
+def new_by_base(cls: Any, *args: Any) -> Any:
+    """Return an instance of a class whose ``__new__`` wants other arguments than a pickle has, by that of a base."""
+    make = next(each for each in makers_of(cls) if takes(each, 1 + len(args)))
+    return make(cls, *args)
 
 
 def new_exception(cls: Any, args: tuple[Any, ...], state: dict[str, Any] | None) -> Any:
@@ -560,7 +570,7 @@ def new_exception(cls: Any, args: tuple[Any, ...], state: dict[str, Any] | None)
 
     The first ``__init__`` written in C is called, because builtin exceptions set their fields from ``args`` there.
     """
-    error = cls.__new__(cls, *args)
+    error = new_by_base(cls, *args)
     for base in cls.__mro__:
         init = base.__dict__.get("__init__")
         if init is not None and not isinstance(init, types.FunctionType):

@@ -46,6 +46,21 @@ def fill_state(obj: Any, state: Any) -> None:
         setattr(obj, name, value)
 
 
+def member_of_state(module: types.ModuleType, name: str, kind: type, state: Any) -> Any:
+    """Return the object that a module has under this name, or a copy if that has another state here."""
+    found = vars(module).get(name)
+    if type(found) is not kind or found.__getstate__() != state:
+        found = object.__new__(kind)
+        fill_state(found, state)
+    return found
+
+
+def fill_array(array: Any, state: tuple[Any, dict[str, Any]]) -> None:
+    """Set the content of an array of a class of the user, and its attributes."""
+    array.__setstate__(state[0])
+    vars(array).update(state[1])
+
+
 _marks: dict[str, object] = {}
 _marks_of: dict[int, str] = {}
 """Address of an object in `_marks` -> its key there."""

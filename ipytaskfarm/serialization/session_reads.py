@@ -42,6 +42,7 @@ from .session_settings import (
     computed_variables,
     sets_itself,
 )
+from .unnamed_globals import LOOKING_THROUGH, unnamed
 
 _REACHED_MAX = 300
 
@@ -61,7 +62,7 @@ def readings(function: Any, *, is_known: bool = False) -> Iterator[Reading]:
 
     is_known: it is not packed now, when those of the main module would be looked at one by one.
     """
-    reached = list(_reached(function))
+    reached = list(reached_functions(function))
     if not reached:
         return
     names = frozenset[str]().union(*(mentioned(each.__code__) for each in reached))
@@ -86,11 +87,13 @@ def readings(function: Any, *, is_known: bool = False) -> Iterator[Reading]:
         yield from _locale(reached)
     if names.isdisjoint(_LOGGING) and not names.isdisjoint(("info", "debug")):
         yield from _logs(reached)
+    if not names.isdisjoint(LOOKING_THROUGH):
+        yield from (Reading(*found, is_note=True) for found in unnamed(reached))
     if "hash" in names and os.environ.get("PYTHONHASHSEED", "random") == "random":
         yield from _hashes(reached)
 
 
-def _reached(function: Any) -> Iterator[types.FunctionType]:
+def reached_functions(function: Any) -> Iterator[types.FunctionType]:
     """Yield the function and those of the user that it reaches by name, at most some hundred."""
     waiting = list(_functions_of(function))
     seen: set[int] = set()
@@ -479,7 +482,7 @@ def _replaced_in(name: str) -> str:
             return ""
         value = vars(owner).get(part)
         if _is_of_session(value):
-            return whole
+            return whole if owner is not sys.modules.get("unittest.mock") else ""  # it has some of its own: ``ANY``
         if not isinstance(value, type):
             return ""
         owner = value

@@ -12,8 +12,6 @@ All of these give other numbers than a plain run, without an error.
 from __future__ import annotations
 
 import functools
-import random
-import sys
 import threading
 import types
 import warnings
@@ -23,7 +21,15 @@ from typing import Any
 
 from ..system.user_code import depth_of_user, tell_user
 from .function_parts import closure_of, defaults_of
-from .kept_changes import change_of_owner, changed_by_methods, changes_of, may_change, may_store, sets_attributes
+from .kept_changes import (
+    change_of_owner,
+    changed_by_methods,
+    changes_of,
+    is_random_generator,
+    may_change,
+    may_store,
+    sets_attributes,
+)
 from .module_origin import Travel, travel
 from .session_reads import readings
 from .session_settings import changed_numbers, changed_settings, changed_variables
@@ -138,7 +144,7 @@ def warn_of_one_for_all(function: object) -> None:
     begin()
     name = str(getattr(function, "__qualname__", type(function).__name__))
     for path, value in _parts(function):
-        if _is_generator(value, type(value)):
+        if is_random_generator(value):
             _look_at(name, path, value)
     method = getattr(function, "__func__", None)
     if isinstance(method, types.FunctionType) and not isinstance(function.__self__, type):  # type: ignore[attr-defined]
@@ -212,16 +218,8 @@ def _parts(function: object) -> Iterable[tuple[str, Any]]:
 
 
 def _look_at(function: str, path: str, value: Any) -> None:
-    kind = type(value)
-    if _is_generator(value, kind):
+    if is_random_generator(value):
         remedy = f"{path}.spawn(n)[i]" if hasattr(value, "spawn") else "a seed for each"
         text = f"{function} draws from {path}, which is copied to each engine in its present state: tasks on several "
         text += f"engines get the same random numbers. Give each task its own as an argument, such as {remedy}"
         _noted.texts.append((f"{function}.{path}", text))
-
-
-def _is_generator(value: Any, kind: type) -> bool:
-    if str(kind.__module__).startswith("numpy.random"):
-        hidden = getattr(sys.modules.get("numpy.random.mtrand"), "_rand", None)
-        return kind.__name__ in ("Generator", "RandomState") and value is not hidden
-    return kind is random.Random and value is not getattr(random, "_inst", None)

@@ -89,7 +89,32 @@ def _reduce_arena(pickler: Pickler, arena: Any) -> Reduced:
     return rebuild_arenas.open_arena, (*where, arena.size)
 
 
-KINDS = [_of_manager_proxy, _of_shared_number, _of_arena]
+def _of_tqdm(kind: type) -> Callable[[Pickler, Any], Reduced] | None:
+    """Find the reducer for the lock of tqdm's bars, with which `process_map` initializes workers: each engine has one.
+
+    Engines do not write to one terminal, so that they need not share it.
+    """
+    if _inherits(kind, "tqdm.std", "TqdmDefaultWriteLock"):
+        return lambda pickler, found: (type(found), ())
+    if not _inherits(kind, "multiprocessing.synchronize", "RLock"):
+        return None
+    plain = plain_reducer(kind)
+
+    def reduce(pickler: Pickler, found: Any) -> Reduced:
+        owner: Any = getattr(sys.modules.get("tqdm.std"), "TqdmDefaultWriteLock", None)
+        if found is getattr(owner, "mp_lock", None):
+            return getattr, (owner(), "mp_lock")
+        return NotImplemented if plain is None else plain(pickler, found)
+
+    return reduce
+
+
+KINDS: list[Callable[[type], Callable[[Pickler, Any], Reduced] | None]] = [
+    _of_manager_proxy,
+    _of_shared_number,
+    _of_arena,
+    _of_tqdm,
+]
 """For `pickler.KINDS`."""
 
 

@@ -28,6 +28,8 @@ from collections.abc import Callable, Iterable
 from typing import Any
 
 from . import rebuild as build, rebuild_values as values, shared_state
+from .function_parts import ABSENT
+from .library_values import of_library, of_wrapt
 from .module_origin import Travel, module_with, travel
 from .pickler import (
     BASES,
@@ -407,64 +409,6 @@ def _parts_of(found: Any, names: Iterable[str]) -> dict[str, Any]:
     return {name: getattr(found, name) for name in names if hasattr(found, name)}
 
 
-def _of_wrapt(kind: type) -> Any:
-    """Find the reducer for functions and methods with a decorator of wrapt, which it leaves to others."""
-    wrapt: Any = sys.modules.get("wrapt")
-    if wrapt is not None and kind is wrapt.BoundFunctionWrapper:
-        return lambda pickler, found: (getattr, (found._self_instance, found.__name__))
-    if wrapt is None or kind is not wrapt.FunctionWrapper:
-        return None
-    return lambda pickler, found: (
-        values.new_wrapper,
-        (found.__wrapped__, found._self_wrapper, found._self_enabled),
-        vars(found) or None,
-    )
-
-
-def _of_mpmath(kind: Any) -> Any:
-    """Find the reducer for the contexts of mpmath, by which its matrices compute, and its constants: each process has
-    its own.
-    """
-    if not (kind.__module__.startswith("mpmath.ctx_") and kind.__name__.endswith(("Context", "constant"))):
-        return None
-    members = vars(sys.modules["mpmath"])
-
-    def reduce(pickler: Pickler, found: Any) -> Reduced:
-        name = next((name for name, value in list(members.items()) if value is found), None)
-        return NotImplemented if name is None else by_member("mpmath", name)
-
-    return reduce
-
-
-def place_in_context(cls: type) -> str | None:
-    """Return where a class is that a context of mpmath has made for itself, such as ``mp.matrix``."""
-    if not str(cls.__module__).startswith("mpmath."):
-        return None
-    contexts = vars(sys.modules["mpmath"])
-    places = ((name, key, value) for name in ("mp", "fp", "iv") for key, value in list(vars(contexts[name]).items()))
-    return next((f"{name}.{key}" for name, key, value in places if value is cls), None)
-
-
-def _of_lxml(kind: type) -> Any:
-    """Find the reducer for elements and trees of lxml, which travel as text: an element without what is around it."""
-    if kind.__module__ not in ("lxml.etree", "lxml.html"):
-        return None
-    etree: Any = sys.modules["lxml.etree"]
-    if not issubclass(kind, etree._Element | etree._ElementTree):
-        return None
-
-    def reduce(pickler: Pickler, found: Any) -> Reduced:
-        is_tree = isinstance(found, etree._ElementTree)
-        text = etree.tostring(found, encoding="utf-8", with_tail=not is_tree)
-        parts = text, is_tree, type(found.getroot() if is_tree else found).__module__ == "lxml.html"
-        with contextlib.suppress(etree.XMLSyntaxError):
-            if etree.tostring(values.new_element(*parts), encoding="utf-8") == text:
-                return values.new_element, parts
-        return NotImplemented  # HTML may have names that are none in XML
-
-    return reduce
-
-
 def _of_global_names(kind: Any) -> Any:
     """Find the reducer for objects that pickle writes as the name of a global (their ``__reduce__`` returns a string).
 
@@ -509,42 +453,8 @@ def _by_attributes(found: object) -> Reduced:
     return values.new_wrapping, (type(found), locks), state, None, None, values.fill_state
 
 
-def _of_curry(kind: type) -> Any:
-    """Find the reducer for functions that toolz has curried, which it reduces to the names of their functions."""
-    if kind.__name__ != "curry":
-        return None
-
-    def reduce(pickler: Pickler, found: Any) -> Reduced:
-        restore, (cls, function, *rest, is_whole) = found.__reduce__()
-        module, _, name = function.partition(":") if isinstance(function, str) else ("", "", "")
-        way = travel(module) if module else Travel.REFERENCE
-        if way is Travel.SOURCE and is_whole:
-            return by_member(module, name)
-        if way is Travel.SOURCE:
-            function = functools.reduce(getattr, name.split("."), sys.modules[module])
-        elif way is Travel.LOOSE:
-            function = found.func
-        return restore, (cls, function, *rest, is_whole if way is Travel.REFERENCE else None)
-
-    return reduce
-
-
-def of_library(kind: type) -> Any:
-    """Find the reducer for types of some libraries."""
-    find = _LIBRARIES.get(str(kind.__module__).partition(".")[0])
-    return None if find is None else find(kind)
-
-
-_LIBRARIES: dict[str, Callable[[Any], Any]] = {
-    "cytoolz": _of_curry,
-    "lxml": _of_lxml,
-    "mpmath": _of_mpmath,
-    "toolz": _of_curry,
-}
-
-
 def _of_module_singles(kind: Any) -> Any:
-    """Find the reducer for types of which a module keeps an instance without a state, to be compared by identity."""
+    """Find the reducer for types of which a module keeps instances to compare by identity, ``A = Action("a")``."""
     module = sys.modules.get(kind.__module__) if isinstance(kind.__module__, str) else None
     if module is None or travel(kind.__module__) is Travel.LOOSE or kind in copyreg.dispatch_table:
         return None
@@ -555,24 +465,37 @@ def _of_module_singles(kind: Any) -> Any:
 
     def reduce(pickler: Pickler, found: Any) -> Reduced:
         for name in names:
-            if vars(module).get(name) is found and _has_no_state(found):
-                return by_member(kind.__module__, name)
+            if vars(module).get(name) is found:
+                state = _state_of(found)
+                if state is None:
+                    return by_member(kind.__module__, name)
+                if _has_names_only(kind, state):
+                    return values.member_of_state, (module, name, kind, state)
         return NotImplemented if plain is None else plain(pickler, found)
 
     return reduce if names else None
 
 
-def _has_no_state(found: Any) -> bool:
+def _state_of(found: Any) -> Any:
+    """Return the state that pickle writes; `ABSENT` if it writes more, or refuses the object."""
     try:
-        reduced = found.__reduce_ex__(2)
-    except Exception:  # it cannot be pickled, and pickle says so
+        _, arguments, *state = found.__reduce_ex__(2)
+    except Exception:
+        return ABSENT
+    return state[0] if state and arguments == (type(found),) and not any(state[1:]) else ABSENT
+
+
+def _has_names_only(kind: Any, state: Any) -> bool:
+    """Return whether attributes are texts or None, and the object is equal to itself only."""
+    if kind.__eq__ is not object.__eq__ or hasattr(kind, "__setstate__"):
         return False
-    return len(reduced) > 2 and reduced[2] is None and not any(reduced[3:])
+    parts = state if isinstance(state, tuple) else (state,)
+    return all(each is None or {str, type(None)}.issuperset(map(type, each.values())) for each in parts)
 
 
 REDUCERS[vars(typing)["_GenericAlias"]] = _reduce_alias
 KINDS[:0] = [of_library, _of_global_names]
-KINDS += [_of_compiled, _of_name_resolver, _of_few_parts, _of_wrapt, *shared_state.KINDS, _of_module_singles]
+KINDS += [_of_compiled, _of_name_resolver, _of_few_parts, of_wrapt, *shared_state.KINDS, _of_module_singles]
 BASES.update(
     {
         vars(io)["IOBase"].__base__: _reduce_stream,

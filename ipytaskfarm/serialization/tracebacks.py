@@ -21,13 +21,13 @@ import sys
 import threading
 import types
 import zlib
-from collections import OrderedDict
+from collections import OrderedDict, deque
 from collections.abc import Iterable, Sequence
 from itertools import islice
 from typing import Any
 
 from ..core.messages.payload import ErrorPlace
-from ..core.text import Text, escaped
+from ..core.text import Text, escaped, is_of_library
 from ..system.user_code import file_here
 
 TEXT_CHARACTERS_MAX = 200
@@ -151,7 +151,8 @@ _LINES_MAX = 12
 _LINE_CHARACTERS_MAX = 400
 _FILES_KEPT = 512
 VALUES_FRAMES = 8
-"""The number of innermost frames whose local variables are sent as text."""
+"""The number of innermost frames, and of innermost frames of the user's own code, whose local variables are sent as
+text."""
 VALUES_MAX = 20
 """The number of local variables of one frame."""
 
@@ -183,13 +184,15 @@ class Places:
         """Return the indexes of the places that a traceback consists of."""
         indexes: list[int] = []
         left = _length(tb)
+        users = _innermost_users(tb) if left > VALUES_FRAMES else frozenset()
         while tb is not None:
             code = tb.tb_frame.f_code
             key = (code, tb.tb_lasti, tb.tb_lineno)
             index = self._known.get(key)
             if index is None and len(self.found) < PLACES_MAX:
                 index = self._known[key] = len(self.found)
-                self.found.append(_place(tb, code, self._texts if left <= VALUES_FRAMES else None))
+                has_values = left <= VALUES_FRAMES or tb in users
+                self.found.append(_place(tb, code, self._texts if has_values else None))
             if index is not None:
                 indexes.append(index)
             tb = tb.tb_next
@@ -198,6 +201,16 @@ class Places:
             half = FRAMES_MAX // 2
             indexes = indexes[:half] + indexes[-half:]
         return tuple(indexes)
+
+
+def _innermost_users(tb: types.TracebackType | None) -> frozenset[types.TracebackType]:
+    """Return the innermost entries of the user's own code: below them, libraries may have many."""
+    users: deque[types.TracebackType] = deque(maxlen=VALUES_FRAMES)
+    while tb is not None:
+        if not is_of_library(tb.tb_frame.f_code.co_filename):
+            users.append(tb)
+        tb = tb.tb_next
+    return frozenset(users)
 
 
 def _length(tb: types.TracebackType | None) -> int:

@@ -5,6 +5,7 @@ The first argument of a check is the name of the setting in the user's words, an
 
 from __future__ import annotations
 
+import contextlib
 import inspect
 import math
 import os
@@ -20,6 +21,7 @@ from ..core.parsing import parse_span
 from ..core.requirements import bytes_of
 from ..core.scheduler.autoscaling import IDLE_S
 from ..core.scheduler.settings import COROUTINES_MAX
+from ..core.text import did_you_mean
 
 LEASE_LEAST_S = 5.0
 """A shorter lease would end engines in short pauses of the network."""
@@ -69,7 +71,12 @@ class Agents:
             raise ValueError("min and max go together: give the smallest and the largest number of agents")
         if self.min is not None and self.max is not None and self.min > self.max:
             raise ValueError(f"min ({self.min}) is more than max ({self.max})")
-        limit = parse_span(self.time_limit) if isinstance(self.time_limit, str) else self.time_limit
+        limit = self.time_limit
+        if isinstance(limit, str):
+            try:
+                limit = parse_span(limit)
+            except ValueError as error:
+                raise ValueError(f"time_limit: {error}") from None
         for name, value in (("time_limit", limit), ("leave", self.leave), ("idle", self.idle)):
             object.__setattr__(self, name, check_seconds(name, value, zero=name != "time_limit"))
         object.__setattr__(self, "options", {str(key): str(value) for key, value in self.options.items()})
@@ -143,7 +150,8 @@ def _resource_amount(what: str, name: object, value: object) -> float:
     if not isinstance(name, str) or not re.fullmatch(r"\w+", name):
         raise ValueError(f"{what}: {name!r} is no name for a resource, use letters, digits and _")
     if isinstance(value, str):
-        value = bytes_of(value)
+        with contextlib.suppress(ValueError):
+            value = bytes_of(value)
     if isinstance(value, bool) or not isinstance(value, (int, float)) or not value >= 0:
         raise ValueError(f"{what}: {name} must be a number of 0 or more, or a size like '4 GiB', not {value!r}")
     return float(value)
@@ -198,7 +206,7 @@ def check_choice(what: str, value: object, choices: Sequence[str]) -> str | None
     if value is None or (isinstance(value, str) and value in choices):
         return value
     words = ", ".join(repr(each) if " " in each else each for each in choices)
-    raise ValueError(f"{what} must be one of {words}, not {value!r}")
+    raise ValueError(f"{what} must be one of {words}, not {value!r}{did_you_mean(value, choices)}")
 
 
 def check_times(what: str, value: object) -> float | None:
@@ -311,5 +319,6 @@ def _policy_from_text(what: str, text: str) -> str:
     if not _POLICY.match(text):
         raise ValueError(
             f"{what} {text!r} is neither one of {', '.join(_OWN_POLICIES)} nor an importable name like 'mine:Policy'"
+            f"{did_you_mean(text, _OWN_POLICIES)}"
         )
     return text

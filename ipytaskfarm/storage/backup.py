@@ -238,7 +238,7 @@ def unused_code(path: Path, bytes_max: int) -> set[str]:
 
 
 def needed_blobs(path: Path, digests: Sequence[str]) -> set[str]:
-    """Return those of these blobs that a task, a result or a kept command needs. Any thread may call this."""
+    """Return the blobs, of those given, that a task, a result or a kept command needs. Any thread may call this."""
     with _reader(path) as db:
         return {row[0] for row in db.execute(rows.NEEDED_BLOBS, (rows.asked(digests),))}
 

@@ -11,7 +11,7 @@ from typing import Any
 from ..core.errors import StoreError
 from . import disk
 
-SCHEMA = 12
+SCHEMA = 13
 """The number of ``schema.sql``."""
 
 APPLICATION_ID = 0x69707466

@@ -468,7 +468,7 @@ def entries_in(path: Path) -> int:
 
 
 def needed_by_cache(path: Path, digests: Sequence[str]) -> set[str]:
-    """Return those of these blobs that entries need.  Any thread may call this."""
+    """Return the blobs, of those given, that entries need.  Any thread may call this."""
     if not path.exists():
         return set()
     with contextlib.closing(sqlite3.connect(f"{path.absolute().as_uri()}?mode=ro", uri=True)) as db:

@@ -485,7 +485,7 @@ class Store:
         return dict(self._rows(rows.STATES, ids))
 
     def ended(self, ids: Sequence[int], dependents: bool) -> list[s.TaskRecord]:
-        """Return records of those of these tasks that have ended, for another run.
+        """Return records of the given tasks that have ended, for another run.
 
         Their last attempt is in their history.
 
@@ -510,11 +510,11 @@ class Store:
         return [s.TaskOfJob(*row) for row in self._select(rows.OF_JOB, (job, after, count))]
 
     def latest_retries(self, ids: Sequence[int]) -> dict[int, int]:
-        """Return the latest retry, that was not cleared, of those of these tasks that were submitted again."""
+        """Return the latest retry, if it was not cleared, of each given task that was submitted again."""
         return dict(self._rows(rows.LATEST_RETRIES, ids))
 
     def jobs_with_tasks(self, jobs: Sequence[str]) -> set[str]:
-        """Return those of these jobs that still have tasks."""
+        """Return the given jobs that still have tasks."""
         return {row[0] for row in self._rows(rows.WITH_TASKS, jobs)}
 
     def mail(self, task: int, outgoing: bool, after: int, count: int) -> list[tuple[int, str, float, bytes]]:
@@ -545,7 +545,7 @@ class Store:
         return list(ids), []
 
     def task_rows(self, ids: Sequence[int]) -> list[TaskRow]:
-        """Return table rows of those of these tasks that have ended, in the given order."""
+        """Return table rows of the given tasks that have ended, in the given order."""
         return [rows.table_row(row) for row in rows.in_order(ids, self._rows(rows.TABLE, ids))]
 
     # ---------------------------------------------------------------------------------- care

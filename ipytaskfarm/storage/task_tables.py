@@ -71,6 +71,7 @@ class TaskTables:
         self._is_over = is_over
         self._db = sqlite3.connect(f"{path.absolute().as_uri()}?mode=ro", uri=True)
         self._db.execute("PRAGMA query_only = 1")
+        self._db.create_function("holds", 2, _holds, deterministic=True)
 
     def close(self) -> None:
         """Close the connection."""
@@ -260,6 +261,10 @@ class TaskTables:
 _ENDED = {*(state.value for state in FINAL), "finished", "aborted"}
 
 
+def _holds(text: str | None, part: str) -> bool:
+    return text is not None and part in text.lower()
+
+
 def _filter(question: view.ReadTaskPage) -> _Filter | None:
     """Return the conditions of a page.  None: the state is unknown."""
     conditions = [f"{_RUNS} > 0"]  # a chunk whose items all became tasks of their own stands for none
@@ -289,10 +294,14 @@ def _filter(question: view.ReadTaskPage) -> _Filter | None:
         conditions.append("f.engine_id = ?")
         values.append(question.engine_id)
     if question.text:
-        like = "%" + question.text.replace("!", "!!").replace("%", "!%").replace("_", "!_") + "%"
         columns = ("t.name", "f.etype", "f.value", "f.place")
-        conditions.append("(" + " OR ".join(f"{column} LIKE ? ESCAPE '!'" for column in columns) + ")")
-        values += [like] * len(columns)
+        if question.text.isascii():
+            wanted = "%" + question.text.replace("!", "!!").replace("%", "!%").replace("_", "!_") + "%"
+            holds = "{} LIKE ? ESCAPE '!'"
+        else:  # LIKE ignores the case of ASCII letters alone
+            wanted, holds = question.text.lower(), "holds({}, ?)"
+        conditions.append("(" + " OR ".join(map(holds.format, columns)) + ")")
+        values += [wanted] * len(columns)
     rare = question.state in ("failed", "aborted") or question.cause is not None
     return _Filter(conditions, values, rare)
 

@@ -93,6 +93,15 @@ def memory_rooms(root: Path = ROOT, own: Path = OWN) -> Iterator[MemoryRoom]:
                 yield MemoryRoom(min(max(0, left), total), total)
 
 
+def oom_kills(root: Path = ROOT, own: Path = OWN) -> int:
+    """Return how many processes of the innermost group the kernel has ended because memory was short; 0: unknown."""
+    for group in control_groups("memory", root, own):
+        name = "memory.events" if group.version == 2 else "memory.oom_control"
+        with contextlib.suppress(OSError, ValueError, KeyError):
+            return int(dict(line.split() for line in (group.folder / name).read_text().splitlines())["oom_kill"])
+    return 0
+
+
 def process_counts(root: Path = ROOT, own: Path = OWN) -> Iterator[tuple[int, int]]:
     """Yield (limit, present number) for each group that limits the number of processes and threads."""
     for group in control_groups("pids", root, own):

@@ -97,6 +97,16 @@ def dialled(info: ConnectionInfo) -> str:
     return info.host if not info.location or info.node == socket.gethostname() else info.location
 
 
+def remedy(info: ConnectionInfo) -> str:
+    """Return what to do about a controller that does not answer."""
+    if info.node in ("", socket.gethostname()):
+        return f"start it: ipytaskfarm start --farm {info.farm}"
+    return (
+        f"see on {info.node} whether it runs there (`ipytaskfarm list`), and whether a firewall lets TCP port "
+        f"{info.port} through"
+    )
+
+
 _WILDCARDS = {"0.0.0.0": "127.0.0.1", "::": "::1"}  # to the address by which the host itself connects
 
 
@@ -115,7 +125,12 @@ def listening(host: str, port: int, location: str) -> str:
     if host == "localhost" or host == "::1" or host.startswith("127."):
         return ""
     where = "all addresses of this machine" if host in _WILDCARDS else host
-    return f"listening on {where}, port {port}; other machines find it at {location}:{port}"
+    return f"listening on {where}, port {port}; other machines find it at {endpoint(location, port)}"
+
+
+def endpoint(host: str, port: int) -> str:
+    """Return an address with its port; one of IPv6 is in brackets."""
+    return f"[{host}]:{port}" if ":" in host else f"{host}:{port}"
 
 
 class FarmRecord(msgspec.Struct, frozen=True, kw_only=True):

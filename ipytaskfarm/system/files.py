@@ -42,10 +42,13 @@ def write_all(descriptor: int, data: memoryview) -> None:
 
 
 def sync_folder(folder: Path) -> None:
-    """Sync a folder. Only then is a new file's name on the disk."""
+    """Sync a folder. Only then is a new file's name on the disk. Some file systems (CIFS) have no such call."""
     descriptor = os.open(folder, os.O_RDONLY | os.O_DIRECTORY | os.O_CLOEXEC)
     try:
         os.fsync(descriptor)
+    except OSError as error:
+        if error.errno != errno.EINVAL:
+            raise
     finally:
         os.close(descriptor)
 

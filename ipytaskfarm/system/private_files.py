@@ -16,6 +16,7 @@ import stat
 from pathlib import Path
 
 from ..core import errors
+from .files import sync_folder
 from .host import socket_bases
 from .odd_files import kind_of, odd_kind, set_aside_unless_file
 
@@ -127,11 +128,7 @@ def write_private(path: Path, data: bytes) -> None:
     except BaseException:
         os.unlink(new)
         raise
-    folder = os.open(path.parent, os.O_RDONLY | os.O_DIRECTORY | os.O_CLOEXEC)
-    try:
-        os.fsync(folder)
-    finally:
-        os.close(folder)
+    sync_folder(path.parent)
 
 
 def read_private(path: Path) -> bytes:
@@ -171,6 +168,12 @@ def read_private(path: Path) -> bytes:
         return stream.read()
 
 
+def without_locks(path: Path, error: OSError) -> OSError:
+    """Return the error for a file that cannot be locked because of its file system, with the remedy."""
+    text = f"{error.strerror}: its file system has no locks (Lustre: see the mount option flock)"
+    return OSError(error.errno, f"{text}; set JUPYTER_DATA_DIR to a folder on another one", str(path))
+
+
 class Lock:
     """An exclusive lock on a file of its own. A process holds it until the process ends or calls `release`.
 
@@ -196,7 +199,7 @@ class Lock:
             os.close(self._file)
             self._file = None
             if not isinstance(error, BlockingIOError | PermissionError):
-                raise
+                raise without_locks(path, error) from None
             raise errors.FarmExists(f"{what} runs already: process {holder} holds {path}") from None
         os.ftruncate(self._file, 0)
         os.pwrite(self._file, f"{os.getpid()}\n".encode(), 0)

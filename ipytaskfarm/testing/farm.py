@@ -339,7 +339,7 @@ class SimulatedFarm:
             outcome: the outcome of its run, or of each of its runs; the last one is used for further runs too. Default:
                 the
                 farm's `run`.
-            client: the name of the client that hands it in.
+            client: the name of the client that submits it.
             job: the name of its job.
 
         Raises:

@@ -271,7 +271,7 @@ class MemoryStore:
         return list(found)
 
     def ended(self, ids: Sequence[int], dependents: bool) -> list[s.TaskRecord]:
-        """Return records of those of these tasks that have succeeded, for another run."""
+        """Return records of the given tasks that have succeeded, for another run."""
         wanted = self.with_dependents(ids) if dependents else ids
         records = []
         for task_id in wanted:
@@ -332,7 +332,7 @@ class MemoryReader:
         ]
 
     def task_rows(self, ids: Sequence[int]) -> list[TaskRow]:
-        """Return lines of a table for those of these tasks that have ended."""
+        """Return lines of a table for the given tasks that have ended."""
         return [self._row(final) for final in self.finals(ids)]
 
     def _row(self, final: Final) -> TaskRow:
@@ -360,7 +360,7 @@ class MemoryReader:
         ]
 
     def ended(self, ids: Sequence[int], dependents: bool) -> list[s.TaskRecord]:
-        """Return records of those of these tasks that have succeeded, for another run."""
+        """Return records of the given tasks that have succeeded, for another run."""
         return self._store.ended(ids, dependents)
 
     def conversations(self, ids: Sequence[int]) -> tuple[list[tuple[int, str, int]], list[tuple[int, int, int, str]]]:
@@ -373,7 +373,7 @@ class MemoryReader:
         return [(x.seq, x.sender, x.at_s, x.body) for x in found[:count]]
 
     def jobs_with_tasks(self, jobs: Sequence[str]) -> set[str]:
-        """Return those of these jobs that have tasks."""
+        """Return the given jobs that have tasks."""
         return {job for job in jobs if self.tasks_of_job(job, -1, 1)}
 
     def tasks_of_job(self, job: str, after: int, count: int) -> list[s.TaskOfJob]:
@@ -390,7 +390,7 @@ class MemoryReader:
         return None
 
     def latest_retries(self, ids: Sequence[int]) -> dict[int, int]:
-        """Return the latest retry of those of these tasks that were submitted again."""
+        """Return the latest retry of each given task that was submitted again."""
         origin = {i: i for i in ids}
         for task in sorted(self._store.tasks):
             rules = self._store.tasks[task].rules

@@ -33,9 +33,11 @@ from typing import Any
 import msgspec
 
 from ..core import errors
+from ..core.text import did_you_mean
 from ..system import farm_paths
 from ..system.farm_paths import ConnectionInfo
 from ..system.odd_files import set_aside_if_lost, set_aside_unless_file, set_aside_unless_link
+from ..system.private_files import without_locks
 from . import wire
 
 log = logging.getLogger(__name__)
@@ -154,7 +156,7 @@ def _covers(name: str, other: str) -> bool:
 
 
 def without_agents(keys: FarmKeys, names: list[str]) -> FarmKeys:
-    """Return the keys without those of these agents.
+    """Return the keys without the keys of the given agents.
 
     Raises:
         KeyError: an agent has no key.
@@ -180,7 +182,8 @@ def _must_have(keys: FarmKeys, names: list[str]) -> None:
     for name in names:
         if name not in keys.agents:
             known = ", ".join(sorted(keys.agents)) or "none"
-            raise KeyError(f"there is no key of an agent {name!r}: enrolled are {known}")
+            near = did_you_mean(name, keys.agents)
+            raise KeyError(f"there is no agent {name!r} with a key of its own: agents with one are {known}{near}")
 
 
 # --------------------------------------------------------------------------------------------- on the disk
@@ -209,6 +212,8 @@ def keys_lock(folder: Path) -> Iterator[None]:
                         f"another process has held {folder / LOCK_FILE} for {LOCKED_S:g} s: look for a stopped "
                         "`ipytaskfarm keys`, and end it"
                     ) from None
+            except OSError as error:
+                raise without_locks(folder / LOCK_FILE, error) from None
             time.sleep(0.01)
         yield
     finally:

@@ -109,7 +109,7 @@ def check_parts(body: bytes | memoryview, most: int = PARTS_MAX) -> None:
             if count > most or left > most:
                 raise ResultTooLarge(
                     f"a message of {end:,} bytes has more than {most:,} values, the most of one message: "
-                    "hand large data over as an array or as bytes, or in pieces"
+                    "pass large data as an array or as bytes, or in pieces"
                 )
             left -= 1
             first = data[at]

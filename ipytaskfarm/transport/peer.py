@@ -28,7 +28,7 @@ from ..core import errors
 from ..core.limits import PARTS_MAX
 from ..core.messages import PROTOCOL, ToAgent, ToClient
 from ..core.messages.running_task import TaskCall
-from ..system.farm_paths import ConnectionInfo, dialled
+from ..system.farm_paths import ConnectionInfo, dialled, endpoint
 from ..version import __version__
 from . import wire
 from .curve_connection import CurveConnection
@@ -273,6 +273,8 @@ class Link:
         if self.farm is not None and info.incarnation != self.farm:
             return self._end(_replaced(info.farm), events)
         host = dialled(info)
+        if self._tries % 2 and info.location:
+            host = info.location  # another machine may have the name of the controller's
         # Under another key this is another peer: sessions are bound to their keys by their names.
         self._owner = "reader:" if info.role == "reader" else ""
         try:
@@ -293,7 +295,7 @@ class Link:
                 self._address = info.socket
                 self._avoids_unix = True  # until it has led to a welcome
                 return local
-        self._address = f"{host}:{info.port}"
+        self._address = endpoint(host, info.port)
         self._avoids_unix = False
         return CurveConnection(self._context, info, host)
 

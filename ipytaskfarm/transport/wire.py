@@ -114,7 +114,7 @@ def encode_message(message: object, sender: str = "controller") -> bytes:
     if len(body) > (most := message_bytes_max(sender)):
         raise errors.ResultTooLarge(
             f"{type(message).__name__} has {len(body):,} bytes, more than the {most:,} that one message may have: "
-            "hand large data over in a file, or in pieces"
+            "pass large data in a file, or in pieces"
         )
     return body
 

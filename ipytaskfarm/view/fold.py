@@ -82,7 +82,7 @@ class FarmFold:
         self._number = told.number
         self._note_failures(told.failed > 0)
         self.picture.set("counts", state_counts(told.counts))
-        self.picture.set("hold", {"held": told.held, "stopping": told.stopping})
+        self.picture.set("hold", _hold(told))
         self._add_to_series(told)
         rows = merged(told.stretches, 0.02, STRETCHES_AT_ONCE)
         self.picture.append("stretches", [stretch_row(row) for row in rows], STRETCHES_MAX)
@@ -137,7 +137,7 @@ class FarmFold:
             },
         )
         self.picture.set("counts", state_counts(state.counts))
-        self.picture.set("hold", {"held": state.held, "stopping": state.stopping})
+        self.picture.set("hold", _hold(state))
 
     def cause_table(self, table: view.CauseTable) -> None:
         """Fold all failed tasks by cause."""
@@ -334,6 +334,11 @@ class FarmFold:
             ]
             self.picture.append("series", [row], SERIES_MAX)
             self._second = [told.at_s, 0, 0]
+
+
+def _hold(told: view.FarmChanges | FarmState) -> dict[str, Any]:
+    """Return whether tasks start, and why none is accepted."""
+    return {"held": told.held, "stopping": told.stopping, "refusing": cut(told.refusing)}
 
 
 def stretch_row(row: view.Stretch) -> list[Any]:

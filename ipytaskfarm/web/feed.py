@@ -16,12 +16,13 @@ from collections.abc import Callable
 from typing import Any, Protocol, TypeVar
 
 from ipytaskfarm.core import errors, messages
-from ipytaskfarm.core.messages import CommandAnswer, FarmChanges, Question, Refusal, Reply, view
+from ipytaskfarm.core.messages import CommandAnswer, FarmChanges, Output, Question, Refusal, Reply, view
 from ipytaskfarm.core.messages.pages import of_kind
 from ipytaskfarm.core.messages.tables import ConnectionRow, ConnectionTable, FarmState
 from ipytaskfarm.core.text import text_of
 from ipytaskfarm.deployment.home import Home
 from ipytaskfarm.deployment.light_client import Questioner, refusal_error
+from ipytaskfarm.display.text import OUTPUT_S
 from ipytaskfarm.system.farm_paths import ConnectionInfo, connection_reader
 from ipytaskfarm.transport.keys import info_for, load_keys
 from ipytaskfarm.transport.peer import NEVER_CONNECTED
@@ -122,6 +123,9 @@ class FarmFeed:
         """Since when (wall clock) the farm tells what happens."""
         self._next: dict[str, float] = {}
         """What is asked for again and again -> when."""
+        self._looking = asyncio.Lock()
+        """Held while one task's output is asked for: what comes is this task's."""
+        self._outputs: asyncio.Queue[Output] = asyncio.Queue()
         self._numbers = asyncio.Event()
         """Set when the picture has `NUMBERS`, or it is known why there are none."""
         self._begin_picture()
@@ -239,7 +243,7 @@ class FarmFeed:
         except (errors.TaskFarmError, OSError) as error:
             self._problem = text_of(error)
             return
-        self._questioner = questioner
+        self._questioner, questioner.on_output = questioner, self._outputs.put_nowait
         self._epoch, self._follows, self._answered_s = 0, False, 0.0
         (self._fd,) = questioner.fds()
         asyncio.get_running_loop().add_reader(self._fd, self._step)
@@ -454,6 +458,21 @@ class FarmFeed:
     async def answer_for(self, question: Question, expected: type[R]) -> R:
         """Return the farm's reply to a question, as `answer` does.  Raises TypeError for a reply of another type."""
         return of_kind(await self.answer(question), expected, question)
+
+    async def latest_output(self, task: int) -> tuple[str, str] | None:
+        """Return the end of what a running task has written: (stdout, stderr); None: it does not run, or its engine
+        does not answer.
+        """
+        async with self._looking:
+            while not self._outputs.empty():
+                self._outputs.get_nowait()
+            if (await self.answer_for(messages.Outputs.latest(task), messages.NumberReply)).value:
+                with contextlib.suppress(TimeoutError):
+                    async with asyncio.timeout(OUTPUT_S):
+                        while (texts := (await self._outputs.get()).texts_of(task)) is None:
+                            pass
+                        return texts
+        return None
 
     async def command(self, engines: list[int], verb: str, body: bytes, patience_s: float) -> list[CommandAnswer]:
         """Send a command to engines, and return the answers that come in time.

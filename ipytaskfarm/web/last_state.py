@@ -6,6 +6,7 @@ import html
 import time
 from typing import Any
 
+from ipytaskfarm.core.states import STATE_WORDS
 from ipytaskfarm.display.tables import Table
 from ipytaskfarm.display.text import number
 from ipytaskfarm.system.user_code import with_cells
@@ -24,8 +25,7 @@ STYLE = (
 def head(farm: str, picture: PictureData) -> str:
     """Return the line about the farm."""
     counts = picture.get("counts", {})
-    words = {"scheduled": "waiting", "running": "running", "succeeded": "succeeded", "failed": "failed"}
-    tasks = ", ".join(f"{counts.get(state, 0):,} {word}" for state, word in words.items())
+    tasks = ", ".join(f"{counts.get(state, 0):,} {state}" for state in STATE_WORDS)
     status = picture.get("status", {})
     engines = sum(picture.get("engine_states", {}).values())
     state = "" if status.get("state") == "up" else f" ({status.get('text') or 'not there'})"

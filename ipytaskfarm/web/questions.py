@@ -21,7 +21,7 @@ from ipytaskfarm.core.messages.payload import FailureBody, ResultBody, StringWor
 from ipytaskfarm.core.messages.tables import EventTable
 from ipytaskfarm.core.messages.task_types import Final, Rules
 from ipytaskfarm.core.states import state_word
-from ipytaskfarm.core.text import text_of
+from ipytaskfarm.core.text import is_of_library, text_of
 from ipytaskfarm.deployment.home import Home
 from ipytaskfarm.display.text import redrawn
 from ipytaskfarm.system import farm_paths
@@ -36,7 +36,7 @@ OUTPUT_MAX = 100_000
 LINE_MAX = 2_000
 HISTORY_MAX = 200
 VARIABLES_FRAMES = 3
-"""The number of innermost frames of a failure of which a page shows the local variables."""
+"""The number of innermost frames of a failure of which a page shows the local variables: of the user's own ones."""
 LOG_BYTES = 128 * 1024
 AT_ONCE = 2_000
 """How many tasks of a group are tried again by one request."""
@@ -204,10 +204,11 @@ def _end(final: Final) -> dict[str, Any]:
 
 
 def _variables(failure: FailureBody) -> str:
-    """Return the local variables of the innermost frames of a failure, which came with it as text."""
+    """Return the local variables of the innermost frames of a failure, as `client.results.Failure.variables`."""
     indexes = failure.links[0].frames if failure.links else ()
     places = [failure.places[index] for index in indexes if 0 <= index < len(failure.places)]
-    told = [place for place in places if place.values][-VARIABLES_FRAMES:]
+    told = [place for place in places if place.values]
+    told = ([place for place in told if not is_of_library(place.filename)] or told)[-VARIABLES_FRAMES:]
     return "\n".join(
         f"in {place.name}, line {place.line}:\n" + "\n".join(f"    {name} = {value}" for name, value in place.values)
         for place in told
@@ -293,6 +294,13 @@ async def _stack(feed: FarmFeed, arguments: Arguments) -> Any:
     return {"text": long_text(reply.text)}
 
 
+async def _output(feed: FarmFeed, arguments: Arguments) -> Any:
+    """Return the end of what a running task has written."""
+    texts = await feed.latest_output(_id(arguments))
+    stdout, stderr = map(long_text, texts or ("", ""))
+    return {"answered": texts is not None, "stdout": stdout, "stderr": stderr}
+
+
 QUESTIONS: dict[str, Callable[[FarmFeed, Arguments], Awaitable[Any]]] = {
     "tasks": _tasks,
     "causes": _causes,
@@ -302,6 +310,7 @@ QUESTIONS: dict[str, Callable[[FarmFeed, Arguments], Awaitable[Any]]] = {
     "logs": _logs,
     "profile": _profile,
     "stack": _stack,
+    "output": _output,
 }
 
 

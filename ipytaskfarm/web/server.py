@@ -114,7 +114,7 @@ def bases(
         public = True
 
         def check_xsrf_cookie(self) -> None:
-            """Nothing to check: only who has the token gets in, and no cookie helps."""
+            """Accept every request: `post` asks for the token, and no cookie helps."""
 
         def post(self) -> None:
             try:

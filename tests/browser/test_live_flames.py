@@ -1,9 +1,11 @@
-"""The flame graph of the live view: shown to readers, switched by clients, and part of a report."""
+"""What tasks do now, in the live view: the flame graph, which is also part of a report, and the output of one task."""
 
 from __future__ import annotations
 
+import re
 import subprocess
 import sys
+import time
 from collections.abc import Iterator
 from pathlib import Path
 
@@ -88,3 +90,34 @@ def test_a_report_has_the_flames(browser: Browser, farm: Farm, tmp_path: Path) -
         relaxing.press("Enter")
         seen(page, ".tf-flames-path b", "relax")
         expect(page.locator("img")).to_have_count(0)
+
+
+def test_a_task_that_runs_is_followed_with_its_output(
+    browser: Browser, server: WebPage, farm: Farm, tmp_path: Path
+) -> None:
+    gate = tmp_path / "gate"
+    code = (
+        f"import os, time\nprint('begun <b>')\nwhile not os.path.exists({str(gate)!r}): time.sleep(0.01)\nprint('over')"
+    )
+    with strict_page(browser, server.url) as page, farm.task_client() as tc:
+        task = tc.run(Task(code, name="shows its output"))
+        waits = tc.run(Task("1", name="waits for it", after=[task]))
+        page.get_by_role("searchbox").fill("waits for it")
+        page.locator("#tf-tasks tbody .tf-link", has_text=str(waits)).click()
+        seen(page, ".tf-drawer", f"it waits for task {task}")
+        expect(page.get_by_role("button", name="Where is it now?")).to_have_count(0)
+        page.keyboard.press("Escape")
+        page.get_by_role("searchbox").fill(str(task))
+        page.get_by_role("button", name=f"Open task {task}").wait_for()
+        page.get_by_role("searchbox").press("Enter")
+        expect(page.get_by_label("Output so far")).to_have_text("begun <b>\n")
+        gate.touch()
+        page.clock.run_for(3000)
+        seen(page, ".tf-drawer", "succeeded")
+        history = page.locator(".tf-drawer tbody td").first
+        expect(history).to_have_text(re.compile(r"^\d\d:\d\d:\d\d\.\d{3}$"))
+        page.clock.set_fixed_time(time.time() + 86400)  # the next day
+        page.get_by_role("button", name="Refresh").click()
+        expect(history).to_have_text(re.compile(r"^\d{4}-\d\d-\d\d \d\d:\d\d:\d\d\.\d{3}$"))
+        expect(page.get_by_label("Output", exact=True)).to_have_text("begun <b>\nover\n")
+        expect(page.get_by_label("Output so far")).to_have_count(0)

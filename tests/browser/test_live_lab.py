@@ -229,7 +229,7 @@ def test_a_farm_in_a_tab_shows_text_of_tasks_as_text_and_follows_the_theme(noteb
 def test_numbers_palette_launcher_and_a_second_look(notebook: Notebook, farm: Farm, lab: Lab) -> None:
     page = notebook.page
     item = page.locator(".tf-lab-status")
-    expect(item).to_have_text("Farm: 0 running, 0 waiting, 1 failed")
+    expect(item).to_have_text("Farm: 0 running, 0 scheduled, 1 failed")
     item.click()
     title = page.locator(".tf-lab-page:visible h1")
     expect(title).to_have_text("lab")
@@ -292,7 +292,7 @@ def test_a_widget_follows_the_farm_answers_while_its_cell_runs_and_is_saved_with
     expect(shown.locator(".tf-header")).to_contain_text("connected", timeout=DEADLINE_MS)
     what_tasks_say_is_text(shown)
     # A notebook that is read elsewhere has the state as it was last: while the cell ran, the job had not ended.
-    ended = f"farm 'lab': 0 waiting, 0 running, {before + 3} succeeded, 2 failed"
+    ended = f"farm 'lab': 0 scheduled, 0 running, {before + 3} succeeded, 2 failed"
 
     def told() -> bool:
         text = notebook.outputs(0)[0]["data"]["text/plain"]

@@ -14,12 +14,16 @@ from typing import Any
 import pytest
 
 from ipytaskfarm import Farm, Task
-from ipytaskfarm.core.errors import LauncherError
+from ipytaskfarm.core.errors import FarmNotRunning, LauncherError
+from ipytaskfarm.deployment.agent_groups import read_groups
+from ipytaskfarm.deployment.daemon import stop_farm
 from ipytaskfarm.launchers.batch import launchers
 from ipytaskfarm.launchers.batch.launchers import Lsf, Pbs, Slurm
 from ipytaskfarm.launchers.interface import AgentSpec, AgentStatus, Handle, Launcher, Seat
 from ipytaskfarm.settings.checks import Agents
 from tests.conftest import Dirs
+from tests.farm.test_farm import background_farm
+from tests.farm.test_farm_bad_input import Said
 from tests.support import fake_batch
 from tests.support.farms import DEADLINE_S, engines, until_engines
 from tests.support.polling import eventually
@@ -230,3 +234,22 @@ def test_agents_of_a_batch_system_work(fakes: Path, farm_dirs: Dirs, system: str
     ended = [element / "code" for element in fake_batch.elements(fakes)]
     assert len(ended) == 2
     assert [path.read_text() for path in ended if path.exists()] == ["0", "0"]
+
+
+@pytest.mark.farm
+def test_jobs_that_their_system_does_not_end_are_ended_by_the_next_stop(fakes: Path, farm_dirs: Dirs) -> None:
+    """They were forgotten, and `stop` said nothing of them."""
+    with background_farm("-n", "0", "--agents", "pbs:2", "--agent-engines", "1", "--agent-time", "10m") as home:
+        eventually(lambda: len(read_groups(home)) == 1, DEADLINE_S)
+        qdel = fakes / "commands" / "qdel"
+        works = qdel.read_text()
+        qdel.write_text("#!/bin/sh\necho 'qdel: cannot connect' >&2; exit 1\n")
+        said = Said()
+        with pytest.raises(LauncherError, match="pbs-1: qdel ended with exit code 1"):
+            stop_farm(home, 0.0, said)
+        assert [group.name for group in read_groups(home)] == ["pbs-1"]
+        qdel.write_text(works)
+        stop_farm(home, 0.0, said)
+        assert read_groups(home) == []
+        with pytest.raises(FarmNotRunning):
+            stop_farm(home, 0.0, said)

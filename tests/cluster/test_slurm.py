@@ -179,7 +179,7 @@ def test_the_command_adds_shows_and_removes_agents(slurm: Cluster, farm_dirs: Di
         assert "connection_file=" in script
         assert key not in script + str(inside) + " ".join(word for p in slurm.processes() for word in p.cmdline())
 
-        assert "2 agents sent away" in said("agents", "remove", "slurm-1")
+        assert "2 agents removed" in said("agents", "remove", "slurm-1")
         eventually(lambda: slurm.queue() == [], DEADLINE_S, what="an empty queue")
 
         refused = command("agents", "add", "slurm", "--option", "partition=nowhere", "--farm", "slurmy")

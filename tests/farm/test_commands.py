@@ -161,6 +161,11 @@ def test_top_shows_priorities_and_puts_urgent_tasks_before_those_that_wait(
         assert [line.split()[0] for line in lines if " scheduled " in line] == [str(ids["third"]), str(ids["second"])]
         assert sum("priority" in line for line in lines) == 2, "the table of jobs, and that of tasks"
         rows = {row["id"]: row["priority"] for row in json.loads(command(capsys, "tasks", "--json")[1])}
+        assert (
+            {*rows}
+            > {row["id"] for row in json.loads(command(capsys, "tasks", "failed", "--json")[1])}
+            >= {ids["failed"]}
+        )
         assert (rows[ids["second"]], rows[ids["third"]], rows[ids["failed"]]) == (2, 5, None)
         tc.job("sweep").set_priority(0)
 

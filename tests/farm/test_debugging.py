@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 import subprocess
 import sys
 import traceback
@@ -243,6 +244,21 @@ def test_a_failure_tells_its_frames_and_explain_the_variables(tc: TaskClient) ->
     assert "    x = 3" in tc.explain(bad)
     assert "local variables" in result.html()
     assert "local variables" not in tc.run(Task(divide, args=(3, 1)), block=True).html()
+
+
+def _opens(text: str, depth: int) -> object:
+    return json.loads(text) if not depth else _opens(text, depth - 1)
+
+
+def test_the_variables_are_those_of_the_users_frames_however_deep_a_library_fails(tc: TaskClient) -> None:
+    deep = "import json, re\nclass Deep(dict): pass\n" + "pattern = '(' * 60 + 'a'\nre.compile(pattern)"
+    for task in (Task(_opens, args=("{broken", 1)), StringTask(deep)):
+        bad = tc.run(task, block=True)
+        told = bad.failure.variables()
+        assert "in decode" not in told
+        assert "in _parse" not in told
+        assert ("    text = '{broken'" in told) or ("    pattern = '((((" in told), told
+        assert told in tc.explain(bad.taskid)
 
 
 @pytest.mark.parametrize(

@@ -342,7 +342,8 @@ def test_a_failed_initializer_breaks_the_executor(tc: TaskClient) -> None:
         ({"initializer": 3}, TypeError),
         ({"max_tasks_per_child": 0}, ValueError),
         ({"max_tasks_per_child": "1"}, TypeError),
-        ({"mp_context": multiprocessing.get_context("spawn")}, TypeError),
+        ({"mp_context": abs}, TypeError),
+        ({"context": 3}, TypeError),
         ({"retries": -1}, ValueError),
         ({"colour": 2}, TypeError),
     ],
@@ -350,6 +351,46 @@ def test_a_failed_initializer_breaks_the_executor(tc: TaskClient) -> None:
 def test_wrong_arguments_are_refused(tc: TaskClient, arguments: dict[str, Any], error: type[Exception]) -> None:
     with pytest.raises(error):
         tc.executor(**arguments)
+
+
+@pytest.mark.parametrize("start_method", ["spawn", "forkserver", "fork"])
+def test_contexts_of_multiprocessing_are_taken(tc: TaskClient, start_method: str) -> None:
+    context = multiprocessing.get_context(start_method)
+    with Executor(tc, context, prepare, (21,)) as executor:
+        assert list(executor.map(prepared, range(3))) == [21, 22, 23]
+    with tc.executor(mp_context=context, initializer=prepare, initargs=(2,)) as executor:
+        assert executor.submit(prepared, 1).result(DEADLINE_S) == 3
+    with Pool(tc, prepare, (3,), None, context) as pool:
+        assert pool.map(prepared, range(3)) == [3, 4, 5]
+
+
+def test_the_arguments_of_other_executors_are_taken(tc: TaskClient) -> None:
+    given: list[tuple[tuple[Any, ...], dict[str, Any]]] = [
+        (("workers",), {}),
+        ((None, prepare, (1,)), {}),
+        ((), {"thread_name_prefix": "workers"}),
+        ((), {"context": "loky"}),
+        ((), {"mp_context": multiprocessing}),
+    ]
+    for arguments, named in given:
+        with Executor(tc, *arguments, **named) as executor:
+            assert executor.submit(pow, 2, 5).result(DEADLINE_S) == 32
+    with pytest.raises(TypeError, match="an initializer is the third argument"):
+        Executor(tc, prepare)  # type: ignore[arg-type]
+    with pytest.raises(TypeError, match="context must be a context of multiprocessing"):
+        Pool(tc, context=4)  # type: ignore[arg-type]
+
+
+_prepared = 0
+
+
+def prepare(n: int) -> None:
+    global _prepared
+    _prepared = n
+
+
+def prepared(n: int) -> int:
+    return _prepared + n
 
 
 def test_engines_are_replaced_after_so_many_calls(tc: TaskClient) -> None:

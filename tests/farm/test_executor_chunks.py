@@ -5,6 +5,7 @@ from __future__ import annotations
 import asyncio
 import concurrent.futures
 import os
+import random
 import signal
 import threading
 import time
@@ -12,9 +13,10 @@ from collections.abc import Callable
 from pathlib import Path
 from typing import Any, TypeVar
 
+import numpy as np
 import pytest
 
-from ipytaskfarm import Executor, TaskClient
+from ipytaskfarm import Executor, Pool, TaskClient
 from ipytaskfarm.core import errors
 from ipytaskfarm.engine import current_task
 from tests.support.only_here import OnlyHere
@@ -295,3 +297,99 @@ def test_calls_may_submit_and_wait(ex: Executor) -> None:
     calls = some(8, 60)
     futures = [ex.submit(outer, n) for n in range(calls)]
     assert [future.result(DEADLINE_S) for future in futures] == [3 * n + 3 for n in range(calls)]
+
+
+class Counting:
+    def __init__(self) -> None:
+        self.n = 0
+
+    def step(self) -> int:
+        self.n += 1
+        return self.n
+
+
+def appends(numbers: list[int]) -> int:
+    numbers.append(1)
+    return len(numbers)
+
+
+def extends(*, numbers: list[int]) -> int:
+    numbers += [1]
+    return len(numbers)
+
+
+def passes_on(numbers: list[int], others: list[int]) -> int:
+    appends(others)
+    return len(numbers)
+
+
+def steps(counting: Counting) -> int:
+    return counting.step()
+
+
+def sets(counting: Counting) -> int:
+    counting.n += 1
+    return counting.n
+
+
+def adds_one(numbers: Any) -> int:
+    numbers += 1
+    return int(numbers[0])
+
+
+def draws(numbers: random.Random) -> float:
+    return numbers.random()
+
+
+SHARED: list[int] = []
+COUNTING, ARRAY, RANDOM = Counting(), np.zeros(3, int), random.Random(1)
+
+
+@pytest.mark.parametrize(
+    ("call", "value"),
+    [
+        ((appends, (SHARED,), {}), 1),
+        ((extends, (), {"numbers": SHARED}), 1),
+        ((passes_on, (SHARED, SHARED), {}), 1),
+        ((list.append, (SHARED, 1), {}), None),
+        ((steps, (COUNTING,), {}), 1),
+        ((sets, (COUNTING,), {}), 1),
+        ((adds_one, (ARRAY,), {}), 1),
+        ((draws, (RANDOM,), {}), random.Random(1).random()),
+        ((next, (iter(range(9)),), {}), 0),
+    ],
+    ids=lambda value: getattr(value[0], "__name__", "") if isinstance(value, tuple) else None,
+)
+def test_each_call_has_the_arguments_that_were_sent(tc: TaskClient, call: Any, value: Any) -> None:
+    function, args, kwargs = call
+    with tc.executor() as executor:
+        for _ in range(2):  # at first it is not known that the calls are quick
+            futures = [executor.submit(function, *args, **kwargs) for _ in range(300)]
+            assert {future.result() for future in futures} == {value}
+
+
+def builds(settings: dict[str, int], n: int) -> list[int]:
+    found = []
+    total = 0
+    total += settings["a"]
+    found.append(total)
+    found.append(n)
+    return found
+
+
+def test_a_function_that_changes_what_it_has_made_shares_tasks(tc: TaskClient) -> None:
+    settings = {"a": 1}
+    with Executor(tc) as executor:
+        for _ in range(3):
+            futures = submitted(executor, builds, *[(settings, n) for n in range(CALLS)])
+            assert [future.result() for future in futures] == [[1, n] for n in range(CALLS)]
+        futures = submitted(executor, builds, *[(settings, n) for n in range(CALLS)])
+        assert any(getattr(future, "chunk", None) is not None for future in futures)
+
+
+def test_items_share_what_they_may_change_only_within_a_given_chunk(tc: TaskClient) -> None:
+    with tc.executor() as executor, Pool(tc) as pool:
+        assert set(executor.map(appends, [SHARED] * 400)) == {1}
+        assert max(executor.map(appends, [SHARED] * 400, chunksize=10)) == 10
+        assert set(pool.imap(appends, [SHARED] * 400)) == {1}
+        assert max(pool.map(appends, [SHARED] * 400, chunksize=8)) == 8

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import functools
 import os
 import signal
 import threading
@@ -11,7 +12,7 @@ from typing import Any
 
 import pytest
 
-from ipytaskfarm import Executor, TaskClient
+from ipytaskfarm import Executor, Pool, TaskClient
 from ipytaskfarm.core import errors
 from tests.support.only_here import OnlyHere
 
@@ -23,6 +24,10 @@ SIZES = pytest.mark.parametrize("chunksize", [1, 100], ids=["single", "chunks"])
 
 def quick(x: int, y: int = 0) -> int:
     return x + y
+
+
+def adding(n: int) -> Callable[[int], int]:
+    return lambda x: n + x
 
 
 def fails_at_700(x: int) -> int:
@@ -181,3 +186,25 @@ def test_a_subclass_sees_the_calls_of_a_map(tc: TaskClient) -> None:
         assert executor.seen == 3
         assert list(executor.map(pow, range(4), range(4), chunksize=2)) == [1, 1, 4, 27]
         assert executor.seen == 5
+
+
+@pytest.mark.parametrize(
+    "function",
+    [adding(2), lambda x, n=2: x + n, functools.partial(int.__add__, 2), functools.partial(pow, exp=1, mod=10**9)],
+    ids=["closure", "default", "partial", "keywords"],
+)
+def test_functions_with_values_of_their_own_are_mapped(tc: TaskClient, function: Callable[[int], int]) -> None:
+    with Executor(tc) as executor, Pool(tc) as pool:
+        for count in (1, 5):
+            wanted = [function(x) for x in range(count)]
+            assert list(executor.map(function, range(count))) == wanted
+            assert list(executor.map(function, range(count), buffersize=1)) == wanted
+            assert pool.map(function, range(count), chunksize=1) == wanted
+            assert list(pool.imap(function, range(count))) == wanted
+            assert pool.starmap(function, [(x,) for x in range(count)]) == wanted
+
+
+def test_process_map_of_tqdm_takes_the_executor(monkeypatch: pytest.MonkeyPatch) -> None:
+    concurrent = pytest.importorskip("tqdm.contrib.concurrent")
+    monkeypatch.setattr("concurrent.futures.ProcessPoolExecutor", Executor)
+    assert concurrent.process_map(quick, range(5), [1] * 5, max_workers=1, disable=True) == [1, 2, 3, 4, 5]

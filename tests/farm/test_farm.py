@@ -160,7 +160,7 @@ def test_a_policy_of_main_is_refused_with_advice() -> None:
 
 
 def test_a_policy_that_does_not_load_ends_the_start(farm_dirs: Dirs) -> None:
-    with pytest.raises(errors.TaskFarmError, match="nowhere_to_be_found"):
+    with pytest.raises(errors.QueuePolicyError, match="nowhere_to_be_found"):
         Farm(0, queue_policy="nowhere_to_be_found:Policy")
     eventually(lambda: not processes_of(farm_dirs.root), what="a zygote that had just begun has seen its agent's end")
 
@@ -311,7 +311,7 @@ def test_fresh_begins_anew_and_sets_the_old_store_aside(farm_dirs: Dirs) -> None
             tc.flush()
         incarnation = status()["incarnation"]
     resumed = command("start", "-n", "0", "--daemonize")
-    assert "1 waiting, 0 results kept; --fresh starts with an empty store" in resumed.stdout
+    assert "1 unfinished, 0 results kept; --fresh starts with an empty store" in resumed.stdout
     assert status()["incarnation"] == incarnation
     command("stop")
     with background_farm("-n", "0", "--fresh", "--hold"):

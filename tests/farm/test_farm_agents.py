@@ -276,6 +276,6 @@ def test_the_next_supervisor_finds_the_agents(queue: Path, dirs: Dirs) -> None:
         assert added["agents"] == ["hands-2.0"]
         removed = json.loads(command("agents", *farm, "remove", "hands-2", "--json"))
         assert removed == {"agents": ["hands-2.0"]}
-        assert "2 agents sent away" in command("agents", *farm, "remove", "hands-1")
+        assert "2 agents removed" in command("agents", *farm, "remove", "hands-1")
     finally:
         command("stop", *farm)

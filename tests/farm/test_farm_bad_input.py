@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import os
+import re
 import signal
 from pathlib import Path
 
@@ -97,6 +98,31 @@ def test_a_full_disk_and_a_store_that_was_moved_away_are_said_and_nothing_is_los
     assert said[3:5] == ["barrier too", "all: True"]
     assert said[5].startswith("waits: engine 0: its result waits for room on the disk of ")
     assert said[6:] == [str(4 << 20)]
+
+
+START_WITHOUT_ROOM = """
+import os, subprocess, sys, warnings
+from ipytaskfarm import Farm
+disk = sys.argv[1]
+with open(os.path.join(disk, "filler"), "wb") as file:
+    os.posix_fallocate(file.fileno(), 0, 300 * 2**20)
+with warnings.catch_warnings(record=True) as told, Farm(n=1, name="here", store_dir=disk):
+    print(*(warning.message for warning in told))
+command = [sys.executable, "-m", "ipytaskfarm"]
+start = [*command, "start", "--farm", "there", "-n", "1", "--daemonize", "--store-dir", disk]
+try:
+    print(subprocess.run(start, capture_output=True, text=True, check=True).stdout.splitlines()[-1])
+finally:
+    subprocess.run([*command, "stop", "--farm", "there"], capture_output=True, check=True)
+"""
+
+
+def test_a_farm_that_starts_without_room_says_that_it_accepts_no_task(farm_dirs: Dirs, tmp_path: Path) -> None:
+    why = r"the disk that holds the farm's store has \d+ MiB left, less than the 1,024 MiB .* \(`tc.clear\(\)`\)"
+    here, there = said_on_small_disk(START_WITHOUT_ROOM, tmp_path)
+    assert re.fullmatch(f"no task is accepted: {why}", here)
+    ready = r"farm 'there' is ready: 1 engine, controller pid \d+\."
+    assert re.match(rf"{ready} No task is accepted: {why}\. Connect: ", there)
 
 
 NO_COMMITS = """

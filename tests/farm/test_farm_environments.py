@@ -523,6 +523,18 @@ def test_a_pair_of_functions(one: TaskClient, log: Path) -> None:
     assert [words[0] for words in lines(log)[:2]] == ["setup", "teardown"]
 
 
+model: list[int]
+
+
+def test_a_function_without_arguments_prepares_as_an_initializer_of_a_pool(one: TaskClient) -> None:
+    @TaskEnvironment.of
+    def load() -> None:
+        global model
+        model = [3]
+
+    assert one.map(lambda x: model[0] * x, range(3), environment=load) == [0, 3, 6]
+
+
 def test_what_is_no_environment_is_refused(one: TaskClient) -> None:
     with pytest.raises(TypeError, match="environment must be an instance: Broken"):
         Task("1", environment=Broken)  # type: ignore[arg-type]

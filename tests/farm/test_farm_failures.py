@@ -240,6 +240,21 @@ while time.monotonic() < end:
 # -- looking back
 
 
+def test_tables_name_the_ids_that_the_farm_does_not_know(tc: TaskClient) -> None:
+    known = tc.run(Task("a = 1"))
+    tc.barrier([known])
+    wrong = [10**9, 10**9 + 1]
+    line = "not known: task 1000000000, 1000000001 (never submitted, or cleared)"
+    table, groups = tc.tasks(ids=[known, *wrong]), tc.failures([known, *wrong])
+    assert (table.ids, table.unknown) == ([known], groups.unknown) == ([known], wrong)
+    assert repr(table).splitlines()[0] == line
+    assert repr(groups) == f"{line}\n\nno failed tasks"
+    assert line in table._repr_html_()
+    assert line in groups._repr_html_()
+    assert tc.tasks(ids=[known]).unknown == []
+    assert "not known" not in repr(tc.tasks())
+
+
 def test_failures_are_grouped_and_retried(tc: TaskClient) -> None:
     ids = [tc.run(Task(f"[][{n}]")) for n in range(3)]
     tc.barrier(ids, timeout=DEADLINE_S)

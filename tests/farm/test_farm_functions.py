@@ -2,14 +2,17 @@
 
 from __future__ import annotations
 
+import collections
 import fractions
 import functools
 import operator
+import random
 import sys
 from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
+import numpy as np
 import pytest
 
 from ipytaskfarm import Farm, MapTask, MultiEngineClient, Task, TaskClient
@@ -103,6 +106,37 @@ def test_each_task_finds_the_object_of_its_method_as_it_was_sent(tc: TaskClient)
         assert [executor.submit(Run(3).step).result() for _ in range(4)] == [3] * 4
     run = Run(3)
     assert [call(tc, run.step) for _ in range(4)] == [3] * 4
+
+
+@pytest.mark.parametrize(
+    ("make", "value"),
+    [
+        (lambda: random.Random(1).random, random.Random(1).random()),
+        (lambda: functools.partial(random.Random(1).randint, 0, 10**9), random.Random(1).randint(0, 10**9)),
+        (lambda: np.random.default_rng(1).random, np.random.default_rng(1).random()),
+        (lambda: functools.partial(draws, random.Random(1)), random.Random(1).random()),
+        (lambda: collections.UserList([1, 2]).pop, 2),
+        (lambda: [1, 2].pop, 2),
+        (lambda: collections.OrderedDict(a=1, b=2).popitem, ("b", 2)),
+        (lambda: functools.partial(next, iter([1, 2])), 1),
+        (lambda: iter([1, 2]).__next__, 1),
+        (lambda: Run(3).step, 3),
+    ],
+    ids=range(10),
+)
+def test_objects_of_libraries_are_as_they_were_sent_too(tc: TaskClient, make: Any, value: Any) -> None:
+    function = make()
+    assert [call(tc, function) for _ in range(4)] == [value] * 4
+    with tc.executor() as executor:
+        [each.result() for each in [executor.submit(max, 1, 2) for _ in range(300)]]  # so that calls share tasks
+        assert [each.result() for each in [executor.submit(function) for _ in range(300)]] == [value] * 300
+
+
+def test_items_of_an_executors_map_are_as_those_of_a_pool(tc: TaskClient) -> None:
+    run = Run(0)
+    with tc.executor() as executor:
+        assert list(executor.map(run, [1] * 100)) == [1] * 100
+        assert list(executor.map(run, [1] * 6, chunksize=3)) == [1, 2, 3] * 2
     assert run.t == 0
 
 
@@ -142,6 +176,10 @@ def test_asserts_that_pytest_has_rewritten(tc: TaskClient) -> None:
     assert tc.map(checks, [2]) == [2]
     with pytest.raises(AssertionError, match="two it is"):
         tc.map(checks, [1])
+
+
+def draws(numbers: random.Random) -> float:
+    return numbers.random()
 
 
 def adds(state: dict[str, int], x: int) -> int:

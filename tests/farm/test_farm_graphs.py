@@ -402,6 +402,7 @@ def test_no_addition_is_lost_to_an_error(tc: TaskClient) -> None:
 def test_waiting_for_engines(tc: TaskClient, farm: Farm) -> None:
     assert tc.await_engines(2) == [0, 1]
     assert farm.multiengine_client().await_engines(2) == [0, 1]
+    assert tc.await_engines(1) == [0, 1], "at least one"
     assert tc.await_engines(5, stable_timeout=0.2) == [0, 1]
     assert tc.await_engines() == [0, 1]
     assert issubclass(errors.NoEnginesRegistered, RuntimeError)

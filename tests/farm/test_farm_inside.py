@@ -173,6 +173,38 @@ def test_a_parent_waits_for_its_children_on_one_slot(tc: TaskClient, farm: Farm)
     assert tc.status(ids[0]).state == "succeeded"
 
 
+def test_children_are_objects_and_counted_by_every_word_of_their_state(tc: TaskClient) -> None:
+    """As tasks of STK and core4.  A word that was not known counted none of them: the parent ended too early."""
+
+    class Part:
+        def __init__(self, n: int) -> None:
+            self.n = n
+
+        def execute(self, factor: int = 1) -> int:
+            return self.n * factor
+
+    def parent() -> list[Any]:
+        me = current_task()
+        job = me.create_job("parts")
+        job.add_task(Part(1))
+        job.submit()
+        ids = [*job.ids, me.submit(Part(2)), me.submit(Part(3), factor=10), me.submit(Part, 4)]
+        found: list[Any] = [me.results(ids[:3]), me.wait(ids)]
+        for word in (None, "finished", "succeeded", "unfinished", "pending", "failed"):
+            found.append(len(me.children(word)))
+        for call in (lambda: me.submit(Part), lambda: me.submit(5), lambda: me.children("waiting")):
+            with pytest.raises((TypeError, ValueError)) as raised:
+                call()
+            found.append(str(raised.value))
+        return found
+
+    *numbers, alone, nothing, word = value(tc, tc.run(Task(parent)))
+    assert numbers == [[1, 2, 30], 0, 4, 4, 4, 0, 0, 0]
+    assert "an instance is needed, Part()" in alone
+    assert "a function or an object with execute(), not int" in nothing
+    assert "state must be one of 'scheduled', 'running'" in word
+
+
 def test_children_know_their_parent_and_their_failures_are_raised(tc: TaskClient) -> None:
     def child(n: int) -> int | None:
         if n == 2:

@@ -99,7 +99,9 @@ def test_the_first_failure_of_a_job_ends_it_only_if_it_asks_for_that(one: TaskCl
         return
     assert counts["failed"] >= 7
     assert one.status(ids[9]).reason == "aborted with its job"
-    with pytest.raises(errors.TaskAborted, match=rf"task {ids[2]} of its job failed \(error\): division by zero"):
+    with pytest.raises(
+        errors.TaskAborted, match=rf"task {ids[2]} of its job failed \(error\): ZeroDivisionError: division by zero"
+    ):
         one.get_task_result(ids[9])
 
 

@@ -115,7 +115,7 @@ def test_an_agent_with_a_copied_file_works_and_is_shut_out(
         assert process.wait(DEADLINE_S) == 4
     assert "does not know the key" in (farm_dirs.work / "again.log").read_text()
     assert main(["keys", "revoke", "node7", "--farm", "keyed"]) == 1
-    assert "no key of an agent 'node7'" in capsys.readouterr().err
+    assert "no agent 'node7' with a key of its own" in capsys.readouterr().err
 
 
 def ask_state(farm: Farm) -> tables.FarmState:

@@ -139,7 +139,7 @@ def test_a_stop_and_a_start_keep_results_and_what_waits(farm_dirs: Dirs, ledger:
         assert command("stop", "--wait", "0").returncode == 0
         assert not processes_of(farm_dirs.root)
         started = command("start", "--daemonize", "-n", "1")
-        assert "1 waiting, 1 results kept" in started.stdout + started.stderr
+        assert "1 unfinished, 1 results kept" in started.stdout + started.stderr
         with TaskClient() as tc:
             tc.barrier(waiting, timeout=60)
             assert tc.get_task_result(waiting).ns.a == 2

@@ -10,6 +10,7 @@ import pytest
 
 from ipytaskfarm import Farm, Task, TaskClient
 from tests.support.farms import DEADLINE_S, Gate
+from tests.support.polling import eventually
 
 pytestmark = pytest.mark.farm
 
@@ -45,6 +46,38 @@ def test_lines_come_while_the_task_still_runs(farm: Farm, gate: Gate) -> None:
         rest = process.communicate(timeout=DEADLINE_S)[0]
     assert rest.endswith("] 1234\n")
     assert "begun" not in rest
+
+
+def test_explain_shows_the_last_lines_of_a_task_that_runs(farm: Farm, tc: TaskClient, gate: Gate) -> None:
+    begin = (
+        "import os, sys\nfor n in range(30): print('line', n)\nos.system('echo child')\nprint('bad', file=sys.stderr)\n"
+    )
+    task = tc.run(Task(begin + "print('here', flush=True)\n" + gate.code))
+    eventually(lambda: "here" in tc.explain(task), DEADLINE_S)
+    last = ["its last output:", *(f"    line {n}" for n in range(22, 30)), "    child", "    here"]
+    assert "\n".join([*last, "its last standard error:", "    bad"]) in tc.explain(task)
+    for words in (["explain", str(task)], ["logs", "--task", str(task)]):
+        shown = subprocess.run(
+            [sys.executable, "-m", "ipytaskfarm", *words, "--farm", farm.name],
+            capture_output=True, text=True, check=True,
+        ).stdout  # fmt: skip
+        assert "\n".join(last) in shown
+    gate.open()
+    tc.barrier(task, timeout=DEADLINE_S)
+    assert "here" not in tc.explain(task)
+
+
+def test_explain_shows_what_a_failed_task_has_printed(farm: Farm, tc: TaskClient) -> None:
+    code = "import threading\nt = threading.Thread(target=lambda: 1 / 0); t.start(); t.join()\nassert 0, 'no part'"
+    task = tc.run(Task(code), block=True).taskid
+    shown = subprocess.run(
+        [sys.executable, "-m", "ipytaskfarm", "explain", str(task), "--farm", str(farm.connection_file)],
+        capture_output=True, text=True, check=True,
+    ).stdout  # fmt: skip
+    for text in (tc.explain(task), shown):
+        assert "AssertionError: no part" in text
+        assert "its last standard error:" in text
+        assert "    ZeroDivisionError: division by zero" in text
 
 
 def test_a_line_without_an_end_is_shown_after_a_while(

@@ -1,4 +1,7 @@
-"""What ends a frozen engine: its agent's death, its memory, the node's memory; each on real processes."""
+"""What ends a frozen engine: its agent's death, its memory, the node's memory; each on real processes.
+
+And what ends others when the node's memory runs short faster than the agent looks.
+"""
 
 from __future__ import annotations
 
@@ -15,7 +18,7 @@ import psutil
 import pytest
 from jupyter_client.blocking.client import BlockingKernelClient
 
-from ipytaskfarm import Farm, Task, TaskClient
+from ipytaskfarm import Farm, Task, TaskClient, errors
 from tests.conftest import Dirs
 from tests.support.ended import has_ended
 from tests.support.failing import divide
@@ -171,3 +174,16 @@ def test_the_memory_of_a_control_group_runs_short(tmp_path: Path) -> None:
         assert tc.get_task_result(busy, block=True).status == "succeeded"
         with pytest.raises(ZeroDivisionError):
             tc.debug(failed)
+
+
+def test_the_kernel_ends_an_engine_for_its_memory(tmp_path: Path) -> None:
+    with (
+        memory_group(ROOM) as group, module_farm(1) as farm, farm.task_client() as tc,
+        far_engines(farm, tmp_path, 1, group.entering),
+    ):  # fmt: skip
+        (there,) = [row.id for row in engines(farm) if row.node == NODE]
+        greedy = tc.run(Task(f"bytearray(b'x') * {4 * ROOM}", targets=there))
+        tc.barrier([greedy], timeout=DEADLINE_S)
+        assert group.kills, "the agent was faster"
+        with pytest.raises(errors.MemoryLimitExceeded, match="memory: the kernel had none left"):
+            tc.get_task_result(greedy).raise_exception()

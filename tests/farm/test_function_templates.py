@@ -2,15 +2,19 @@
 
 from __future__ import annotations
 
+import functools
 import threading
 import traceback
+import weakref
 from collections.abc import Callable
 from typing import Any
 
 import pytest
 
-from ipytaskfarm import MapTask, Task, TaskClient
+from ipytaskfarm import Executor, MapTask, Task, TaskClient
 from ipytaskfarm.core.messages import ReadTask, TaskCopy
+from ipytaskfarm.engine import current_task
+from tests.support.polling import eventually
 
 K = 100
 
@@ -52,8 +56,6 @@ def failing(n: int) -> Callable[[], Any]:
 
 def submits(n: int) -> Callable[[], Any]:
     def f() -> Any:
-        from ipytaskfarm.engine import current_task
-
         me = current_task()
         return me.results(me.submit_all([Task(lambda: n + 1), Task(lambda: n + 2)]))
 
@@ -116,3 +118,81 @@ def test_a_recovery_task_and_a_kept_result(tc: TaskClient) -> None:
     assert tc.get_task_result(task, block=True) == (6, "x", 100)
     values = [tc.get_task_result(tc.run(Task(make(n), cache=True)), block=True).result for n in (1, 2, 1)]
     assert values == [(1, "x", 100), (2, "x", 100), (1, "x", 100)]
+
+
+def shifted(n: int, *, by: int = 0) -> int:
+    if n == 700:
+        raise ValueError(n, by)
+    return n + by
+
+
+def shifting(n: int) -> Callable[..., int]:
+    return lambda by=0: shifted(n, by=by)
+
+
+class Shift:
+    def __init__(self, by: int) -> None:
+        self.by = by
+
+    def of(self, n: int) -> int:
+        return shifted(n, by=self.by)
+
+
+SHIFT = Shift(3)
+
+
+@pytest.mark.parametrize(
+    ("call", "arguments", "named"),
+    [
+        (lambda n: (lambda n=n: shifted(n, by=3),), (), {}),
+        (lambda n: (shifting(n), 3), (3,), {}),
+        (lambda n: (functools.partial(shifted, n, by=3),), (), {}),
+        (lambda n: (functools.partial(shifted, by=3), n), (700,), {}),
+        (lambda n: (functools.partial(SHIFT.of, n),), (), {}),
+        (lambda n: (SHIFT.of, n), (700,), {}),
+        (lambda n: (functools.partial(shifted, by=4), n, "by", 3), (700,), {"by": 3}),
+    ],
+    ids=["default", "closure", "partial", "partial by keyword", "partial of a method", "method", "keyword"],
+)
+def test_calls_of_an_executor_share_tasks_each_with_its_values(
+    tc: TaskClient, call: Any, arguments: tuple[Any, ...], named: dict[str, Any]
+) -> None:
+    with Executor(tc) as executor:
+        futures: list[Any] = []
+        for n in range(1000):
+            function, *args = call(n)
+            options = dict([args[1:]]) if len(args) > 1 else {}
+            futures.append(executor.submit(function, *args[:1], **options))
+        assert futures[999].id >= 0
+        chunks = {future.chunk for future in futures if not future.done()}
+        assert len(chunks) < 500
+        found = [future.exception() or future.result() for future in futures]
+        assert [each for n, each in enumerate(found) if n != 700] == [n + 3 for n in range(1000) if n != 700]
+        assert repr(found[700]) == "ValueError(700, 3)"
+        task = futures[700].id
+    copy = tc.fetch_task(task)
+    assert (copy.args, copy.kwargs) == (arguments, named)
+    with pytest.raises(ValueError, match="700, 3"):
+        copy.run_local()
+    (again,) = tc.retry(task, lambda *args, **kwargs: (args, kwargs))
+    assert tc.get_task_result(again, block=True).result == (arguments, named)
+
+
+def test_calls_that_cannot_share_a_task_have_their_values_too(tc: TaskClient) -> None:
+    with Executor(tc) as executor:
+        assert [each.result() for each in [executor.submit(shifting(n)) for n in range(300)]] == list(range(300))
+        last = [executor.submit(shifting(n), threading.Lock() if n == 250 else 1) for n in range(300)]
+        assert [each.result() for n, each in enumerate(last) if n != 250] == [n + 1 for n in range(300) if n != 250]
+        with pytest.raises(TypeError, match="lock"):
+            last[250].result()
+
+
+@pytest.mark.parametrize("way", ["method", "partial"])
+def test_an_executor_holds_no_object_of_a_method(tc: TaskClient, way: str) -> None:
+    with Executor(tc) as executor:
+        shift = Shift(1)
+        gone = weakref.ref(shift)
+        called = executor.submit(shift.of, 1) if way == "method" else executor.submit(functools.partial(shift.of, 1))
+        assert called.result() == 2
+        del shift, called
+        eventually(lambda: gone() is None, what="the object to be freed")

@@ -173,7 +173,7 @@ def test_code_has_a_value_and_output(rc: ipp.Client) -> None:
     result = rc[0].execute("print('hello'); 6 * 7", silent=False, block=True)
     reply = result.get()
     assert str(reply) == f"<ExecuteReply[{reply.execution_count}]: 42>"
-    assert reply.stdout == result.stdout == "hello\n"
+    assert (reply.stdout, result.stdout, result.pyin) == ("hello\n", "hello\n", "print('hello'); 6 * 7")
     assert rc[0].execute("6 * 7", block=True).execute_result is None, "silent is the default"
 
 
@@ -333,11 +333,11 @@ def test_dependencies(rc: ipp.Client, lview: ipp.LoadBalancedView, gate: Gate) -
     with lview.temp_flags(after="123456789"), pytest.raises(ipp.RemoteError) as invalid:
         lview.apply_sync(square, 3)
     assert invalid.value.ename == "InvalidDependency"
-    with (
-        lview.temp_flags(after=ipp.Dependency([first, second], all=False)),
-        pytest.raises(ValueError, match="wait for all"),
-    ):
-        lview.apply_sync(square, 3)
+    either = ipp.Dependency([first, failing], all=False)
+    with lview.temp_flags(after=ipp.Dependency(failing, success=False, failure=True), follow=either):
+        assert lview.apply_async(square, 3).get_dict(DEADLINE_S) == {first.engine_id: 9}
+    with lview.temp_flags(after=ipp.Dependency([second, failing], success=False, failure=True)):
+        assert "has not failed" in str(lview.apply_async(square, 3).exception(DEADLINE_S))
     with pytest.raises(ValueError, match="Invalid dependency: 5"):
         lview.set_flags(after=5)
 

@@ -289,6 +289,11 @@ def test_arguments_that_mean_nothing_are_refused(
         Parallel(n_jobs=2, backend="ipytaskfarm", client=tc, **arguments)(delayed(square)(n) for n in range(3))
 
 
+def test_a_misspelt_argument_gets_the_nearest_one(tc: TaskClient) -> None:
+    with pytest.raises(TypeError, match="joblib's backend has no argument 'clientt', did you mean 'client'"):
+        parallel_config("ipytaskfarm", clientt=tc)
+
+
 def test_batches_grow_while_they_are_quick_and_shrink_at_once() -> None:
     sizes = BatchSizes()
     sizes.ended(1, 1e-6)

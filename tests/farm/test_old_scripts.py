@@ -134,6 +134,15 @@ def test_other_retries_are_refused(retries: Any) -> None:
         MapTask(abs, (1,), retries=retries)
 
 
+def test_the_word_of_a_state_is_taken_as_the_state(tc: TaskClient) -> None:
+    failed, named = tc.run(StringTask("1/0")), tc.run(StringTask("1", name="succeeded"))
+    tc.barrier([failed, named])
+    assert failed in tc.tasks("failed").ids
+    assert named not in tc.tasks("failed").ids
+    assert tc.tasks("pending").ids == []
+    assert tc.tasks("succeeded").ids == [named], "it is a task's name"
+
+
 # -- the multi-engine client
 
 

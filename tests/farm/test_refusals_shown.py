@@ -5,6 +5,7 @@ from __future__ import annotations
 import os
 import subprocess
 import sys
+import traceback
 from collections.abc import Iterator
 from pathlib import Path
 
@@ -97,3 +98,15 @@ def test_ipython_shows_errors_of_a_script_that_it_runs(tmp_path: Path) -> None:
     ended = subprocess.run(words, capture_output=True, text=True, timeout=DEADLINE_S, check=False)
     assert ended.stderr.splitlines()[-1:] + ended.stdout.splitlines()[-1:] == ["TaskFarmError: of the script"]
     assert "During handling" not in ended.stderr + ended.stdout
+
+
+@pytest.mark.parametrize("on_error", ["raise", "collect"])
+def test_the_debugger_goes_through_the_users_frames_alone(shell: Shell, on_error: str) -> None:
+    shell.ok("def fails(x):\n    return 1 / x")
+    cell = shell.run(f"tc.map(fails, [1, 0], on_error={on_error!r})")
+    assert "ipytaskfarm/" not in cell.shown + cell.err
+    error = sys.last_value
+    assert error is not None
+    files = [frame.f_code.co_filename for frame, _ in traceback.walk_tb(error.__traceback__)]
+    assert not any("/ipytaskfarm/client/" in file for file in files), files
+    assert sys.last_traceback is error.__traceback__

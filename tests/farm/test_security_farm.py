@@ -164,8 +164,9 @@ def test_a_read_only_key_may_look_and_nothing_else(farm: Farm, thief: Intruder, 
     if kind in READ_ONLY:
         assert not isinstance(answer.reply, m.Refusal) or answer.reply.etype != "SecurityError"
     else:
-        text = f"this connection's key is read-only: it does not allow {kind.__name__}"
-        assert answer.reply == m.Refusal("SecurityError", text)
+        assert isinstance(answer.reply, m.Refusal)
+        assert answer.reply.etype == "SecurityError"
+        assert answer.reply.text.startswith(f"this connection's key is read-only: it does not allow {kind.__name__};")
     assert tasks_there(farm) == before
 
 
@@ -477,8 +478,9 @@ def test_nothing_is_unpickled_in_controller_and_agent(
     tc.barrier([argument, result, raised], timeout=60)
     tc.get_task_result(argument)
     tc.get_task_result(result)
-    with pytest.raises(Exception):  # noqa: B017
+    with pytest.raises(Exception) as caught:
         tc.get_task_result(raised).raise_exception()
+    assert type(caught.value).__name__ == "Bomb"
     eventually(path.exists)
     value(tc, "a = 1", "a")
     pids = set(map(int, path.read_text().split()))

@@ -279,6 +279,18 @@ def test_explain_and_the_table_of_engines_say_how_far_it_is(sim: SimFarm, agent:
     assert any("being prepared: 2 of 3, execute(import y), 4 s" in row.note for row in rows.rows)
 
 
+def test_an_engine_that_ends_while_it_is_prepared_is_told_with_the_step_and_its_last_line(
+    sim: SimFarm, agent: SimAgent, hand: Hand
+) -> None:
+    hand.do("execute", b"import x")
+    sim.kill(agent, engine_of(agent, 0))
+    engine = preparing(sim, agent, 0)
+    crash = m.Crash(exit_code=3, output="begun\nno key\n")
+    sim.handle(m.EngineDown(engine.name, 0, None, True, crash), agent.session)
+    lost = "exited with code 3, while it was being prepared: 1 of 1, execute(import x), 0 s; its last output: no key"
+    assert sim.scheduler.farm.diagnostics.losses[-1] == f"engine 0 on node {lost}"
+
+
 def test_no_task_comes_before_the_engine_is_prepared(sim: SimFarm, agent: SimAgent, hand: Hand) -> None:
     hand.do("execute", b"import x")
     for n in range(6):

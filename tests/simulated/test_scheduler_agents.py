@@ -411,6 +411,8 @@ def test_of_a_dead_agent_nobody_waits_for_the_lease() -> None:
     sim.die(one)
     assert len(sim.store.finals) == 0
     assert count(sim, m.AgentsEnded(["one"], "the node failed")) == 1
+    assert count(sim, m.AgentsEnded(["three"], "another version")) == 0
+    assert state_of(sim).losses[-1] == "agent three ended before it was heard: another version"
     sim.settle()
     assert {final.reason for final in sim.store.finals.values()} == {""}
     assert len(sim.store.finals) == 2

@@ -18,11 +18,21 @@ from ipytaskfarm.core.messages.running_task import (
     Spawned,
     TaskMessages,
 )
-from ipytaskfarm.core.messages.task_types import Deferral, JobSpec, LostInputs, Needs, Recovery, Rules, Submission
+from ipytaskfarm.core.messages.task_types import (
+    Deferral,
+    Ended,
+    JobSpec,
+    LostInputs,
+    Needs,
+    Recovery,
+    Rules,
+    Submission,
+)
 from ipytaskfarm.core.requirements import Asks, ResourceAmount
 from ipytaskfarm.core.scheduler.kept_engines import KEPT_S
 from ipytaskfarm.core.scheduler.nested_waits import MAX_EXTRA_ENGINES
 from ipytaskfarm.core.states import DEFERS, LOSES_INPUTS
+from ipytaskfarm.core.validation import validated
 from tests.support.simulated_farm import SimAgent, SimEngine, SimFarm, final_of, move, one_engine, run_next
 
 
@@ -485,6 +495,41 @@ def test_a_task_that_runs_again_may_be_deferred_again() -> None:
     sim.advance(1.0)
     sim.settle()
     assert final_of(sim, 0).reason == ""
+
+
+@pytest.mark.parametrize("ahead_s", [3600.0, -3600.0])
+def test_times_of_a_node_whose_clock_is_wrong_are_told_by_the_controllers_clock(ahead_s: float) -> None:
+    """The first deferral ended the task if the node's clock was an hour behind."""
+    sim, agent, engine = one_engine()
+
+    def node_s() -> float:
+        return sim.now.wall_s + ahead_s
+
+    report = m.EngineReport(engine.name, engine.id, 1, True, node_s() - 5.0)
+    state = m.AgentState(agent.node, 1, 2, 2**30, "linux", "3.11", [report], wall_s=node_s())
+    sim.handle(state, agent.session)
+    assert sim.scheduler.farm.engines.by_name[engine.name].started_s == sim.now.wall_s - 5.0
+    sim.submit(0, Rules(defer_s=1.0, defer_max_s=10.0))
+    move(sim, agent)
+    sim.begin(engine)
+    assert engine.running is not None
+    sim.end_with(agent, engine, Ended(*engine.running, DEFERS, node_s(), 0.0, None, b"", (), 0, Deferral()))
+    move(sim, agent)
+    assert reason(sim, 0) == "deferred"
+    sim.advance(1.0)
+    move(sim, agent)
+    sim.begin(engine)
+    assert engine.running is not None
+    began_s = sim.now.wall_s
+    sim.end_with(agent, engine, Ended(*engine.running, "", node_s(), 0.5, None, b"body"))
+    sim.advance(1.0)
+    sim.settle()
+    final = final_of(sim, 0)
+    assert (final.reason, final.started_s) == ("", began_s)
+    answer = m.CommandDone(engine.name, "client", 1, True, b"", node_s() - 2.0, node_s() - 1.0)
+    assert validated(sim.scheduler.farm, agent.session, answer, sim.now) == m.CommandDone(
+        engine.name, "client", 1, True, b"", sim.now.wall_s - 2.0, sim.now.wall_s - 1.0
+    )
 
 
 def test_a_recovery_task_has_trials_of_its_own() -> None:

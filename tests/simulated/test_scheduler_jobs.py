@@ -166,7 +166,7 @@ def test_the_first_failure_ends_a_job_that_asks_for_it() -> None:
     }  # fmt: skip
     failure = world.sim.store.finals[ids[2]].failure
     assert failure is not None
-    assert failure.value == f"task {ids[1]} of its job failed (error): planted"
+    assert failure.value == f"task {ids[1]} of its job failed (error): ValueError: planted"
 
 
 def test_an_error_with_retries_left_ends_nothing() -> None:

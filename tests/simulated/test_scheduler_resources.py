@@ -469,6 +469,10 @@ def test_a_changing_condition_is_weighed_at_the_start() -> None:
     [
         (asks(requires=(Condition("model", "==", "A100"),), fail_if_unmet=True), "model == A100"),
         (asks(resources=(ResourceAmount("gpu", 1, 1),), fail_if_unmet=True), "it needs 1 gpu"),
+        (
+            asks(resources=(ResourceAmount("bus", 1, 1),), fail_if_unmet=True),
+            "it needs 1 bus, and node a has 0 bus in all",
+        ),
         (asks(requires=(Condition("load", "<", 0.1),), fail_if_unmet=True), "load < 10%"),
         (Rules(targets=(7,), asks=Asks(fail_if_unmet=True)), "targets"),
         (Rules(depend="d", asks=Asks(fail_if_unmet=True)), "depend function said no"),

@@ -23,6 +23,14 @@ def told(sim: SimFarm, seconds: float = TOLD_EVERY_S) -> list[m.FarmChanges]:
     return [message for message in sim.told["client"][before:] if isinstance(message, m.FarmChanges)]
 
 
+def test_a_follower_is_told_why_no_task_is_accepted() -> None:
+    sim, _, _ = one_engine()
+    sim.ask(m.FollowFarm())
+    assert told(sim, QUIET_EVERY_S)[-1].refusing == ""
+    sim.scheduler.farm.lifecycle.full = "the disk is full"
+    assert told(sim, QUIET_EVERY_S)[-1].refusing == "the disk is full"
+
+
 def test_a_follower_is_told_what_happens_in_sums() -> None:
     sim, agent, engine = one_engine()
     ids = sim.ids()

@@ -50,6 +50,47 @@ class V:
 V.ALL = [V(1), V(2)]
 def make(): return V(3)
 def check(v): assert v.x == 3 and [each.x for each in V.ALL] == [1, 2]
+# ---- __new__ wants what pickle does not have
+import collections
+class Plain:
+    made = []
+    def __new__(cls, x, *, unit):
+        found = super().__new__(cls)
+        cls.made.append(x)
+        found.x, found.unit = x, unit
+        return found
+    def __init__(self, x, *, unit): pass
+class Text(str):
+    def __new__(cls, text, unit):
+        found = super().__new__(cls, text)
+        found.unit = unit
+        return found
+class Pair(collections.namedtuple("Pair", "a b")):
+    __slots__ = ()
+    def __new__(cls, a): return super().__new__(cls, a, 2 * a)
+class Set(frozenset):
+    def __new__(cls, a, b): return super().__new__((cls), [a, b])
+class Key:
+    __slots__ = ("a",)
+    def __new__(cls, a):
+        found = object.__new__(cls)
+        found.a = a
+        return found
+    def __hash__(self): return hash(self.a)
+    def __eq__(self, other): return self.a == other.a
+class Wrong(ValueError):
+    def __new__(cls, code, text):
+        found = super().__new__(cls, text)
+        found.code = code
+        return found
+    def __init__(self, code, text): super().__init__(text)
+Plain.ONE = Plain(1, unit="m")
+def make(): return Plain(2, unit="s"), Text("a", "m"), Pair(3), Set(1, 2), {Key(4): 5}, Wrong(6, "no")
+def check(v):
+    plain, text, pair, both, keys, wrong = v
+    assert (plain.x, plain.unit, text, text.unit, pair, both) == (2, "s", "a", "m", (3, 6), {1, 2})
+    assert (keys[Key(4)], wrong.code, wrong.args, Plain.ONE.unit) == (5, 6, ("no",), "m")
+    assert [type(each) for each in v] == [Plain, Text, Pair, Set, dict, Wrong]
 # ---- attribute is an instance, __getnewargs_ex__
 class V:
     def __new__(cls, *, x):

@@ -33,7 +33,8 @@ while True:
     try:
         if verb == "call":
             digest, code, values, arguments = rest
-            if digest not in functions: functions[digest] = unpack_function(code, namespace)
+            if getattr(functions.get(digest), "renews", digest not in functions):
+                functions[digest] = unpack_function(code, namespace)
             function = functions[digest] if values is None else fill_template(functions[digest], unpack(values))
             args, kwargs = unpack(arguments, namespace)
             answer = (True, pack(function(*args, **kwargs)))

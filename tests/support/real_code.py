@@ -235,7 +235,7 @@ SURROUNDINGS = [
 OUTPUT = [
     ("a parser's complaint", "def parses_more():\n    p = argparse.ArgumentParser(prog='p'); p.add_argument('n'); p.parse_args()",
      "(lambda e: 'required: n' in ''.join(e.__notes__))(raised(tc, parses_more))", True),
-    ("a value that cannot be made again", "class Two(tuple):\n    def __new__(cls, a, b): return super().__new__(cls, (a, b))\ndef takes(t): return len(t)",
+    ("a value that cannot be made again", "class Two(tuple):\n    def __new__(cls, a, b): return super().__new__(cls, (a, b))\n    def __reduce__(self): return Two, (1,)\ndef takes(t): return len(t)",
      "(lambda e: (type(e).__name__, 'arguments were rebuilt' in ''.join(e.__notes__)))(raised(tc, takes, Two(1, 2)))", ("TypeError", True)),
     ("in order", "def speaks(): print('a'); subprocess.run(['echo', 'b']); os.write(1, b'c\\n'); print('d')", "printed(tc, speaks)", "a\nb\nc\nd\n"),
     ("the stream", "def streams():\n    sys.stdout.reconfigure(line_buffering=True); sys.stdout.buffer.write(b'x'); sys.stdout.flush(); return isinstance(sys.stdout.errors, str)",

@@ -54,6 +54,15 @@ PUT_BACK: dict[str, list[Check]] = {
             "import argparse; seen = vars(argparse.ArgumentParser().parse_args())", "import sys; sys.argv += ['-v']", {}
         ),
     ],
+    "`sys.modules`": [
+        Check(
+            "import sys; seen = [name in sys.modules for name in ('re', 'warnings')]", "import sys; sys.modules.clear()"
+        ),
+        Check(
+            "import subprocess; seen = subprocess.run('echo x', shell=True, capture_output=True).stdout",
+            "import sys; gone = [sys.modules.pop(name) for name in list(sys.modules) if name != '__main__']",
+        ),
+    ],
     "`sys.path`": [
         Check("import sys; seen = list(sys.path)", "import sys; sys.path.insert(0, '/nowhere')"),
         Check("import sys; seen = list(sys.path)", "import sys; sys.path = []"),
@@ -306,7 +315,7 @@ LEFT: dict[str, Check] = {
         "import random; seen = random.getstate()[1][:3] == random.Random(1).getstate()[1][:3]",
         "import random; random.seed(1)",
     ),
-    "imported modules": Check("import sys; seen = 'colorsys' in sys.modules", "import colorsys"),
+    "imported modules": Check("import sys; seen = 'sched' in sys.modules", "import sched"),
     "other loggers": Check(
         "import logging; seen = logging.getLogger('x').level", "import logging; logging.getLogger('x').setLevel(5)"
     ),

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import os
+import re
 import resource
 import signal
 import subprocess
@@ -495,6 +496,7 @@ def test_beyond_the_lease_the_agent_ends_its_engines_and_itself(desk: Desk) -> N
     desk.controller.crash()
     eventually(lambda: has_ended(report.pid), what="the engine is gone")
     assert desk.agent.wait(60) == 0
+    assert re.search(r"does not answer \(127.0.0.1:\d+: .*\): trying again; .* after 2.5 s", desk.log.read_text())
     assert list(desk.folder.glob("engine-*.rec")), "the next agent has something to tell"
 
 

@@ -99,6 +99,16 @@ def test_without_arguments_it_explains_itself(capsys: pytest.CaptureFixture[str]
         (["engines", "fly"], "not one of list, add, remove and release"),
         (["engines", "add", "0"], "at least 1"),
         (["logs", "weather"], "which log?"),
+        (["logs", "contoller"], "did you mean 'controller'"),
+        (["engines", "relase"], "did you mean 'release'"),
+        (["keys", "lst"], "did you mean 'list'"),
+        (["agents", "lanchers"], "did you mean 'launchers'"),
+        (["session", "sav", "x"], "did you mean 'save'"),
+        (["jupyter", "enabel"], "did you mean 'enable'"),
+        (["cache", "forgt"], "did you mean 'forget'"),
+        (["start", "--agents", "slurn:2"], "did you mean 'slurm'"),
+        (["start", "--max", "2"], "--min and --max go together: give both"),
+        (["start", "--agents", "slurm:1", "--agent-time", "2x"], "time_limit: '2x' is no duration"),
     ],
 )
 def test_a_wrong_command_line_ends_with_2(

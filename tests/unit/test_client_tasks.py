@@ -273,6 +273,8 @@ def test_callables_and_objects_with_execute_become_tasks() -> None:
     assert as_task(Executes(returns=5)).run_local() == 5
     assert as_task(Executes(sets=6)).run_local() == 6
     assert as_task(Executes()).run_local() is None
+    with pytest.raises(TypeError, match=r"an instance is needed, Executes\(\), .*; Task\(Executes\) calls the class"):
+        as_task(Executes)
     task = StringTask("a")
     assert as_task(task) is task
     for wrong in (5, None, "a = 1"):

@@ -40,6 +40,9 @@ WIDTHS = (80, 200)
         (["status", "--Status.frm=x"], "did you mean --Status.farm?"),
         (["stauts"], "there is no command 'stauts', did you mean status?"),
         (["clear", "3"], "there is no command 'clear', did you mean remove?"),
+        (["pbs", "-n", "4"], "there is no command 'pbs', did you mean agents add pbs?"),
+        (["ipcluster", "-n", "4"], "there is no command 'ipcluster', did you mean start?"),
+        (["start", "--profile=x"], "there is no flag --profile, did you mean --farm?"),
         (["status", "--farm"], "--farm needs a value: --farm NAME"),
         (["status", "--farm", "--json"], "--farm needs a value: --farm NAME"),
         (["start", "-n"], "-n needs a value: -n N"),
@@ -181,6 +184,7 @@ def replies(now_s: float) -> dict[type, messages.Reply]:
         messages.ListTasks: tables.TaskRows(tasks, omitted=40),
         messages.ListEngines: tables.EngineTable(engines),
         messages.ReadHistory: tables.EventTable(events),
+        messages.FetchResults: messages.Fetched([], [], [7]),
         messages.ExplainTasks: messages.TextReply("task 7 failed: error\n  attempt 1 on engine 0: ValueError"),
     }
 

@@ -6,7 +6,7 @@ from pathlib import Path
 
 import pytest
 
-from ipytaskfarm.system.control_groups import MemoryRoom, core_quotas, memory_rooms, process_counts
+from ipytaskfarm.system.control_groups import MemoryRoom, core_quotas, memory_rooms, oom_kills, process_counts
 
 GIB = 1 << 30
 
@@ -52,6 +52,14 @@ def test_memory_of_version_1(root: Path, own: Path) -> None:
     write(root / "memory/job", **{limit: 4 * GIB, used: 3 * GIB, "memory.stat": stat})
     write(root / "memory/job/step", **{limit: 2 * GIB, used: 3 * GIB, "memory.stat": ""})
     assert list(memory_rooms(root, own)) == [MemoryRoom(0, 2 * GIB), MemoryRoom(3 * GIB, 4 * GIB)]
+
+
+def test_what_the_kernel_has_ended_for_lack_of_memory(root: Path, own: Path) -> None:
+    assert oom_kills(root, own) == 0, "unknown"
+    write(root / "user", memory__events="low 0\noom 5\noom_kill 3")
+    assert oom_kills(root, own) == 3
+    write(root / "memory/job/step", memory__oom_control="oom_kill_disable 0\nunder_oom 0\noom_kill 2")
+    assert oom_kills(root, own) == 2
 
 
 def test_processes(root: Path, own: Path) -> None:

@@ -16,8 +16,9 @@ from ipytaskfarm.controller.direct_answers import DirectAnswers
 from ipytaskfarm.controller.evaluators import Evaluators
 from ipytaskfarm.controller.loop import ControllerLoop
 from ipytaskfarm.controller.payloads import Payloads
-from ipytaskfarm.controller.policy import PolicyError, load_policy
+from ipytaskfarm.controller.policy import load_policy
 from ipytaskfarm.controller.replies import answer, explain_final
+from ipytaskfarm.core.errors import QueuePolicyError
 from ipytaskfarm.core.messages import (
     AgentState,
     Answer,
@@ -183,12 +184,12 @@ def test_a_policy_of_the_users_own(tmp_path: Path, monkeypatch: pytest.MonkeyPat
     [("nonsense", "module:Class"), ("no_such_module:X", "policy-path"), ("ipytaskfarm.policies:Absent", "Absent")],
 )
 def test_a_policy_that_cannot_be_loaded_stops_the_start(name: str, says: str) -> None:
-    with pytest.raises(PolicyError, match=says):
+    with pytest.raises(QueuePolicyError, match=says):
         load_policy(name, [])
 
 
 def test_a_policy_that_raises_at_once_stops_the_start() -> None:
-    with pytest.raises(PolicyError, match="NotImplementedError"):
+    with pytest.raises(QueuePolicyError, match="NotImplementedError"):
         load_policy(f"{__name__}:Unfinished", [])
 
 

@@ -84,7 +84,7 @@ def test_engines_run_on_linux_alone() -> None:
 
 
 def test_limits_on_files() -> None:
-    told(machine.open_files(500, 1024, 4096), Level.WRONG, "1024", "1528", "ulimit -n 3056")
+    told(machine.open_files(500, 1024, 4096), Level.WRONG, "1,024", "1,528", "ulimit -n 3056")
     told(machine.open_files(500, 1024, 2000), Level.WRONG, "limits.conf")
     told(machine.open_files(300, 1024, 2000), Level.OK, "1,024")
     told(machine.open_files(500, -1, -1), Level.OK, "no limit")
@@ -361,6 +361,7 @@ def test_a_stopped_farm_whose_port_is_taken(home: Home) -> None:
 
 def test_names_by_which_nobody_finds_it() -> None:
     told(network.name("nowhere.invalid", connected=False), Level.WRONG, "not known here", "--location")
+    told(network.name("a" * 64, connected=False), Level.WRONG, "not known here", "--location")
     told(network.name("localhost", connected=False), Level.WARNING, "127.0.0.1", "getent hosts", "--location")
     told(network.name("localhost", connected=True), Level.OK)
     told(network.name("192.0.2.1", connected=False), Level.OK, "192.0.2.1")
@@ -375,6 +376,8 @@ def test_connections_that_are_not_made(home: Home, monkeypatch: pytest.MonkeyPat
     told(network.connection(away), Level.WRONG, "refused", "listen on elsewhere alone", "--host")
     unknown = info(keys, home, host="nowhere.invalid")
     told(network.connection(unknown), Level.WRONG, "nowhere.invalid is not known here", "--location")
+    unknown = msgspec.structs.replace(unknown, host="a" * 64, location="a" * 64)
+    told(network.connection(unknown), Level.WRONG, "aaa is not known here", "--location")
     monkeypatch.setattr(network, "CONNECT_S", 0.3)
     with listener(backlog=0) as number, socket.create_connection(("127.0.0.1", number)):
         # Its queue is full: what else comes is dropped, as by a firewall.
@@ -437,7 +440,10 @@ def test_a_key_of_another_role(hub: World) -> None:
 
 def test_another_version(hub: World) -> None:
     theirs = msgspec.structs.replace(hub.info(direct=True), protocol=PROTOCOL + 1, version="9.9")
-    told(network.handshake(theirs, network.greet(theirs)), Level.WRONG, "9.9", "install ipytaskfarm==9.9")
+    refused = network.greet(theirs)
+    told(network.handshake(theirs, refused), Level.WRONG, "9.9", "install ipytaskfarm==9.9")
+    same = msgspec.structs.replace(theirs, version=__version__)
+    told(network.handshake(same, refused), Level.WRONG, "9.9", "same copy of ipytaskfarm on both sides")
 
 
 # ------------------------------------------------------------------------------------------------ an agent's file

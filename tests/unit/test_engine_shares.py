@@ -180,7 +180,7 @@ class Desk:
         return True
 
     def hear(self, message: Any) -> None:
-        self.messages.hear(self.engine, message)
+        self.messages.handle(self.engine, message)
 
     def forwarded(self) -> list[Any]:
         return [message for message in self.link.sent if message is not self.state]

@@ -2,15 +2,24 @@
 
 from __future__ import annotations
 
+import datetime
+import decimal
 import functools
+import gc
 import pickle
 import sys
+import time
 import types
+import uuid
+import weakref
 from collections.abc import Callable
+from pathlib import Path
 from typing import Any
 
+import numpy as np
 import pytest
 
+from ipytaskfarm.client.packing import may_change_shared
 from ipytaskfarm.serialization.function_templates import fill_template, split_function
 from ipytaskfarm.serialization.pack import pack_called, pack_function, unpack_called, unpack_function
 
@@ -25,13 +34,21 @@ def made(n: Any, text: Any = "x") -> Callable[..., Any]:
     return inner
 
 
-@pytest.mark.parametrize("value", [3, -(2**80), 0.5, True, None, 2j, "text", b"bytes", ""])
+@pytest.mark.parametrize(
+    "value",
+    [
+        3, -(2**80), 0.5, True, None, 2j, "text", b"bytes", "", np.float64(0.5), np.int32(4), np.True_, Path("a/b"),
+        datetime.date(2026, 1, 2), decimal.Decimal("1.10"), uuid.UUID(int=5),
+    ],
+)  # fmt: skip
 def test_closures_of_one_code_have_one_function(value: Any) -> None:
     first, _ = pack_called(made(1))
     second, values = pack_called(made(value, "y"))
     assert second.digest == first.digest
     assert second.code is first.code
-    assert unpack_called(second.code, values)(5, 6) == (value, "y", 5, (6,))
+    found = unpack_called(second.code, values)(5, 6)
+    assert found == (value, "y", 5, (6,))
+    assert type(found[0]) is type(value)
 
 
 def test_defaults_travel_apart_too(peer: Peer, notebook: Notebook) -> None:
@@ -109,8 +126,26 @@ class Whole:
         return lambda numbers=[n, 1]: sum(numbers)  # type: ignore[misc]
 
     @staticmethod
-    def partial(n: int) -> Callable[[], int]:
-        return functools.partial(int.__add__, n, 1)
+    def partial_that_changes(n: int) -> Callable[[], int]:
+        def last(numbers: list[int]) -> int:
+            numbers.append(numbers[-1] + 1)
+            return numbers[-1]
+
+        return functools.partial(last, [n])
+
+    @staticmethod
+    def partial_of_an_object(n: int) -> Callable[[], int]:
+        return functools.partial(int.__add__, Number(n), 1)
+
+    @staticmethod
+    def partial_with_an_attribute(n: int) -> Callable[[], int]:
+        made = functools.partial(int.__add__, n, 1)
+        made.note = "kept"  # type: ignore[attr-defined]
+        return made
+
+
+class Number(int):
+    """A value that is not plain."""
 
 
 @pytest.mark.parametrize("way", [name for name in vars(Whole) if not name.startswith("_")])
@@ -121,6 +156,62 @@ def test_others_are_sent_as_a_whole(peer: Peer, way: str) -> None:
     assert values is None
     assert function.digest == pack_function(make(1)).digest or way == "counting"  # this one belongs to its session
     assert [peer.call(make(n)) for n in (1, 5)] == [2, 6]
+
+
+def test_partials_of_one_function_have_one_template(peer: Peer, notebook: Notebook) -> None:
+    notebook.run("""
+        from functools import partial
+        K = 10
+        def f(*args, **options): return K, args, options
+        class C:
+            def __init__(self, n): self.n = n
+            def get(self, x): return self.n + x
+            def count(self, x): self.n += x; return self.n
+        c = C(5)
+        wide = [0] * 2000
+        within = []; within.append(within)
+    """)
+    f, names = notebook["f"], notebook["partial"]
+    parts = [names(f, 1), names(f, "a", [2, {"b": (3,)}], k={4}), names(names(f, None), 2.5)]
+    assert len({pack_called(each)[0].digest for each in parts}) == 1
+    assert [peer.call(each, 9, z=8) for each in parts] == [
+        (10, (1, 9), {"z": 8}),
+        (10, ("a", [2, {"b": (3,)}], 9), {"k": {4}, "z": 8}),
+        (10, (None, 2.5, 9), {"z": 8}),
+    ]
+    for method, found in (("get", [6, 7]), ("count", [6, 7])):
+        assert [peer.call(names(getattr(notebook["c"], method), x)) for x in (1, 2)] == found
+    notebook.run("K = 20; c.n = 7")
+    assert peer.call(names(f, 1)) == (20, (1,), {})
+    assert peer.call(names(notebook["c"].get, 1)) == 8
+    assert split_function(names(f, notebook["wide"])) is None
+    assert split_function(names(f, notebook["within"])) is None
+    assert split_function(names(f)) is None
+
+
+def test_a_bound_method_is_packed_once(notebook: Notebook) -> None:
+    notebook.run("""
+        class C:
+            numbers = {"a": 1}
+            @classmethod
+            def of(cls): return cls.numbers
+            def one(self): return 1
+            def two(self): return 2
+        c, d = C(), C()
+        d.n = 1
+    """)
+    c, d, cls = notebook["c"], notebook["d"], notebook["C"]
+    assert pack_function(c.one) is pack_function(c.one)
+    assert pack_function(cls.of) is pack_function(cls.of)
+    assert len({pack_function(each).digest for each in (c.one, c.two, d.one)}) == 3
+    before = pack_function(c.one)
+    c.n = 2
+    assert pack_function(c.one).digest != before.digest
+    gone = weakref.ref(c)
+    notebook.run("del c")
+    del c
+    gc.collect()
+    assert gone() is None
 
 
 def test_a_function_that_was_put_into_a_module_is_sent_by_name(monkeypatch: pytest.MonkeyPatch) -> None:
@@ -191,7 +282,122 @@ def test_a_function_that_is_no_template_keeps_its_own_values() -> None:
     assert fill_template(len, ((2,), None)) is len
 
 
+def test_texts_that_are_compared_by_identity_stay_in_one_pack(peer: Peer, notebook: Notebook) -> None:
+    notebook.run("""
+        import operator, uuid
+        MISSING, MARK = str(uuid.uuid4()), uuid.uuid4().bytes
+        def is_missing(x): return x is MISSING
+        class Model:
+            def check(self, x): return x is MISSING
+        model = Model()
+        fs = [
+            lambda x=MISSING: x is MISSING, lambda x=MARK: x is MARK, lambda x=MISSING: is_missing(x),
+            lambda x=MISSING: Model().check(x),
+            lambda x=MISSING: id(x) == id(MISSING), lambda x=MISSING: operator.is_(x, MISSING),
+            (lambda x: lambda: x is MISSING)(MISSING),
+        ]
+        split = [lambda x="a": x is None or x, lambda x=3: x is MISSING, lambda x=None: x is MISSING]
+    """)
+    assert [peer.call(f) for f in notebook["fs"]] == [True] * len(notebook["fs"])
+    assert {pack_called(f)[1] for f in notebook["fs"]} == {None}
+    assert [peer.call(f) for f in notebook["split"]] == ["a", False, False]
+    assert all(pack_called(f)[1] for f in notebook["split"])
+
+
+def test_a_long_text_is_not_pickled_at_each_call() -> None:
+    long, short = made("x" * 50_000_000), made("x")
+    took_s = []
+    for function in (long, short):
+        pack_called(function)
+        began_s = time.thread_time()
+        for _ in range(20):
+            pack_called(function)
+        took_s.append(time.thread_time() - began_s)
+    assert took_s[0] < 100 * took_s[1]
+
+
+class Large:
+    """A value whose end can be seen."""
+
+
+def test_defaults_live_no_longer_for_it() -> None:
+    def makes(n: int) -> Any:
+        large = Large()
+        pack_called(lambda x=large: (n, x))
+        return weakref.ref(large)
+
+    found = makes(1)
+    gc.collect()
+    assert found() is None
+
+
+@pytest.mark.parametrize("here", [True, False], ids=["in the client", "in the engine"])
+def test_globals_live_no_longer_for_it(here: bool) -> None:
+    names: dict[str, Any] = {"__name__": "__main__"}
+    exec("class Large: pass\nlarge = Large()\ndef make(n):\n def f(): return n, large\n return f", names)
+    make = names["make"]
+    if not here:
+        make = unpack_function(pack_function(make).code, {})
+    split = split_function(make(1))
+    assert split is not None
+    if not here:
+        again = split_function(make(2))
+        assert again is not None
+        assert again.template is split.template
+    kept = weakref.ref(make(3)()[1])
+    del split, make, names
+    again = None
+    gc.collect()
+    assert kept() is None
+
+
 def test_an_error_names_the_users_function(notebook: Notebook) -> None:
     notebook.run("import sys\nframe = sys._getframe()\ndef make(n):\n    def f(): return frame, n\n    return f")
     with pytest.raises(Exception, match="frame"):
         pack_called(notebook["make"](1))
+
+
+SHARED_ARGUMENTS = """
+import heapq
+def append(d): d.append(1)
+def alias(d): x = d["a"]; x.append(1)
+def inner(d): o = dict(d); o["a"].append(1)
+def each(d):
+    for x in d: x += 1
+def within(d):
+    def g(): d.pop()
+    return g()
+def heap(d): heapq.heappush(d, 1)
+def helped(d): return append(d)
+def out(d): return d.dot(d, out=d)
+def names(d): (y := d).append(1)
+def delete(d): del d["a"]
+own = lambda d: [x + 1 for x in d]
+def makes(d, n=3):
+    found = {}; found[1] = n
+    count = 0
+    rows = [x for x in d]
+    rows.sort()
+    for i in range(n): count += i; rows.insert(0, i)
+    return count, next(iter(d))
+def reads(d): return d["a"] + len(d)
+"""
+
+
+CHANGING = "append", "alias", "inner", "each", "within", "heap", "helped", "out", "names", "delete"
+
+
+@pytest.mark.parametrize(
+    ("name", "changes"),
+    [
+        *((name, True) for name in CHANGING),
+        *((name, False) for name in ["own", "makes", "reads"]),
+    ],
+)
+def test_functions_that_may_change_an_argument_which_others_have(notebook: Notebook, name: str, changes: bool) -> None:
+    notebook.run(SHARED_ARGUMENTS)
+    shared: dict[str, int] = {}
+    assert may_change_shared(notebook[name], [(shared,), (shared,)]) is changes
+    assert not may_change_shared(notebook[name], [({},), ({"a": 1},), (1,), (1,)])
+    path = Path("a")
+    assert not may_change_shared(notebook[name], [(path,), (path,)])

@@ -17,7 +17,7 @@ ORDINARY: dict[str, str] = {
     "to speak: who asks and who answers is in the struct's own sentence": "answer reply report status",
     "a shape of data": "flag line link part number place row rows spec string summary table text",
     "a thing that every reader knows": "connection cpu ended error failed memory process sample work",
-    "part of a phrase": "down here of to up waiting why",
+    "part of a phrase": "down here of to up why",
 }
 """Why these words need no line in the glossary -> the words."""
 

@@ -2,7 +2,10 @@
 
 from __future__ import annotations
 
+import errno
+import fcntl
 import os
+import stat
 import threading
 import time
 from pathlib import Path
@@ -52,6 +55,34 @@ def test_keys_are_made_once_and_kept(folder: Path) -> None:
     keys = farm_keys(folder)
     assert farm_keys(folder) == load_keys(folder) == keys
     assert (folder / KEYS_FILE).stat().st_mode & 0o777 == 0o600
+
+
+def test_a_file_system_without_locks_is_named(folder: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    def fails(*_: object) -> None:
+        raise OSError(errno.ENOLCK, os.strerror(errno.ENOLCK))
+
+    monkeypatch.setattr(fcntl, "flock", fails)
+    with (
+        pytest.raises(OSError, match=r"its file system has no locks.* set JUPYTER_DATA_DIR .*keys\.lock"),
+        keys_lock(folder),
+    ):
+        pass
+    monkeypatch.setattr(fcntl, "lockf", fails)
+    with pytest.raises(OSError, match=r"its file system has no locks.* set JUPYTER_DATA_DIR .*own\.lock"):
+        farm_paths.Lock(folder / "own.lock")
+
+
+def test_a_file_system_that_cannot_sync_folders_keeps_keys(folder: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    usual = os.fsync
+
+    def of_files(descriptor: int) -> None:
+        if stat.S_ISDIR(os.fstat(descriptor).st_mode):
+            raise OSError(errno.EINVAL, os.strerror(errno.EINVAL))
+        usual(descriptor)
+
+    monkeypatch.setattr(os, "fsync", of_files)
+    save_keys(keys := make_farm_keys(), folder)
+    assert load_keys(folder) == keys
 
 
 def test_no_secret_is_shown() -> None:
@@ -116,7 +147,7 @@ def test_rotating_and_revoking() -> None:
     assert other.server != keys.server
     assert list(without_agents(keys, ["a"]).agents) == ["b"]
     for change in (rotated, without_agents):
-        with pytest.raises(KeyError, match="no key of an agent 'c': enrolled are a, b"):
+        with pytest.raises(KeyError, match="no agent 'c' with a key of its own: agents with one are a, b"):
             change(keys, ["c"])
 
 

@@ -118,6 +118,18 @@ def test_an_engine_that_runs_nothing_goes_before_a_larger_one_that_does(monkeypa
         assert none_idle.place == 1
 
 
+def test_what_the_kernel_ends_for_lack_of_memory_is_told_for_a_moment(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    kills = iter([2, 2, 3, 3, 3])
+    monkeypatch.setattr(memory, "oom_kills", lambda: next(kills))
+    watch = MemoryWatch(None)
+    assert watch.oom_cause(0.0) == "", "others were ended before"
+    assert watch.look([], 1.0) is None
+    assert watch.oom_cause(2.0).startswith(memory.LIMIT_CAUSE)
+    assert watch.oom_cause(1.1 + memory.OOM_S) == ""
+
+
 def test_the_nodes_memory() -> None:
     for available, total in node_memory():
         assert 0 < available <= total

@@ -10,6 +10,7 @@ from typing import Any, TypeAlias
 
 import pytest
 
+import ipytaskfarm.ipyparallel as ipp
 from ipytaskfarm import MapTask, StringTask, Task, client, errors
 from ipytaskfarm.client import engine_maps, python2, task_arguments
 from ipytaskfarm.client.commands import PendingResult
@@ -180,6 +181,18 @@ def failing(code: str) -> BaseException:
         ("import string; string.join(['a'])", "s.join"),
         ("import sys; sys.maxint", "sys.maxsize"),
         ("import urllib; urllib.urlencode({})", "urllib.parse.urlencode"),
+        ("import os; os.popen3('ls')", "os.popen3 is subprocess.Popen"),
+        ("import types; types.ListType", "types.ListType is list"),
+        ("import inspect; inspect.getargspec(len)", "inspect.getfullargspec"),
+        ("import collections; collections.Mapping", "collections.abc.Mapping"),
+        ("range(6 / 2)", "// divides as in Python 2"),
+        ("[0] * (6 / 2)", "// divides as in Python 2"),
+        ("x = [1, 2]; x[2 / 2]", "// divides as in Python 2"),
+        ("x = [1, 2]; x[: 2 / 2]", "// divides as in Python 2"),
+        ("import numpy; numpy.zeros(6 / 2)", "// divides as in Python 2"),
+        ("b'a' + 'b'", "text.encode() makes bytes"),
+        ("'a' + b'b'", "text.encode() makes bytes"),
+        ("class A:\n def __iter__(self): return self\n def next(self): return 1\niter(A())", "__next__"),
         ("import cPickle", "pickle"),
         ("from urllib2 import urlopen", "urllib.request"),
         ("len(map(abs, [1]))", "list(map(…))"),
@@ -194,6 +207,8 @@ def failing(code: str) -> BaseException:
         ("import sys; print >>sys.stderr, 1", "file=file"),
         ("import IPython.kernel.error", "from ipytaskfarm.errors import TaskRejectError"),
         ("from IPython.kernel import client", "from ipytaskfarm import client"),
+        ("from IPython.parallel import Client", "ipytaskfarm.ipyparallel here"),
+        ("raise ModuleNotFoundError('none', name='ipyparallel')", "ipytaskfarm.ipyparallel here"),
         ("object().defer", "current_task().defer"),
     ],
 )
@@ -234,11 +249,27 @@ def test_old_modules_have_the_names_of_ours(name: str) -> None:
         ("from ipytaskfarm.task import FIFOScheduler", "policies"),
         ("from ipytaskfarm.client import ClusterJobScheduler", "TaskClient"),
         ("from ipytaskfarm import CoreLoadJob", "execute"),
+        ("from ipytaskfarm import Client", "ipyparallel as ipp"),
+        ("from ipytaskfarm.kernel import client", "from ipytaskfarm import client"),
+        ("from ipytaskfarm.parallel import Client", "ipyparallel as ipp"),
+        ("from ipytaskfarm.ipyparallel.joblib import register", "register_joblib_backend"),
+        ("import ipytaskfarm.ipyparallel.serialize", "delete this import"),
     ],
 )
 def test_imports_of_what_is_gone_say_what_to_write(statement: str, remedy: str) -> None:
     with pytest.raises(ModuleNotFoundError, match=remedy):
         exec(statement, {})
+
+
+def test_modules_of_ipyparallel_have_the_names_of_ours() -> None:
+    names: dict[str, Any] = {}
+    exec("from ipytaskfarm.ipyparallel import *", names)
+    assert set(ipp.__all__) <= names.keys()
+    for module, name in {"client.view": "DirectView", "client": "Client", "controller.dependency": "depend"}.items():
+        exec(f"from ipytaskfarm.ipyparallel.{module} import {name} as found", names)
+        assert names["found"] is getattr(ipp, name)
+    with pytest.raises(TypeError, match="'sshserver'; instead: `ipytaskfarm keys add"):
+        ipp.Client(sshserver="me@there")
 
 
 def test_names_that_never_were_are_not_found_as_ever() -> None:
@@ -262,7 +293,7 @@ def test_old_names_of_the_package_and_the_client() -> None:
     assert namespace["TaskRejectError"] is errors.TaskRejectError
 
 
-@pytest.mark.parametrize("kind", [PendingResult, Failure, client.TaskClient, client.MultiEngineClient])
+@pytest.mark.parametrize("kind", [PendingResult, Failure, client.TaskClient, client.MultiEngineClient, ipp.Client])
 def test_names_that_are_gone_say_what_to_write(kind: Any) -> None:
     thing = kind.__new__(kind)
     for name, text in GONE[kind.__name__].items():

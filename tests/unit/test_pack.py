@@ -384,3 +384,95 @@ def test_functions_that_toolz_has_curried(peer: Peer, notebook: Notebook, monkey
     notebook.run("FACTOR = 3")
     assert peer.call(notebook["ask"], 2) == (9, 9, 9, "9")
     assert peer.call(notebook["add"], 1, 1) == peer.call(notebook["add_one"], 1) == 6
+
+
+MARKERS = """
+class Marker:
+    def __init__(self, name): self.name = name
+class Slotted:
+    __slots__ = ("name",)
+    def __init__(self, name): self.name = name
+SHIFT, REDUCE, SLOTTED = Marker("shift"), Marker("reduce"), Slotted(None)
+def names(*found): return [next((n for n, each in globals().items() if each is one), one.name) for one in found]
+"""
+
+
+def test_named_objects_of_a_module_keep_their_identity(
+    peer: Peer, notebook: Notebook, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    (tmp_path / "markers.py").write_text(MARKERS)
+    monkeypatch.syspath_prepend(tmp_path)
+    notebook.run("""
+        import markers
+        from markers import SHIFT, SLOTTED, names
+        table = {"a": [SHIFT]}
+        def by_globals(): return names(SHIFT, SLOTTED, table["a"][0])
+        def result(): return SHIFT
+    """)
+    markers = notebook["markers"]
+    try:
+        assert peer.call(markers.names, markers.SHIFT, markers.REDUCE, markers.SLOTTED) == [
+            "SHIFT",
+            "REDUCE",
+            "SLOTTED",
+        ]
+        assert peer.call(notebook["by_globals"]) == ["SHIFT", "SLOTTED", "SHIFT"]
+        assert peer.call(notebook["result"]) is markers.SHIFT
+        markers.SHIFT.name = "changed here"
+        assert peer.call(markers.names, markers.SHIFT, markers.REDUCE) == ["changed here", "REDUCE"]
+    finally:
+        del sys.modules["markers"]
+
+
+def test_values_of_libraries_keep_their_own_way(peer: Peer, notebook: Notebook) -> None:
+    notebook.run("""
+        import numpy as np
+        eps = np.finfo(float)
+        def f(): return eps.eps, np.finfo(float) is eps
+    """)
+    assert peer.call(notebook["f"]) == (np.finfo(float).eps, True)
+
+
+def test_templates_of_jinja_can_be_sent(peer: Peer, notebook: Notebook) -> None:
+    pytest.importorskip("jinja2")
+    notebook.run("""
+        import jinja2
+        env = jinja2.Environment(loader=jinja2.DictLoader({"page": "{{ name|shout }} {{ missing|default('-') }}"}))
+        env.filters["shout"] = lambda text: text.upper() + "!"
+        page = env.get_template("page")
+        def render(name): return page.render(name=name), env.get_template("page").render(name=name)
+    """)
+    assert peer.call(notebook["render"], "a") == ("A! -", "A! -")
+
+
+def test_attributes_of_arrays_of_own_classes(peer: Peer, notebook: Notebook) -> None:
+    notebook.run("""
+        import numpy as np
+        class Quantity(np.ndarray):
+            def __new__(cls, values, unit=None):
+                found = np.asarray(values).view(cls)
+                found.unit = unit
+                return found
+            def __array_finalize__(self, of): self.unit = getattr(of, "unit", None)
+        q = Quantity([[1, 2]], "kg")
+        def twice(x): return 2 * x
+        def by_global(): return q.unit, q.sum().unit
+    """)
+    found = peer.call(notebook["twice"], notebook["q"])
+    assert (type(found), found.unit, found.tolist()) == (notebook["Quantity"], "kg", [[2, 4]])
+    assert peer.call(notebook["by_global"]) == ("kg", "kg")
+    notebook.run("q.unit = 'g'")
+    assert peer.call(notebook["by_global"]) == ("g", "g")
+
+
+def test_parsers_of_arguments(peer: Peer, notebook: Notebook) -> None:
+    notebook.run("""
+        import argparse
+        class Parser(argparse.ArgumentParser): pass
+        parser = Parser(argument_default=argparse.SUPPRESS)
+        parser.add_argument("--n", type=int)
+        parser.add_argument("--hidden", help=argparse.SUPPRESS)
+        def parse(*args): return vars(parser.parse_args(args)), "hidden" in parser.format_usage()
+    """)
+    assert peer.call(notebook["parse"], "--n", "3") == ({"n": 3}, False)
+    assert peer.call(notebook["parse"]) == ({}, False)

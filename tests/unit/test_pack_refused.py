@@ -10,7 +10,7 @@ import cloudpickle
 import pytest
 
 from ipytaskfarm.core.errors import UnpickleableException
-from ipytaskfarm.serialization.pack import pack, pack_function
+from ipytaskfarm.serialization.pack import pack, pack_function, unpack_function
 
 from ..support.pack_peer import Notebook
 
@@ -232,3 +232,18 @@ def test_what_a_function_has_made_on_its_first_call_here(notebook: Notebook) -> 
     notebook["connection"].close()
     notebook.names["connection"] = None
     pack_function(notebook["asks"])
+
+
+def test_instances_of_a_pool_are_refused_at_the_call(notebook: Notebook) -> None:
+    notebook.run("""
+        class Interned:
+            pool = {}
+            def __new__(cls, key):
+                if key not in cls.pool: cls.pool[key] = super().__new__(cls)
+                return cls.pool[key]
+        one = Interned(1)
+        def f(): return Interned(1) is Interned(1)
+    """)
+    with pytest.raises(UnpickleableException, match="its __new__ keeps instances"):
+        pack([notebook["one"]])
+    assert unpack_function(pack_function(notebook["f"]).code, {})()

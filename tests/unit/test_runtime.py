@@ -401,6 +401,18 @@ def test_a_reader_on_another_host_dials_the_location() -> None:
     assert farm_paths.dialled(info(node="elsewhere")) == "127.0.0.1"
 
 
+def test_an_address_of_ipv6_is_in_brackets() -> None:
+    assert farm_paths.listening("::", 10113, "fd77::1").endswith("at [fd77::1]:10113")
+    assert farm_paths.endpoint("10.0.0.7", 10113) == "10.0.0.7:10113"
+
+
+def test_what_to_do_about_a_controller_that_does_not_answer() -> None:
+    assert farm_paths.remedy(info()) == f"start it: ipytaskfarm start --farm {info().farm}"
+    told = farm_paths.remedy(info(node="elsewhere"))
+    assert "see on elsewhere" in told
+    assert f"firewall lets TCP port {info().port} through" in told
+
+
 def test_an_address_that_was_given_is_dialled(farm_dirs: Dirs) -> None:
     path = farm_paths.connection_path("default")
     farm_paths.write_connection_file(info(location="login.example", node="elsewhere"), path)

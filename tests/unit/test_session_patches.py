@@ -23,7 +23,8 @@ from ipytaskfarm.system import process
 from tests.support.pack_peer import Notebook
 
 CODE = """
-import json, os, random, subprocess, time, urllib.request
+import json, os, random, subprocess, time, unittest.mock, urllib.request
+def mocks(): return unittest.mock.ANY, unittest.mock.sentinel.one, unittest.mock.call(1)
 def fetch(url): return urllib.request.urlopen(url)
 def now(): return time.time()
 def within():
@@ -76,6 +77,7 @@ def told(function: Any) -> str:
         ("none_of_them", json.JSONEncoder, "default", lambda self, value: 1, ""),
         ("now", time, "time", time.monotonic, ""),
         ("now", random, "random", mock.Mock(), ""),
+        ("mocks", random, "random", mock.Mock(), ""),
     ],
 )
 def test_replaced_parts_of_installed_modules(

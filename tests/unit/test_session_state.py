@@ -266,9 +266,9 @@ def test_settings_of_libraries_and_variables(notebook: Notebook, monkeypatch: py
     assert said(pack_function, notebook["frames"]) == said(pack_function, notebook["reads"]) == []
     monkeypatch.setenv("TEST_SET_HERE", "1")
     notebook.run(SETTINGS + "\nimport torch\ndef tensors(i): return torch")
-    with pd.option_context("mode.string_storage", "python", "future.distinguish_nan_and_na", True):
+    with pd.option_context("compute.use_bottleneck", False, "mode.string_storage", "pyarrow"):
         (text,) = said(pack_function, notebook["frames"])
-        assert text.startswith("this session has changed settings of pandas (mode.string_storage='python', future.")
+        assert "settings of pandas (compute.use_bottleneck=False, mode.string_storage='pyarrow')" in text
     (text,) = said(pack_function, notebook["tensors"])
     assert "(default dtype torch.float64)" in text
     (text,) = said(pack_function, notebook["reads"])
@@ -333,6 +333,58 @@ def test_hashes_of_texts(notebook: Notebook, monkeypatch: pytest.MonkeyPatch) ->
     assert said(pack_function, notebook["of_keys"]) == []
     (text,) = said(pack_function, notebook["part_of"])
     assert text.startswith("part_of uses hash(), which gives another number for the same text in this session")
+
+
+def test_subclasses_that_nothing_names(notebook: Notebook) -> None:
+    notebook.run("""
+        class Plugin:
+            @classmethod
+            def names(cls): return [each.__name__ for each in cls.__subclasses__()]
+        class Alone(Plugin): pass
+        def all_names(): return Plugin.names()
+        def direct(): return len(Plugin.__subclasses__())
+        def other(): return Plugin(), int.__subclasses__(), Alone.__subclasses__()
+    """)
+    for name, asks in (("all_names", "Plugin.names"), ("direct", "direct")):
+        session_state._warned.clear()
+        (text,) = said(pack_function, notebook[name])
+        assert text.startswith(f"{asks} asks for the subclasses of Plugin.")
+        assert "and Alone may be missing" in text
+    session_state._warned.clear()
+    del notebook.names["Plugin"]
+    assert said(pack_function, notebook["other"]) == []
+
+
+@pytest.mark.parametrize(
+    ("body", "told"),
+    [
+        ("[name for name, value in globals().items() if callable(value)]", "globals()"),
+        ("globals().get('task_' + n)", "globals()"),
+        ("('task_' + n) in globals()", "globals()"),
+        ("sorted(vars(sys.modules[__name__]))", "sys.modules[__name__]"),
+        ("inspect.getmembers(sys.modules['__main__'], inspect.isclass)", "sys.modules['__main__']"),
+        ("dir(me)", "me"),
+        ("hasattr(me, 'task_' + n)", "me"),
+        ("getattr(me, 'task_' + n, None)", "me"),
+        ("globals()['task_' + n]", ""),
+        ("globals().get('a')", ""),
+        ("'a' in globals()", ""),
+        ("'%(a)s' % globals()", ""),
+        ("eval(n, globals())", ""),
+        ("globals().update(b=1)", ""),
+        ("getattr(me, 'task_' + n)", ""),
+        ("hasattr(n, 'task_' + n), dir(n), vars(other)", ""),
+    ],
+)
+def test_functions_that_look_through_the_script(notebook: Notebook, body: str, told: str) -> None:
+    notebook.run(f"""
+        import inspect, sys, types
+        me, other, a = sys.modules["__main__"], types.SimpleNamespace(), 1
+        def looks(n): return {body}
+    """)
+    assert [text.partition(", where")[0] for text in said(pack_function, notebook["looks"])] == (
+        [f"looks looks through {told}"] if told else []
+    )
 
 
 def test_generators_that_the_program_has_seeded(notebook: Notebook, monkeypatch: pytest.MonkeyPatch) -> None:

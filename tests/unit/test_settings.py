@@ -149,7 +149,11 @@ def test_arguments_and_flags_come_to_the_same() -> None:
         ({"load_limit": 2}, "load_limit must be a share"),
         ({"environment_patience": -2}, "environment_patience must be 0"),
         ({"policy_path": "/nowhere"}, "policy_path: /nowhere is not a folder"),
-        ({"min": 3, "max": 2}, "min no more than max"),
+        ({"min": 3, "max": 2}, "min must be no more than max: 3 and 2"),
+        ({"max": 2}, "min and max go together: give both"),
+        ({"failure_values": "maskd"}, "not 'maskd', did you mean 'masked'"),
+        ({"queue_policy": "FairShar"}, "did you mean 'FairShare'"),
+        ({"resources": {"gpu": "many"}}, "resources: gpu must be a number of 0 or more, or a size .* not 'many'"),
     ],
 )
 def test_a_wrong_value_is_refused_by_the_name_that_the_user_wrote(arguments: dict[str, Any], part: str) -> None:

@@ -244,3 +244,26 @@ def test_the_old_word_for_running_still_counts() -> None:
 def test_a_task_that_never_ran_has_no_duration() -> None:
     never = tables.TaskRow(7, "failed", "aborted", None, -1, 0, 0.0, None, 0.0, 1.0)
     assert "µs" not in farm_tables.task_table([never], omitted=0).text(200)
+
+
+def test_a_text_of_wide_characters_is_marked_where_it_is_cut() -> None:
+    table = Table([Column("error", cut=summary)], [["行" * 30]])
+    assert lines_of(table, 21)[1] == "行" * 10 + "…"
+
+
+def test_the_error_has_the_room_that_columns_of_less_weight_have_left() -> None:
+    heading, line = farm_tables.task_table([row(0, "failed", "went wrong and wrong and wrong")]).text(40).splitlines()
+    assert heading.split() == ["id", "state", "error"]
+    assert line == "✗   0  failed  ValueError: went wrong a…"
+    assert cell_len(line) == 40
+
+
+def test_columns_stay_straight_where_a_locale_has_no_sign_for_a_character() -> None:
+    plain = io.TextIOWrapper(io.BytesIO(), "ascii", "backslashreplace")
+    table = Table(["name", "n"], [["数据", 1], ["plain", 2]]).written_to(plain)
+    assert lines_of(table) == ["name          n", r"\u6570\u636e  1", "plain         2"]
+
+
+def test_a_text_that_is_broken_in_html_keeps_a_least_width() -> None:
+    table = Table([Column("error", least=28, cut=summary), "n"], [["x" * 100, 1]])
+    assert table.html().count("overflow-wrap:anywhere;min-width:28ch") == 2

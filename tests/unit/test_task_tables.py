@@ -40,7 +40,10 @@ def path(tmp_path_factory: pytest.TempPathFactory) -> Path:
     """A store of 500 tasks: every 10th failed, every 20th of another cause, and the last 20 have not ended."""
     path = tmp_path_factory.mktemp("tables") / "store.sqlite"
     with closing(Store.open(path)) as store:
-        rules = [Rules(name=f"fit 100%_{n % 7}", job="odd" if n % 2 else None) for n in range(COUNT)]
+        rules = [
+            Rules(name=f"{'Größe' if n % 7 == 6 else 'fit'} 100%_{n % 7}", job="odd" if n % 2 else None)
+            for n in range(COUNT)
+        ]
         store.commit([task(n, rules=rules[n]) for n in range(COUNT)])
         failures = {n: FAILS[n % 20 == 0] for n in range(0, COUNT, 10)}
         store.commit([ended(n, failures.get(n)) for n in range(COUNT - 20)])
@@ -84,6 +87,8 @@ CASES: list[tuple[dict[str, object], list[int]]] = [
     ({"state": "failed", "text": "keyerror"}, FAILED[::2]),
     ({"text": "100%_3"}, [n for n in range(COUNT) if n % 7 == 3]),
     ({"text": "100x_3"}, []),
+    ({"text": "GRÖß"}, [n for n in range(COUNT) if n % 7 == 6]),
+    ({"text": "GRÖßE 100%_5"}, []),
     ({"job": "odd"}, list(range(1, COUNT, 2))),
     ({"job": "odd", "state": "failed"}, []),
     ({"job": "odd", "text": "_5"}, [n for n in range(1, COUNT, 2) if n % 7 == 5]),

@@ -62,7 +62,7 @@ def send(order: PieceOrder, receiver: Receiver) -> None:
         while (piece := order.next_piece()) is not None:
             asked.append(piece)
         assert len(asked) <= PIECES_AHEAD
-        assert order.hear(receiver.answer(*asked.pop(0))) == ""
+        assert order.handle_answer(receiver.answer(*asked.pop(0))) == ""
 
 
 @pytest.mark.parametrize("size", [1, SMALL_BYTES, SMALL_BYTES + 1, PIECE_BYTES, PIECE_BYTES + 1, SIZE, 9 * PIECE_BYTES])
@@ -78,7 +78,7 @@ def test_what_is_there_is_not_sent(size: int) -> None:
     order = PieceOrder(size)
     assert order.next_piece() == ((0, size) if size == SMALL_BYTES else (0, 0))
     assert order.next_piece() is None
-    order.hear(BlobWritten(b"", size))
+    order.handle_answer(BlobWritten(b"", size))
     assert order.is_complete
     assert order.next_piece() is None
 
@@ -86,20 +86,20 @@ def test_what_is_there_is_not_sent(size: int) -> None:
 def test_an_upload_goes_on_where_it_was() -> None:
     order = PieceOrder(SIZE)
     order.next_piece()
-    order.hear(BlobWritten(b"", PIECE_BYTES))
+    order.handle_answer(BlobWritten(b"", PIECE_BYTES))
     assert order.next_piece() == (PIECE_BYTES, PIECE_BYTES)
 
 
 def test_a_restarted_controller_is_sent_it_again() -> None:
     order, receiver = PieceOrder(SIZE), Receiver(SIZE)
     order.next_piece()
-    order.hear(receiver.answer(0, 0))
+    order.handle_answer(receiver.answer(0, 0))
     first, second = order.next_piece(), order.next_piece()
     assert first
     assert second
-    order.hear(receiver.answer(*first))
+    order.handle_answer(receiver.answer(*first))
     receiver = Receiver(SIZE)  # and the answer to the second was lost: the question comes again
-    order.hear(receiver.answer(*second))
+    order.handle_answer(receiver.answer(*second))
     assert receiver.came == 0
     send(order, receiver)
     assert receiver.came == receiver.taken - PIECE_BYTES == SIZE
@@ -126,7 +126,7 @@ def test_whatever_is_lost_or_repeated_it_ends(seed: int) -> None:
         if what < 0.3:
             receiver.answer(*asked[0])  # it comes twice
         late = BlobWritten(b"", error="full", later=True)
-        assert order.hear(late if 0.3 <= what < 0.4 else receiver.answer(*asked.pop(0))) == ""
+        assert order.handle_answer(late if 0.3 <= what < 0.4 else receiver.answer(*asked.pop(0))) == ""
         if 0.3 <= what < 0.4:
             asked.pop(0)
     assert receiver.came == size
@@ -136,16 +136,16 @@ def test_a_controller_that_takes_nothing_is_given_up() -> None:
     order = PieceOrder(SMALL_BYTES)
     for _ in range(RESTARTS_MAX):
         assert order.next_piece() == (0, SMALL_BYTES)
-        assert order.hear(BlobWritten(b"", 0)) == ""
+        assert order.handle_answer(BlobWritten(b"", 0)) == ""
     order.next_piece()
-    assert "never ended" in order.hear(BlobWritten(b"", 0))
+    assert "never ended" in order.handle_answer(BlobWritten(b"", 0))
 
 
 @pytest.mark.parametrize("upto", [-1, SIZE + 1, 2**63])
 def test_nonsense_of_a_controller_is_named(upto: int) -> None:
     order = PieceOrder(SIZE)
     order.next_piece()
-    assert "says that it has" in order.hear(BlobWritten(b"", upto))
+    assert "says that it has" in order.handle_answer(BlobWritten(b"", upto))
 
 
 # ------------------------------------------------------------------------------------------------------------

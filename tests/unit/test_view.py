@@ -279,13 +279,13 @@ def test_numbers_of_a_farm_that_is_gone_are_not_given_as_the_present() -> None:
         "status": {"state": "up", "text": ""},
     }
     assert b'taskfarm_tasks{farm="f",state="running"} 2.0' in metrics_text("f", picture)
-    assert head("f", picture).startswith("farm 'f': 3 waiting, 2 running, 1 succeeded, 0 failed; 2 engines, 20")
+    assert head("f", picture).startswith("farm 'f': 3 scheduled, 2 running, 1 succeeded, 0 failed; 2 engines, 20")
     picture["status"] = {"state": "gone", "text": "it was stopped", "seen_s": 86400.0}
     metrics = metrics_text("f", picture)
     assert b'taskfarm_up{farm="f"} 0.0' in metrics
     assert b"taskfarm_tasks" not in metrics
     at = time.strftime("%Y-%m-%d %H:%M:%S", time.localtime(86400.0))
-    assert head("f", picture).startswith("farm 'f' (it was stopped): 3 waiting")
+    assert head("f", picture).startswith("farm 'f' (it was stopped): 3 scheduled")
     assert head("f", picture).endswith(f"2 engines, {at}")
 
 

@@ -64,6 +64,13 @@ def test_a_link_comes_up_and_messages_cross_both_ways(w: World) -> None:
     assert w.hub.peers() == [(peer, True)]
 
 
+def test_the_controllers_machine_may_have_the_name_of_this_one() -> None:
+    with world() as w:
+        info = msgspec.structs.replace(w.info(), host="127.0.0.2", location="127.0.0.1", node=socket.gethostname())
+        link = w.link(read=lambda: info)
+        w.until(lambda: link.is_up)
+
+
 def test_an_agent_speaks_its_own_language(w: World) -> None:
     link = w.up("agent:a1", "agent")
     link.send(AGENT_STATE)

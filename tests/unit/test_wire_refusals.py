@@ -20,6 +20,7 @@ from ipytaskfarm.core.messages import (
     FlagReply,
     HoldFarm,
     NeedIds,
+    Outputs,
     QueueStatus,
     Refusal,
 )
@@ -260,7 +261,9 @@ def test_a_read_only_key_may_ask_and_nothing_else(w: World) -> None:
     assert w.said("reader:s1") == [AskQuestion(1, QueueStatus())]
     ((peer, _),) = w.hub.peers()
     assert peer.read_only
-    text = "this connection's key is read-only: it does not allow HoldFarm"
+    text = (
+        "this connection's key is read-only: it does not allow HoldFarm; `ipytaskfarm keys add --client` makes another"
+    )
     assert w.told(link) == [Answer(2, Refusal("SecurityError", text))]
     link.send(submit(1))
     assert refusal(w, link).etype == "SecurityError"
@@ -269,6 +272,12 @@ def test_a_read_only_key_may_ask_and_nothing_else(w: World) -> None:
 
 def test_a_read_only_key_may_ask_all_questions_that_change_nothing() -> None:
     assert set(scheduler.READ_ONLY) <= set(read_only.READ_ONLY)
+
+
+def test_a_read_only_key_may_look_at_the_output_of_a_few_tasks() -> None:
+    assert not read_only.why_refused(AskQuestion(1, Outputs.latest(7)))
+    for question in (Outputs(None), Outputs(list(range(1000)))):
+        assert "read-only" in read_only.why_refused(AskQuestion(1, question))
 
 
 def test_an_unknown_connection_is_asked_who_it_is(w: World) -> None:

@@ -26,6 +26,10 @@ def as_seconds(timeout: float | None) -> float | None:
     return None if timeout is None or timeout < 0 else timeout
 
 
+_OF_IPYTHON = {"pyin": "execute_input", "pyout": "execute_result", "pyerr": "error"}
+"""Metadata in ``IPython.parallel`` -> the same of ipyparallel."""
+
+
 class AsyncResult(concurrent.futures.Future[Any]):
     """The result of a call on one or more engines: ``get``, ``wait``, ``ready``, iteration, and metadata as attributes.
 
@@ -272,7 +276,7 @@ class AsyncResult(concurrent.futures.Future[Any]):
     def __getattr__(self, name: str) -> Any:
         if not name.startswith("_"):
             with contextlib.suppress(KeyError):
-                return self[name]
+                return self[_OF_IPYTHON.get(name, name)]
         raise AttributeError(f"{type(self).__name__!r} object has no attribute {name!r}")
 
     def __dir__(self) -> list[str]:

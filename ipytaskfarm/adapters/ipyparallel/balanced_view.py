@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import concurrent.futures
 import itertools
 import operator
 import threading
@@ -120,12 +121,13 @@ class LoadBalancedView(View):
         return rules, None
 
     def _after(self, dependency: Dependency) -> dict[str, Any]:
-        """Return the rules for a task that waits for others.  Calls of direct views are waited for here."""
+        """Return the rules for a task that waits for others.
+
+        Calls of direct views are waited for here, and so is what the farm's graph does not know: the first of several
+        calls, or failures alone."""
         if not dependency.all or not dependency.success:
-            raise ValueError(
-                "the farm's tasks wait for all of their dependencies: Dependency(all=True, success=True) is possible, "
-                "with failure=True for tasks that may fail"
-            )
+            self._await(dependency)
+            return {}
         ids, others = [], []
         for msg_id in dependency:
             if not msg_id.isdigit():
@@ -134,35 +136,49 @@ class LoadBalancedView(View):
                 raise InvalidDependency(f"there is no task {msg_id}")
             else:
                 ids.append(int(msg_id))
-        self._await(others, dependency)
+        self._await(Dependency(others, failure=dependency.failure))
         return {"after": ids, "if_failed": "run" if dependency.failure else "fail"} if ids else {}
 
     def _exists(self, msg_id: str) -> bool:
         known = Messages.of(self.client.session).find(msg_id)
         return known is not None or bool(self.client.tasks.tasks(ids=[int(msg_id)]).rows)
 
-    def _await(self, msg_ids: list[str], dependency: Dependency) -> list[MessageFuture]:
-        """Wait for calls of this process.  Raises ImpossibleDependency for a failed one that must succeed."""
-        found = []
-        for msg_id in msg_ids:
-            message = Messages.of(self.client.session).find(msg_id)
-            if message is None and msg_id.isdigit() and self._exists(msg_id):
-                message = self._follow(int(msg_id), None)
-            if message is None:
-                raise InvalidDependency(f"there is no call {msg_id}")
-            if message.exception() is not None and not dependency.failure:
-                raise ImpossibleDependency(f"call {msg_id} has failed") from message.exception()
-            found.append(message)
-        return found
+    def _message(self, msg_id: str) -> MessageFuture:
+        message = Messages.of(self.client.session).find(msg_id)
+        if message is None and msg_id.isdigit() and self._exists(msg_id):
+            message = self._follow(int(msg_id), None)
+        if message is None:
+            raise InvalidDependency(f"there is no call {msg_id}")
+        return message
+
+    def _await(self, dependency: Dependency) -> set[MessageFuture]:
+        """Wait until a dependency is met, and return the calls that count for it.
+
+        Raises ImpossibleDependency as soon as it can never be met.
+        """
+        waiting = {self._message(msg_id) for msg_id in dependency}
+        completed: dict[str, MessageFuture] = {}
+        failed: dict[str, MessageFuture] = {}
+        while not dependency.check(set(completed), set(failed)):
+            if dependency.unreachable(set(completed), set(failed)):
+                ended, how = (completed, "has not failed") if not dependency.success else (failed, "has failed")
+                msg_id, message = next(iter(ended.items()))
+                raise ImpossibleDependency(f"call {msg_id} {how}") from message.exception()
+            concurrent.futures.wait(waiting, return_when="FIRST_COMPLETED")
+            for message in [each for each in waiting if each.done()]:
+                waiting.remove(message)
+                (completed if message.exception() is None else failed)[message.msg_id] = message
+        return {*(completed.values() if dependency.success else ()), *(failed.values() if dependency.failure else ())}
 
     def _where(self, dependency: Dependency, targets: list[int] | None) -> dict[str, Any]:
-        """Return the engines on which all calls of a dependency have run; this waits for their ends."""
-        engines = {message.metadata["engine_id"] for message in self._await(sorted(dependency), dependency)}
-        if len(engines) > 1:
+        """Return the engines on which the calls of a dependency have run; this waits for their ends."""
+        engines = {message.metadata["engine_id"] for message in self._await(dependency)} - {None}
+        if dependency.all and len(engines) > 1:
             raise ImpossibleDependency(f"the calls to follow ran on engines {sorted(engines)}: none ran all of them")
-        if targets is not None and not engines <= set(targets):
+        shared = engines if targets is None else engines.intersection(targets)
+        if engines and not shared:
             raise ImpossibleDependency(f"the calls to follow ran on engines {sorted(engines)}, not on {targets}")
-        return {"targets": sorted(engines)} if engines else {}
+        return {"targets": sorted(shared)} if engines else {}
 
     def _limit(self, message: TaskMessage, timeout_s: float) -> None:
         """Abort a task that cannot run yet after this time, because of its dependencies."""

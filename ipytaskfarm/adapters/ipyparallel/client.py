@@ -33,6 +33,7 @@ from ipytaskfarm.adapters.ipyparallel.views import BroadcastView, DirectView
 from ipytaskfarm.client import MultiEngineClient, TaskClient
 from ipytaskfarm.client.commands import cancel_together
 from ipytaskfarm.client.futures import Settler
+from ipytaskfarm.client.old_names import OldNames
 from ipytaskfarm.client.session import Session
 from ipytaskfarm.core import errors
 from ipytaskfarm.engine import is_engine
@@ -41,9 +42,15 @@ DEFAULT_TIMEOUT_S = 10.0
 NAMES_STAY_S = 2.0
 """Seconds for which the names of the engines are not asked for again."""
 LOOK_EVERY_S = 0.05
+_BY_KEY = "; instead: `ipytaskfarm keys add --client --output FILE` on the farm's machine makes a connection file"
+INSTEAD = {
+    **dict.fromkeys(("sshserver", "sshkey", "password", "paramiko"), _BY_KEY),
+    **dict.fromkeys(("profile_dir", "ipython_dir"), "; instead: profile= or cluster_id= names the farm"),
+}
+"""Argument of ipyparallel's clients -> what to do instead, as the end of a sentence."""
 
 
-class Client:
+class Client(OldNames):
     """A connection to a farm's engines: ``rc = Client()``; views are ``rc[:]``, ``rc[0]``, ``rc.load_balanced_view()``.
 
     Attributes: `block` (the default of new views), `history` (message ids), `results` and `metadata` (of what
@@ -59,19 +66,23 @@ class Client:
         cluster_id: str | None = None,
         timeout: float | None = DEFAULT_TIMEOUT_S,
         cluster: Any = None,
+        url_or_file: str | os.PathLike[str] | None = None,
+        **gone: Any,
     ) -> None:
         """Connect.
 
         Args:
             connection_info: the path of a farm's connection file, or a farm's name.
-            url_file: the same.
+            url_file, url_or_file: the same.
             profile, cluster_id: the farm's name; the cluster id counts first.  Without any name: the farm "default".
             timeout: seconds to wait for the farm.
             cluster: the cluster that made this client.
 
-        Raises FarmNotRunning, an OSError, if no farm of that name runs.
+        Raises FarmNotRunning, an OSError, if no farm of that name runs; TypeError for other arguments.
         """
-        where = connection_info or url_file or cluster_id or profile
+        for name in gone:
+            raise TypeError(f"a Client has no argument {name!r}{INSTEAD.get(name, '')}")
+        where = connection_info or url_file or url_or_file or cluster_id or profile
         if isinstance(where, Mapping):
             raise TypeError("connection_info: give the path of the farm's connection file, or the farm's name")
         found = str(where) if where is not None else None

@@ -10,7 +10,7 @@ from ..messages.task_types import Incarnation, decode_runs
 from ..requirements import CORES, MEMORY
 from ..saves import SaveAgent, SaveSetting
 from ..scheduler.admission import adopt_claim, answer_resource_request
-from ..scheduler.agent_entry import AgentEntry
+from ..scheduler.agent_entry import AgentEntry, skew_of
 from ..scheduler.decision import Decision, Now
 from ..scheduler.eligibility import refresh_classes
 from ..scheduler.engine_shutdown import recycle
@@ -50,6 +50,7 @@ def on_agent_state(farm: SchedulerState, session: str, event: m.AgentState, now:
     agent.utc_offset_s = event.utc_offset_s
     # This includes the time that the message was on its way.
     agent.clock_ahead_s = event.wall_s - now.wall_s if event.wall_s else None
+    agent.skew_s = skew_of(event.wall_s, now.wall_s)
     if event.node in farm.agents.drained_nodes:
         agent.excluded = DRAINED
     agent.present = agent.reachable = True

@@ -14,7 +14,7 @@ from ..scheduler.nested_waits import MAX_EXTRA_ENGINES
 from ..scheduler.state import SchedulerState
 from ..scheduler.task import DEFAULT_RULES, Assigned, ClassKey, Queued
 from ..states import ABORTS, Waiting, state_word
-from .requirements import why_nobody, why_not
+from .requirements import lines_by_reason, why_nobody, why_not
 from .tables import name_of, reason_of
 
 SHOWN = 5
@@ -105,7 +105,8 @@ def explain(farm: SchedulerState, task: TaskEntry, now: Now, task_id: int | None
     """Return lines for people about an unfinished task.  task_id: the item of a chunk that is asked about."""
     if task_id is None:
         task_id = farm.tasks.chunks.first(task.id) if task.items else task.id
-    name = f" ({name_of(task)})" if name_of(task) else ""
+    name = " ".join((name_of(task) or "").split())
+    name = f" ({name})" if name else ""
     state, reason = state_word(task.state), reason_of(farm, task)
     lines = [f"task {task_id}{name} is {state}{'' if reason == state else f': {reason}'}"]
     if task.rules is not None and task.rules.priority:
@@ -131,9 +132,9 @@ def explain(farm: SchedulerState, task: TaskEntry, now: Now, task_id: int | None
     if not farm.engines.by_name:
         starting = sum(len(a.starting) for a in farm.agents.by_session.values())
         lines.append(f"the farm has no engines now ({starting} starting, {farm.lifecycle.wanted} wanted)")
-    for engine in farm.engines.in_order():
-        lines.append(f"engine {engine.id}: {_why_not(farm, task, engine, now)}")
-    return lines
+    if farm.diagnostics.losses and all(engine.state != EngineState.UP for engine in farm.engines.by_name.values()):
+        lines.append(f"no engine is ready, and the last that was lost: {farm.diagnostics.losses[-1]}")
+    return lines + lines_by_reason((engine.id, _why_not(farm, task, engine, now)) for engine in farm.engines.in_order())
 
 
 def _about_frozen(farm: SchedulerState, task_id: int, now: Now) -> list[str]:
@@ -167,7 +168,7 @@ def _explain_away(farm: SchedulerState, task: TaskEntry, place: Queued, now: Now
             f"task {i} ({reason_of(farm, farm.tasks.unfinished[i]) if i in farm.tasks.unfinished else 'ended'})"
             for i in first
         )
-        return f"it waits for {states}{more}"
+        return f"it waits for {states}{more}{_first_of_chain(farm, task)}"
     if place.until_s is not None:
         return f"it comes again in {max(0.0, place.until_s - now.mono_s):.1f} s"
     if place.why is Waiting.CACHE:
@@ -177,6 +178,19 @@ def _explain_away(farm: SchedulerState, task: TaskEntry, place: Queued, now: Now
     if job is None:
         return "it waits for its turn"
     return f"its job {job.spec.name!r} {'is paused' if job.paused else 'was resumed: it joins its queue soon'}"
+
+
+def _first_of_chain(farm: SchedulerState, task: TaskEntry) -> str:
+    """Return which task all others of a chain wait for in the end; "" if it was named, or is too far away."""
+    steps, each = 0, task
+    while each.waits_for and steps < LOOKED_AT_MAX:
+        needed = farm.tasks.unfinished.get(min(each.waits_for))
+        if needed is None:
+            return ""
+        steps, each = steps + 1, needed
+    if steps < 2 or each.waits_for:
+        return ""
+    return f"; the first of this chain is task {each.id} ({reason_of(farm, each)})"
 
 
 def _explain_handed(farm: SchedulerState, task: TaskEntry, place: Assigned, now: Now) -> str:

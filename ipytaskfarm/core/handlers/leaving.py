@@ -40,7 +40,12 @@ def on_remove_agents(
 def on_agents_ended(farm: SchedulerState, session: str, n: int, question: AgentsEnded, now: Now, out: Decision) -> None:
     """Give up these agents without waiting for their leases, because their launcher knows that they have ended.
 
-    An agent that is still heard is not given up."""
+    An agent that is still heard is not given up. Of one that has never been heard the reason is kept for tables."""
+    for name in question.names:
+        if not any(goes_by(agent.name, [name]) for agent in farm.agents.by_session.values()):
+            text = f"agent {name} ended before it was heard: {question.why}"
+            farm.diagnostics.losses.append(text)
+            out.notes.append(text)
     gone = [a for a in farm.agents.by_session.values() if goes_by(a.name, question.names) and not a.reachable]
     for agent in gone:
         agent_silent(farm, agent, now)

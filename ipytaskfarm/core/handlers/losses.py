@@ -19,7 +19,7 @@ from ..scheduler.task import RETRIED, RETURNED, Assigned
 from ..scheduler.task_ends import final_of_join, final_without_answer
 from ..scheduler.transitions import begin, finish, note_attempt, put_back, requeue, separate, unassign
 from ..states import Reason
-from ..text import signal_text
+from ..text import is_of_library, last_line, signal_text
 from .commands import fail_commands_of
 from .held_commands import note_replaced
 from .nodes import charge_loss, note_failure
@@ -35,6 +35,9 @@ _SOON_S = 1.0
 SUCCESSOR_S = 45.0
 """How long the farm waits for a successor of an agent that is gone: more than the longest pause between its starts
 (`deployment.restarts`)."""
+
+PRINTED_MAX = 200
+"""How much is told of what an engine printed last that ended while it was prepared."""
 
 NAMED_MAX = 20
 """The number of tasks that are named in a line of the log."""
@@ -59,6 +62,10 @@ def on_engine_lost(farm: SchedulerState, session: str, event: EngineDown, now: N
     if not event.known:
         begun = _may_have_begun(farm, engine, event.begun_upto)
     text = f"engine {engine.id} on {engine.node} {describe(event.crash)}"
+    if preparation := engine.preparation(now.mono_s):
+        text += f", while it was {preparation}"
+        if said := last_line(event.crash.output):
+            text += f"; its last output: {said[:PRINTED_MAX]}"
     if not event.expected:
         farm.diagnostics.losses.append(text)
         out.notes.append(text + _over(sorted(run[0] for run in begun if run is not None), event.known))
@@ -247,13 +254,12 @@ _ERROR_NAMES = {
 
 
 _CRASH_FRAME = re.compile(r'^  File "(?P<file>.+)", line (?P<line>\d+) in (?P<name>.+)$', re.MULTILINE)
-_LIBRARY_FILE = re.compile(r"^<frozen |/(site|dist)-packages/|/lib\d*/python\d")
 
 
 def _crash_place(crash: Crash) -> str:
     """Return the innermost frame of the user's own code in the stack that a dying engine has written; "" for none."""
     for frame in _CRASH_FRAME.finditer(crash.dump):
-        if not _LIBRARY_FILE.search(frame["file"]):
+        if not is_of_library(frame["file"]):
             return f"{frame['file']}:{frame['line']} in {frame['name']}"
     return ""
 

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from collections.abc import Iterable
+
 from ..message_bounds import DIGEST_MAX
 from ..messages import Checked, CheckTask, NodeState, Notice
 from ..messages.task_types import FailureSummary, Rules
@@ -18,6 +20,8 @@ from ..scheduler.transitions import finish
 from ..states import Reason, State
 from .depends import ask_for_verdicts
 
+REASONS_SHOWN = 100
+"""How many reasons are given why engines do not take a task."""
 SENTENCES_MAX = 1000
 """How much is said of the engines that cannot serve a task: it is kept for each task."""
 UNDECIDED_S = 0.25
@@ -77,15 +81,38 @@ def why_nobody(farm: SchedulerState, rules: Rules) -> str:
     """Return why no engine can serve a task of these rules.  "": one can, or it is not known yet."""
     if any(agent.starting for agent in farm.agents.by_session.values()) or not farm.engines.by_name:
         return ""
-    reasons: dict[str, None] = {}
+    reasons: list[tuple[int, str]] = []
     for engine in farm.engines.in_order():
         if engine.state == EngineState.PREPARING:
             return ""
         why = why_not(farm, rules, engine)
         if not why or "not answered yet" in why:
             return ""
-        reasons[f"engine {engine.id}: {why}"] = None
-    return "\n".join(reasons)
+        reasons.append((engine.id, why))
+    return "\n".join(lines_by_reason(reasons))
+
+
+def lines_by_reason(reasons: Iterable[tuple[int, str]]) -> list[str]:
+    """Return a line for each reason, with the engines (id, reason) for which it holds."""
+    engines: dict[str, list[int]] = {}
+    for engine_id, why in reasons:
+        engines.setdefault(why, []).append(engine_id)
+    shown = list(engines.items())[:REASONS_SHOWN]
+    lines = [f"engine {first}: {why}{_and_others(others)}" for why, (first, *others) in shown]
+    more = sum(map(len, engines.values())) - sum(len(ids) for _, ids in shown)
+    return [*lines, f"… and {more:,} other engines"] if more else lines
+
+
+def _and_others(ids: list[int]) -> str:
+    """Return which further engines a sentence is about: " (engines 1 to 4, 7 too)"."""
+    runs: list[list[int]] = []
+    for engine_id in dict.fromkeys(ids):
+        if runs and runs[-1][1] + 1 == engine_id:
+            runs[-1][1] = engine_id
+        else:
+            runs.append([engine_id, engine_id])
+    texts = [str(low) if low == high else f"{low} to {high}" for low, high in runs]
+    return f" ({'engine' if texts == [str(ids[0])] else 'engines'} {', '.join(texts)} too)" if texts else ""
 
 
 def why_not(farm: SchedulerState, rules: Rules, engine: EngineEntry) -> str:

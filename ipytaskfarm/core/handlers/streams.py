@@ -7,7 +7,7 @@ which C code holds the GIL answers when it can. All of a task's output comes wit
 
 from __future__ import annotations
 
-from ..messages import CommandOutputs, NumberReply, Output, OutputQuery, Outputs, OutputText
+from ..messages import ANY_ATTEMPT, CommandOutputs, NumberReply, Output, OutputQuery, Outputs, OutputText
 from ..messages.task_types import RunKey
 from ..scheduler.decision import Decision, Now
 from ..scheduler.entries import EngineEntry, EngineState
@@ -24,16 +24,18 @@ OUTPUTS_MAX = 100_000
 def on_outputs(farm: SchedulerState, session: str, n: int, question: Outputs, now: Now, out: Decision) -> None:
     """Ask the engines that run these tasks for output, and answer how many were asked.
 
-    Their answers are passed on as `Output`."""
-    wanted = None if question.ids is None else set(question.ids)
-    seen = {(task, attempt): known for task, attempt, *known in question.seen}
+    Their answers are passed on as `Output`; an item of a chunk is shown by the chunk's."""
+    holder = farm.tasks.holder
+    wanted = None if question.ids is None else {holder(task) for task in question.ids}
+    seen = {(holder(task), attempt): known for task, attempt, *known in question.seen}
     asked = 0
     for engine in farm.engines.by_name.values():
         if engine.state != EngineState.UP:
             continue
         for run in engine.running():
             if is_wanted(farm, session, run[0], wanted):
-                asked += _ask(farm, session, engine, run, seen.get(run, [0, 0, 0]), "", question.empty, now, out)
+                known = seen.get(run) or seen.get((run[0], ANY_ATTEMPT), [0, 0, 0])
+                asked += _ask(farm, session, engine, run, known, "", question.empty, now, out)
     out.answer(session, n, NumberReply(asked))
 
 

@@ -51,7 +51,7 @@ def on_submit(farm: SchedulerState, session: str, event: Submit, now: Now, out: 
     Ids of a block arrive in order: an earlier id is a resend, a later one has come too early.
     """
     client = farm.clients.of(session)
-    full = (why_closed(farm) or ("", ""))[1] or why_submission_too_large(event)
+    full = refusing(farm) or why_submission_too_large(event)
     if full:
         if event.tasks:
             out.sends.append((session, Full(event.tasks[0].id, full)))
@@ -128,6 +128,11 @@ def why_closed(farm: SchedulerState) -> tuple[str, str] | None:
     return None
 
 
+def refusing(farm: SchedulerState) -> str:
+    """Return why no task is accepted now; "" if tasks are."""
+    return (why_closed(farm) or ("", ""))[1]
+
+
 def _with_sound_items(submission: Submission, block: Block) -> Submission:
     """Return a submission of which all items have ids of its block.
 
@@ -202,12 +207,12 @@ def why_refused(
     fault: why its rules or edges cannot be stored, see `why_not_storable`."""
     missing = _missing_function(farm, submission, rules)
     if missing is not None:
-        text = f"task {submission.id} needs the function {missing[:SHOWN]}, which never arrived: hand it in again"
+        text = f"the task needs the function {missing[:SHOWN]}, which never arrived: submit the task again"
         return "TaskError", text
     if not fault and submission.cache is not None:
         fault = why_not_storable(submission.cache)
     if fault:
-        return "TaskError", f"task {submission.id} cannot be kept: {fault} (in its rules)"
+        return "TaskError", f"the task cannot be kept: {fault} (in its rules)"
     if submission.needs is not None and (why := graph.why_refused(farm, submission.id, submission.needs)):
         return "TaskError", why
     if rules is not None and rules.job in farm.jobs.refused:

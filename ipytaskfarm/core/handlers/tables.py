@@ -22,7 +22,7 @@ from ..scheduler.task import Assigned, Queued
 from ..states import ABORTS, FINAL, RUNNING, State, Waiting
 from .held_commands import taking_commands
 from .nodes import DRAINED
-from .submit import why_closed
+from .submit import refusing
 
 CLASSES_LOOKED_AT = 4096
 """The number of classes that are examined, since there may be as many classes as tasks."""
@@ -387,6 +387,6 @@ def on_farm_status(farm: SchedulerState, session: str, n: int, question: FarmSta
         waiting=farm.queues.size,
         waiting_s=waiting_work_s(farm),
         frozen=frozen_rows(farm, now),
-        refusing=(why_closed(farm) or ("", ""))[1],
+        refusing=refusing(farm),
     )
     out.answer(session, n, state)

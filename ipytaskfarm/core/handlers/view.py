@@ -29,6 +29,7 @@ from ..scheduler.state import SchedulerState
 from ..scheduler.task import Assigned, Queued
 from ..states import State, Waiting
 from .explain import explain
+from .submit import refusing
 from .tables import (
     CLASSES_LOOKED_AT,
     SHOWN_STATES,
@@ -85,6 +86,7 @@ def tell_followers(farm: SchedulerState, now: Now, out: Decision) -> None:
         followers.stale,
         farm.lifecycle.held,
         farm.lifecycle.stopping,
+        refusing(farm),
     )
     followers.succeeded = followers.failed = followers.left_out = 0
     followers.stale = False
@@ -200,7 +202,9 @@ def on_why_waiting(farm: SchedulerState, session: str, n: int, question: WhyWait
                 outside -= _note_waiting(found, reason_of(farm, task), task, farm.tasks.chunks.size(task.id))
     rows = []
     for reason, (count, task) in found.items():
-        sentences = "\n".join(explain(farm, task, now))[:SENTENCES_MAX]
+        sentences = "\n".join(explain(farm, task, now))
+        if len(sentences) > SENTENCES_MAX:
+            sentences = sentences[: SENTENCES_MAX - 1] + "…"
         example = farm.tasks.chunks.first(task.id) if task.items else task.id
         rows.append((str(reason), count, example, sentences))
     rows.sort(key=lambda row: -row[1])

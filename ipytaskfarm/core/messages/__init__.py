@@ -14,6 +14,7 @@ The processes of a farm never import one another: they meet in this package.
 ``engine_commands``    MultiEngine commands: client and engine only
 ``blob_chunks``        large values on their way to and from other machines
 ``kernel_bytes``       the kernel of a frozen engine, for a client on another machine
+``outputs``            what running tasks and commands have written, for clients
 ``result_cache``       keys of kept results, and questions about them
 ``evaluator``          questions about users' ``depend`` functions to the evaluator
 =====================  ==================================================================================
@@ -94,7 +95,6 @@ from .client import (
     ClearSticky as ClearSticky,
     ClientMessage as ClientMessage,
     CommandAnswer as CommandAnswer,
-    CommandOutputs as CommandOutputs,
     CompactStore as CompactStore,
     DrainNode as DrainNode,
     ExplainTasks as ExplainTasks,
@@ -120,8 +120,6 @@ from .client import (
     NeedIds as NeedIds,
     Notice as Notice,
     NumberReply as NumberReply,
-    Output as Output,
-    Outputs as Outputs,
     PauseJobs as PauseJobs,
     ProgressOf as ProgressOf,
     Question as Question,
@@ -164,6 +162,13 @@ from .kernel_bytes import (
     KernelAnswer as KernelAnswer,
     KernelBytes as KernelBytes,
     KernelQuery as KernelQuery,
+)
+from .outputs import (
+    ANY_ATTEMPT as ANY_ATTEMPT,
+    NO_DISPLAYS as NO_DISPLAYS,
+    CommandOutputs as CommandOutputs,
+    Output as Output,
+    Outputs as Outputs,
 )
 from .priorities import (
     PrioritySet as PrioritySet,

@@ -9,6 +9,7 @@ import msgspec
 from .agent import Input
 from .blob_chunks import BlobPiece, BlobWritten, ReadBlob, WriteBlob
 from .kernel_bytes import ExchangeBytes, KernelBytes
+from .outputs import CommandOutputs, Output, Outputs
 from .priorities import PrioritySet, SetJobPriority, SetPriority
 from .result_cache import CacheReport, CacheTable, ForgetCache, ListCache, ReadCacheKey
 from .running_task import TaskMessages
@@ -26,7 +27,7 @@ from .tables import (
     StickyTable,
     TaskRows,
 )
-from .task_types import Final, Function, JobSpec, KeptResults, Rules, RunKey, Submission
+from .task_types import Final, Function, JobSpec, KeptResults, Rules, Submission
 from .view import (
     CauseTable,
     EnginePage,
@@ -153,25 +154,6 @@ class Stuck(msgspec.Struct, frozen=True, tag=True):
     """Question: why does none of these tasks move?  Answer: `TextReply`, empty if one runs, may run or has ended."""
 
     ids: list[int]
-
-
-class Outputs(msgspec.Struct, frozen=True, tag=True):
-    """Question: ask the engines for the output of these tasks (None: all of this session).
-
-    Answer: `NumberReply`, how many engines were asked; then an `Output` from each that has new output (empty: each)."""
-
-    ids: list[int] | None
-    seen: list[tuple[int, int, int, int, int]] = []
-    """What the client knows: (task, attempt, characters of stdout, of stderr, number of the last display)."""
-    empty: bool = False
-
-
-class CommandOutputs(msgspec.Struct, frozen=True, tag=True):
-    """Question: the output of this session's command on engines that have not answered it. Answer: as for `Outputs`."""
-
-    number: int
-    seen: list[tuple[int, int, int, int]] = []
-    """What the client knows: (engine id, characters of stdout, of stderr, number of the last display)."""
 
 
 class MarkTasksDone(msgspec.Struct, frozen=True, tag="MarkDone"):
@@ -575,24 +557,6 @@ class Notice(msgspec.Struct, frozen=True, tag=True):
     """A message for the client of a task, shown once as a warning."""
 
     text: str
-
-
-class Output(msgspec.Struct, frozen=True, tag=True):
-    """What a running task or command has printed and displayed since the last `Output`."""
-
-    run: RunKey
-    """For a command: (-1, its number)."""
-    engine_id: int
-    stdout: str
-    stderr: str
-    seen: tuple[int, int]
-    """The number of characters of stdout and stderr up to here."""
-    displays: bytes = b""
-    """Encoded (place, display) pairs of new and changed displays."""
-    serial: int = 0
-    """The number of the last of these displays."""
-    items: bytes = b""
-    """Of a chunk of a map: an encoded list of `payload.ItemOutput`, in place of stdout and stderr."""
 
 
 ToClient: TypeAlias = (

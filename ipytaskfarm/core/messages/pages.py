@@ -26,7 +26,6 @@ from .client import (
     ListRunning,
     ListTasks,
     NumberReply,
-    Outputs,
     ProgressOf,
     Question,
     QueueStatus,
@@ -40,6 +39,7 @@ from .client import (
     Watched,
     WatchTasks,
 )
+from .outputs import Outputs
 from .priorities import PrioritySet, SetJobPriority, SetPriority
 from .tables import EventTable, JobRow, JobTable, ProgressTable, QueueStatusReply, RunningTable, TaskRows
 

@@ -171,7 +171,7 @@ def code_of(function: str | None, rules: Rules | None) -> Iterator[str]:
 
 
 class Submission(msgspec.Struct, frozen=True, array_like=True, gc=False):
-    """One task as the client hands it in."""
+    """One task as the client submits it."""
 
     id: int
     payload: bytes

@@ -111,6 +111,8 @@ class FarmChanges(msgspec.Struct, frozen=True, tag=True):
     """Whether followers have to ask for causes and jobs again: ended tasks were cleared, or too much has changed."""
     held: bool = False
     stopping: bool = False
+    refusing: str = ""
+    """Why no task is accepted, as in `FarmState`."""
 
 
 class ReadCauses(msgspec.Struct, frozen=True, tag=True):

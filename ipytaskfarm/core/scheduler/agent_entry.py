@@ -15,6 +15,16 @@ Charge: TypeAlias = Literal["error", "loss", "error and loss"]
 """What a failed attempt cost its task."""
 
 
+SKEW_S = 60.0
+"""The difference of two clocks that is corrected. The way of a message explains less, and does less harm."""
+
+
+def skew_of(node_s: float, own_s: float) -> float:
+    """Return how far a node's clock is ahead of the controller's; 0.0: it is near, or unknown (`node_s` is 0)."""
+    ahead_s = node_s - own_s
+    return ahead_s if node_s and abs(ahead_s) > SKEW_S else 0.0
+
+
 class FailedAttempt(NamedTuple):
     """One failed attempt on a node, as `AgentEntry.failures` remembers it."""
 
@@ -87,6 +97,8 @@ class AgentEntry:
     """The node's local time minus UTC."""
     clock_ahead_s: float | None = None
     """The node's clock minus the controller's."""
+    skew_s: float = 0.0
+    """What is taken off the node's times, see `skew_of`."""
     parked: dict[TaskClass, None] = field(default_factory=dict)
     """Classes that wait until something changes on this node."""
     reserving: bool = False

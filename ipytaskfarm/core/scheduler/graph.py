@@ -30,7 +30,7 @@ def why_refused(farm: SchedulerState, task_id: int, needs: Needs) -> str:
     """Return the reason why a task with these edges cannot be accepted; "" if it can."""
     for other in needs.after:
         if other == task_id:
-            return f"task {task_id} cannot wait for itself"
+            return "the task cannot wait for itself"
         if not farm.tasks.is_known(other):
             return f"there is no task {other} to wait for: it was not submitted before, or has been cleared"
     return ""

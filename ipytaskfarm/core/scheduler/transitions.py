@@ -17,6 +17,7 @@ from ..saves import SaveAttempt, SaveFinal, SaveReopen, SaveRequeue, SaveTask
 from ..states import CONSEQUENCES, MOVES, State, Waiting
 from .agent_entry import Charge
 from .decision import Decision, Now
+from .dependencies import FirstFailure
 from .eligibility import announce, class_for
 from .entries import EngineEntry, TaskClass, TaskEntry
 from .nested_waits import note_task_end
@@ -83,8 +84,7 @@ def _place(farm: SchedulerState, task: TaskEntry, place: Place) -> None:
 
 
 def _enqueue(farm: SchedulerState, task: TaskEntry, why: Queued) -> None:
-    """Put a task that no engine has where it waits: for other tasks, until a time, for its job to be resumed, or in its
-    queue."""
+    """Put a task that no engine has where it waits: for tasks, until a time, until its job goes on, or in its queue."""
     if task.waits_for:
         why = FOR_TASKS
     elif why.until_s is not None:
@@ -214,8 +214,8 @@ def _end_in_job(farm: SchedulerState, task: TaskEntry, final: Final) -> None:
     farm.followers.note_job(job.spec.id)
     job.tasks.pop(task.id, None)
     if job.spec.abort_on_failure and final.reason and not job.failed and final.reason not in CONSEQUENCES:
-        why = final.failure.value.partition("\n")[0] if final.failure is not None else ""
-        job.failed = f"task {task.id} of its job failed ({final.reason}): {why[:200]}"
+        why = FirstFailure(task.id, final.failure).because(task.id) if final.failure is not None else ""
+        job.failed = f"task {task.id} of its job failed ({final.reason}){why}"
         farm.jobs.to_abort[job.spec.id] = None
     if job.complete:
         farm.jobs.perhaps_ended[job.spec.id] = None

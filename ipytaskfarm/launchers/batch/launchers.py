@@ -58,7 +58,7 @@ LSF = System(
 )
 
 COMMON_OPTIONS: Mapping[str, str] = {
-    "account": "who pays",
+    "account": "the account that is charged",
     "memory": "memory for each agent, like '8 GiB'",
     "cpus": "cores for each agent (default: as many as it brings engines)",
     "directives": "more directives, without their prefix, separated by ';' or on lines of their own",

@@ -34,7 +34,7 @@ PLACES: Mapping[str, str] = {
     "warning": "LSF: the same in minutes",
     "partition": "Slurm: where to run",
     "queue": "PBS, LSF: where to run",
-    "account": "who pays",
+    "account": "the account that is charged",
     "qos": "Slurm: quality of service",
     "output": "Slurm: the file for what is printed",
     "logs": "the folder for what is printed",

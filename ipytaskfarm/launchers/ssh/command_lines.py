@@ -45,7 +45,7 @@ if address:
     try:
         socket.create_connection(tuple(address), 3).close()
         answer["reaches"] = True
-    except OSError:
+    except (OSError, UnicodeError):
         answer["reaches"] = False
 print("MARK" + json.dumps(answer))
 """.strip().replace("MARK", MARK)

@@ -6,18 +6,22 @@ import { html, Section, Empty, Bar, Skip, Task, showTasks, unknown } from "./htm
 
 const PAGE = 100;
 const EVERY_MS = 2000;
+const LOSSES_SHOWN = 20; // as the picture has
 const NODES = 12;
 const NODES_OF_MANY = 4;
 
 const isOdd = (node) => node.state !== "up" || Boolean(node.guard);
 // Nodes that need a look come first, the others by name: node9 before node10.
-const byNeed = ([a, one], [b, other]) => isOdd(other) - isOdd(one) || a.localeCompare(b, undefined, { numeric: true });
+const byNeed = ([a, one], [b, other]) => isOdd(other) - isOdd(one) || placeOf(a, one).localeCompare(placeOf(b, other), undefined, { numeric: true });
+
+// The machine, and the agent there if it has a name of its own.
+const placeOf = (name, node) => (node.node && node.node !== name ? `${node.node} ${name}` : name);
 
 function Node({ model, name, node }) {
   const used = node.memory ? 1 - (node.free_memory || 0) / node.memory : 0;
   const odd = isOdd(node);
   return html`<li class="tf-node">
-    <div class="tf-job-line"><b class="tf-name">${name}</b>${odd ? html`<span class="tf-tag" data-bad=${node.state !== "up"}>${node.guard || node.state}</span>` : null}<span class="tf-push"></span>
+    <div class="tf-job-line"><b class="tf-name">${node.node || name}</b>${node.node && node.node !== name ? html`<span class="tf-muted">${name}</span>` : null}${odd ? html`<span class="tf-tag" data-bad=${node.state !== "up"}>${node.guard || node.state}</span>` : null}<span class="tf-push"></span>
       ${model.may.value && node.node ? html`<button type="button" class="tf-small" onClick=${() => model.act("drain", { node: node.node, on: node.state !== "drained" })}>${node.state === "drained" ? "Give it tasks again" : "Drain"}</button>` : null}</div>
     <div class="tf-gauges">
       <span>load<${Bar} parts=${[["running", Math.min(1, node.load || 0)]]} label=${`load ${Math.round((node.load || 0) * 100)} %`} /><small>${node.load === null ? "" : `${Math.round(node.load * 100)} % of ${things(node.cores, "core")}`}</small></span>
@@ -79,10 +83,10 @@ export function Engines({ model }) {
       <tbody>${rows.map(([id, engine]) => html`<tr key=${id}><td><button type="button" class="tf-link" aria-label=${`engine ${id}: show its tasks`} onClick=${() => showTasks(model, { engine_id: Number(id) })}>${id}</button></td>
         <td><span class="tf-dot" data-state=${engine.state}></span>${engine.state}${engine.note ? html`<small class="tf-muted"> ${engine.note}</small>` : null}</td>
         <td class="tf-clip">${engine.task >= 0 ? html`<${Task} model=${model} id=${engine.task} />` : ""}${engine.ahead ? html` <small class="tf-muted">+${count(engine.ahead)}</small>` : ""}${engine.task >= 0 ? html` <span class="tf-muted">${engine.name}</span>` : ""}</td>
-        <td class="tf-right">${engine.task >= 0 ? span(now - engine.since_s) : ""}</td><td class="tf-right"><${Memory} engine=${engine} /></td><td class="tf-right tf-optional">${count(engine.finished)}</td><td class="tf-right tf-optional">${engine.started_s ? span(now - engine.started_s) : ""}</td><td class="tf-optional tf-spare tf-muted">${engine.node}</td></tr>`)}</tbody></table></div><//>` : html`<${Empty}>${states ? "There is no engine." : unknown(model)}<//>`}
+        <td class="tf-right">${engine.task >= 0 ? span(now - engine.since_s) : ""}</td><td class="tf-right"><${Memory} engine=${engine} /></td><td class="tf-right tf-optional">${count(engine.finished)}</td><td class="tf-right tf-optional">${engine.started_s ? span(now - engine.started_s) : ""}</td><td class="tf-optional tf-spare tf-muted">${engine.node}</td></tr>`)}</tbody></table></div><//>` : html`<${Empty}>${!states ? unknown(model) : wanted ? `No engine is there yet: ${count(wanted)} ${wanted === 1 ? "is" : "are"} wanted.` : "There is no engine."}<//>`}
     ${total > PAGE ? html`<div class="tf-actions"><button type="button" class="tf-small" disabled=${!first} onClick=${() => setFirst(Math.max(0, first - PAGE))}>Previous</button><span class="tf-muted">${count(first + 1)}–${count(Math.min(total, first + PAGE))} of ${count(total)}</span><button type="button" class="tf-small" disabled=${first + PAGE >= total} onClick=${() => setFirst(first + PAGE)}>Next</button></div>` : null}
     ${frozen.length ? html`<h3>Frozen for a debugger</h3><ul class="tf-list tf-frozen">${frozen.map((engine) => html`<${Frozen} key=${engine.task} model=${model} engine=${engine} />`)}</ul>` : null}
-    ${losses.length ? html`<details><summary>${losses.length === 1 ? "One engine was lost" : `${losses.length} engines were lost`}</summary><ul class="tf-losses">${[...losses].reverse().map((line) => html`<li>${line}</li>`)}</ul></details>` : null}
+    ${losses.length ? html`<details open=${!rows.length}><summary>${losses.length === 1 ? "One engine was lost" : `${losses.length < LOSSES_SHOWN ? "" : "at least "}${losses.length} engines were lost`}</summary><ul class="tf-losses">${[...losses].reverse().map((line) => html`<li>${line}</li>`)}</ul></details>` : null}
     ${model.may.value ? html`<${Scale} model=${model} wanted=${wanted} />` : null}
   <//>`;
 }

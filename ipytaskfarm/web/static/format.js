@@ -44,11 +44,15 @@ export function clock(at, precise = false) {
   return precise ? `${time}.${String(d.getMilliseconds()).padStart(3, "0")}` : time;
 }
 
-export function moment(at) {
-  if (!at) return "";
+function day(at) {
   const d = new Date(at * 1000);
-  return `${d.getFullYear()}-${two(d.getMonth() + 1)}-${two(d.getDate())} ${clock(at)}`;
+  return `${d.getFullYear()}-${two(d.getMonth() + 1)}-${two(d.getDate())}`;
 }
+
+export const moment = (at) => (at ? `${day(at)} ${clock(at)}` : "");
+
+// The time, and the date unless it is today's: farms run over midnight, and reports are read later.
+export const dated = (at, precise = false) => (!at || day(at) === day(Date.now() / 1000) ? clock(at, precise) : `${day(at)} ${clock(at, precise)}`);
 
 const CELL = '(?:/[^\\s:"]*/ipykernel_\\d+/\\d+\\.py|<ipython-input-\\d+-[^>\\s"]*>)';
 const PLACES = new RegExp(`File "${CELL}", line (\\d+)|${CELL}:(\\d+)`, "g");

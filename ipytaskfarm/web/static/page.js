@@ -50,6 +50,8 @@ function Trouble({ model }) {
   else if (line.state === "lost") text = loaded ? `${line.text} What is shown is from ${moment(model.seen.value)}.` : line.text;
   else if (loaded && status.state === "gone") text = `${sentence(status.text || "The farm is not there")}${before} This page goes on when it is back.`;
   else if (loaded && status.state === "quiet") text = sentence(status.text) + before;
+  const { refusing, stopping } = model.section("hold", {}).value;
+  if (!text && refusing && !stopping && model.there.value) text = sentence(`No task is accepted: ${refusing}`);
   return text ? html`<p class="tf-trouble" role="alert">${text}</p>` : null;
 }
 
@@ -80,11 +82,11 @@ function Totals({ model, whole }) {
   const last = series.slice(-10);
   const speed = last.length && model.there.value ? last.reduce((sum, row) => sum + row[1] + row[2], 0) / last.length : null;
   const number = (state) => (counts[state] === undefined ? "–" : count(counts[state])); // not known is not none
-  const tile = (state, label, hint) => html`<button type="button" class="tf-total" data-state=${state}
-      aria-label=${`${number(state)} ${label}: show them`} onClick=${() => showTasks(model, { state })}>
-    <strong>${number(state)}</strong><span>${label}</span>${hint ? html`<small>${hint}</small>` : null}</button>`;
+  const tile = (state, hint) => html`<button type="button" class="tf-total" data-state=${state}
+      aria-label=${`${number(state)} ${state}: show them`} onClick=${() => showTasks(model, { state })}>
+    <strong>${number(state)}</strong><span>${state}</span>${hint ? html`<small>${hint}</small>` : null}</button>`;
   return html`<section class="tf-totals" aria-label="Tasks by state">
-    ${tile("scheduled", "waiting")} ${tile("running", "running")} ${tile("succeeded", "succeeded", speed ? rate(speed) : "")} ${tile("failed", "failed")}
+    ${tile("scheduled")} ${tile("running")} ${tile("succeeded", speed ? rate(speed) : "")} ${tile("failed")}
     ${whole ? html`<${Throughput} model=${model} />` : html`<div class="tf-throughput"></div>`}
   </section>`;
 }

@@ -21,7 +21,7 @@ export function savedTransport(data) {
     const row = tasks.find((each) => each.id === id);
     if (!row) throw new Error(`task ${id} is not in this file: it has ${tasks.length} tasks`);
     const { state, reason, etype, text, place } = row;
-    const why = [`task ${id} ${state}${reason ? `: ${reason}` : ""}`].concat(etype ? [`${etype}${text ? `: ${text}` : ""}${place ? ` (${place})` : ""}`] : []);
+    const why = [`task ${id} ${state === "scheduled" || state === "running" ? "is " : ""}${state}${reason ? `: ${reason}` : ""}`].concat(etype ? [`${etype}${text ? `: ${text}` : ""}${place ? ` (${place})` : ""}`] : []);
     return { id, why, history: [], input: null, end: row.completed_s ? { ...row, node: "", traceback: "", stdout: "", stderr: "", value_bytes: null, displays: 0 } : null };
   }
 

@@ -1,6 +1,6 @@
 // The task stream: one lane for each engine, time from left to right, drawn on a canvas.
 
-import { clock, count, span, things } from "./format.js";
+import { clock, count, dated, span, things } from "./format.js";
 
 const LANE_MIN = 4;
 const LANE_MAX = 22;
@@ -133,7 +133,7 @@ export function describe(row) {
   const named = name ? ` ${name}` : "";
   const how = outcome === "" ? "" : bad === runs ? `, ${outcome}` : `, ${count(bad)} with an error or a retry (${outcome})`;
   const each = runs === 1 ? span(busy) : `${span(busy / runs)} each`;
-  return `engine ${engine}: ${what}${named}${how}, ${each}, ${clock(begin, true)}`;
+  return `engine ${engine}: ${what}${named}${how}, ${each}, ${dated(begin, true)}`;
 }
 
 // What the stretches of a time say.  part: there may be others, which are not told.
@@ -146,7 +146,7 @@ export function summary(stretches, since, until, part) {
     engines.add(row[0]);
     bad += row[8];
   }
-  const when = `from ${clock(since)} to ${clock(until)}`;
+  const when = `from ${dated(since)} to ${dated(until)}`;
   if (!runs) return `nothing ended ${when}`;
   return `${things(engines.size, "engine")}, ${part ? "at least " : ""}${things(runs, "run")}, ${bad ? `${count(bad)} with an error or a retry, ` : ""}${when}`;
 }

@@ -1,7 +1,7 @@
 // The task stream with its slider: live, or any window of the past that the farm keeps.
 
 import { useEffect, useRef, useState } from "./vendor/hooks.js";
-import { clock, moment, span } from "./format.js";
+import { dated, moment, span } from "./format.js";
 import { html, Section } from "./html.js";
 import { describe, draw, heightFor, lanes, stretchAt, summary } from "./stream.js";
 
@@ -87,6 +87,6 @@ export function Stream({ model }) {
       onMouseMove=${(event) => setHovered(point(event))} onMouseLeave=${() => setHovered(null)} onClick=${(event) => { const row = point(event); if (row) model.opened.value = row[6]; }}></canvas>
     <p class="tf-stream-text tf-muted">${hovered ? describe(hovered) : past.reading && ask ? "reading further back …" : summary(rows, since, end, part)}</p>
     <label class="tf-slider"><span class="tf-muted">${moment(first)}</span><input type="range" min=${Math.floor(first)} max=${Math.ceil(now)} step="1" value=${Math.round(end)} aria-label="Time travel" aria-valuetext=${live && there ? "now" : moment(end)}
-      onInput=${(event) => move(Number(event.target.value))} /><span class="tf-muted">${live && there ? "now" : clock(end)}</span></label>
+      onInput=${(event) => move(Number(event.target.value))} /><span class="tf-muted">${live && there ? "now" : dated(end)}</span></label>
   <//>`;
 }

@@ -4,8 +4,7 @@ import { useEffect, useRef, useState } from "./vendor/hooks.js";
 import { ago, count, span } from "./format.js";
 import { html, Section, Empty, Skip, Task, unknown } from "./html.js";
 
-const STATES = [["", "all"], ["running", "running"], ["scheduled", "waiting"], ["failed", "failed"], ["succeeded", "succeeded"]];
-const WORDS = Object.fromEntries(STATES); // as the buttons call the states
+const STATES = ["", "running", "scheduled", "failed", "succeeded"]; // "": all
 const COUNT = 25;
 const EVERY_MS = 2000;
 const NONE = { rows: [], next: null, full: true, asked: "" };
@@ -65,6 +64,8 @@ export function Tasks({ model }) {
   const now = model.now.value;
   const live = model.transport.live;
   const ranked = page.rows.some((row) => row.priority);
+  const numbered = /^\s*\d{1,15}\s*$/.test(text); // the farm knows it without looking through all tasks
+  const open = () => (model.opened.value = Number(text));
   const chips = [];
   if (filter.job) chips.push(["job", `job ${(jobs[filter.job] || {}).name || filter.job}`]);
   if (filter.cause) chips.push(["cause", `cause ${(causes[filter.cause] || {}).etype || "of failures"}`]);
@@ -72,14 +73,15 @@ export function Tasks({ model }) {
   const number = filter.state && !chips.length && !filter.text ? counts[filter.state] : null;
   return html`<${Section} id="tf-tasks" title="Tasks" aside=${number === null || number === undefined ? "" : count(number)} wide>
     <div class="tf-toolbar" role="search">
-      <div class="tf-choice" role="group" aria-label="State">${STATES.map(([state, word]) => html`<button type="button" aria-pressed=${filter.state === state} onClick=${() => set({ state, cause: state === "failed" ? filter.cause : null })}>${word}</button>`)}</div>
-      <input type="search" placeholder="name, error or place" aria-label="Part of a name, an error or a place" value=${text} onInput=${(event) => setText(event.target.value)} />
+      <div class="tf-choice" role="group" aria-label="State">${STATES.map((state) => html`<button type="button" aria-pressed=${filter.state === state} onClick=${() => set({ state, cause: state === "failed" ? filter.cause : null })}>${state || "all"}</button>`)}</div>
+      <input type="search" placeholder="name, error, place, or number" aria-label="Part of a name, an error or a place; or a task's number" value=${text} onInput=${(event) => setText(event.target.value)} onKeyDown=${(event) => { if (event.key === "Enter" && numbered) open(); }} />
+      ${numbered ? html`<button type="button" onClick=${open}>Open task ${Number(text)}</button>` : null}
       ${chips.map(([name, word]) => html`<button type="button" class="tf-chip" aria-label=${`${word}: remove this filter`} onClick=${() => set({ [name]: null })}>${word} ×</button>`)}
     </div>
     ${error && (there || !live) ? html`<p class="tf-trouble" role="alert">${error}</p>` : null}
     ${page.rows.length ? html`<${Skip} rows=${page.rows.length}><div class="tf-scroll" tabindex="0" role="region" aria-label="Table of tasks"><table><thead><tr><th scope="col">task</th><th scope="col">state</th><th scope="col">name</th><th scope="col" class="tf-optional">engine</th><th scope="col" class="tf-right tf-optional">attempts</th>${ranked ? html`<th scope="col" class="tf-right">priority</th>` : null}<th scope="col" class="tf-right">run time</th><th scope="col" class="tf-right tf-optional">when</th><th scope="col">error</th></tr></thead>
       <tbody>${page.rows.map((row) => html`<tr key=${row.id}><td><${Task} model=${model} id=${row.id} />${row.items > 1 ? html`<small class="tf-muted"> +${count(row.items - 1)}</small>` : null}</td>
-        <td><span class="tf-dot" data-state=${row.state}></span>${WORDS[row.state] || row.state}${row.reason && row.reason !== row.state && row.reason !== "error" ? html`<small class="tf-muted tf-optional"> ${row.reason}</small>` : null}</td>
+        <td><span class="tf-dot" data-state=${row.state}></span>${row.state}${row.reason && row.reason !== row.state && row.reason !== "error" ? html`<small class="tf-muted tf-optional"> ${row.reason}</small>` : null}</td>
         <td class="tf-clip">${row.name}</td><td class="tf-optional">${row.engine_id >= 0 ? row.engine_id : ""}</td><td class="tf-right tf-optional">${row.attempts || ""}</td>${ranked ? html`<td class="tf-right">${row.priority || ""}</td>` : null}
         <td class="tf-right">${span(row.run_s ? row.run_s : row.state === "running" && row.started_s ? model.seen.value - row.started_s : null)}</td>
         <td class="tf-right tf-optional tf-muted">${ago(row.completed_s || row.started_s || row.submitted_s, now)}</td>

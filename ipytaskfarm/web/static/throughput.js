@@ -25,7 +25,7 @@ export function Throughput({ model }) {
       scales: { x: { time: true }, y: { range: (u, low, high) => [0, Math.max(1, high * 1.1)] } },
       axes: [
         { stroke: paint.text, grid: { show: false }, ticks: { show: false }, size: 20, font: "11px system-ui, sans-serif", values: (u, at) => at.map((each) => clock(each)), space: 90 },
-        { stroke: paint.text, grid: { stroke: paint.line, width: 1 }, ticks: { show: false }, size: 54, font: "11px system-ui, sans-serif", values: (u, at) => at.map((each) => rate(each)), space: 26 },
+        { stroke: paint.text, grid: { stroke: paint.line, width: 1 }, ticks: { show: false }, size: (u, shown) => Math.max(54, 12 + 7 * Math.max(0, ...(shown || []).map((each) => each.length))), font: "11px system-ui, sans-serif", values: (u, at) => at.map((each) => rate(each)), space: 26 },
       ],
       series: [{}, { stroke: paint.names[0], fill: paint.names[0] + "22", width: 1.5, points: { show: false } }, { stroke: paint.bad, width: 1.5, points: { show: false } }],
     }, data, element);

@@ -10,7 +10,7 @@ function Reason({ model, row, total }) {
   return html`<li class="tf-reason">
     <button type="button" class="tf-reason-head" aria-expanded=${open} onClick=${() => setOpen(!open)}>
       <span class="tf-number">${count(number)}</span><span class="tf-name">${reason}</span><span class="tf-chevron" aria-hidden="true">${open ? "▾" : "▸"}</span></button>
-    <${Bar} parts=${[["scheduled", number / Math.max(1, total)]]} label=${`${count(number)} of ${count(total)} waiting tasks`} />
+    <${Bar} parts=${[["scheduled", number / Math.max(1, total)]]} label=${`${count(number)} of ${count(total)} scheduled tasks`} />
     ${open ? html`<div class="tf-cause-body"><p class="tf-pre">${text}</p><span class="tf-muted">for example task <${Task} model=${model} id=${example} /></span></div>` : null}
   </li>`;
 }

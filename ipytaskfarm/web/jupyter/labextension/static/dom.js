@@ -11,11 +11,10 @@ export function make(kind, given = {}, ...children) {
 
 export const COUNT = new Intl.NumberFormat("en-US");
 
-// What a farm does, in words: "4 engines · 3 running, 12 waiting, 2 failed".
+// What a farm does, in words: "4 engines · 3 running, 12 scheduled, 2 failed".
 export function numbers(farm) {
   const { counts = {}, engines, wanted } = farm;
-  const tasks = [["running", "running"], ["scheduled", "waiting"], ["failed", "failed"]]
-    .filter(([state]) => counts[state]).map(([state, word]) => `${COUNT.format(counts[state])} ${word}`);
+  const tasks = ["running", "scheduled", "failed"].filter((state) => counts[state]).map((state) => `${COUNT.format(counts[state])} ${state}`);
   const ready = engines === wanted ? COUNT.format(engines) : `${COUNT.format(engines)} of ${COUNT.format(wanted)}`;
   return { engines: `${ready} engine${wanted === 1 ? "" : "s"}`, tasks: tasks.join(", ") || "nothing to do" };
 }

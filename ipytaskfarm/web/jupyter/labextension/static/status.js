@@ -14,8 +14,8 @@ export function statusItem({ Widget }, server, open) {
     const before = running.length > 0;
     running = farms.filter((farm) => farm.running && farm.counts);
     const sum = (state) => running.reduce((total, farm) => total + (farm.counts[state] || 0), 0);
-    const [busy, waiting, failed] = ["running", "scheduled", "failed"].map(sum);
-    text.textContent = `Farm: ${COUNT.format(busy)} running, ${COUNT.format(waiting)} waiting${failed ? `, ${COUNT.format(failed)} failed` : ""}`;
+    const [busy, scheduled, failed] = ["running", "scheduled", "failed"].map(sum);
+    text.textContent = `Farm: ${COUNT.format(busy)} running, ${COUNT.format(scheduled)} scheduled${failed ? `, ${COUNT.format(failed)} failed` : ""}`;
     const which = running.map((farm) => farm.name).join(", ");
     text.title = running.length === 1 ? `Show task farm ${which}` : `Task farms ${which}`;
     if (before !== running.length > 0) for (const each of listeners) each();

@@ -1,0 +1,2 @@
+-- No table changes. Payloads of calls may have the values of a template (CallWork.values), and an earlier version would
+-- call the template without them, so it has to refuse the store.
