@@ -377,9 +377,7 @@ class GatheredCalls(Generic[F]):
             self._alone(function, calls[0], futures[0])
             return
         try:
-            if may_change_shared(
-                function, ((*call[0], *(call[1].values() if len(call) > 1 else ())) for call in calls)
-            ):
+            if may_change_shared(function, map(_arguments_of, calls)):
                 known.changes()
                 task_id = REFUSED
             else:
