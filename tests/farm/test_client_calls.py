@@ -241,6 +241,7 @@ def test_tables(fake: FakeController, tc: TaskClient) -> None:
 def test_small_questions(fake: FakeController, tc: TaskClient) -> None:
     fake.answers[m.SpinFarm] = lambda q: m.FlagReply(True)
     fake.answers[m.ExplainTasks] = lambda q: m.TextReply(f"task {q.id}\nwaits")
+    fake.answers[m.Outputs] = lambda q: m.NumberReply(0)
     fake.answers[m.Stack] = lambda q: m.Refusal("ValueError", "task 1 is not running")
     assert tc.spin() is True
     assert repr(tc.explain(5)) == "task 5\nwaits"

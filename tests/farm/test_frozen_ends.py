@@ -182,8 +182,11 @@ def test_the_kernel_ends_an_engine_for_its_memory(tmp_path: Path) -> None:
         far_engines(farm, tmp_path, 1, group.entering),
     ):  # fmt: skip
         (there,) = [row.id for row in engines(farm) if row.node == NODE]
-        greedy = tc.run(Task(f"bytearray(b'x') * {4 * ROOM}", targets=there))
-        tc.barrier([greedy], timeout=DEADLINE_S)
-        assert group.kills, "the agent was faster"
+        for _ in range(5):  # the agent looks at memory too, and may be faster
+            greedy = tc.run(Task(f"bytearray(b'x') * {4 * ROOM}", targets=there))
+            tc.barrier([greedy], timeout=DEADLINE_S)
+            if group.kills:
+                break
+        assert group.kills
         with pytest.raises(errors.MemoryLimitExceeded, match="memory: the kernel had none left"):
             tc.get_task_result(greedy).raise_exception()
