@@ -494,7 +494,7 @@ class ItemsToSubmit:
         """
         from ipytaskfarm.client.packing import may_change_shared
 
-        if len(items) <= self.chunksize or not may_change_shared(self.function, items if self.star else zip(items)):
+        if len(items) <= self.chunksize or not may_change_shared(self.function, items if self.star else [items]):
             return False
         self.grows = False
         return True

@@ -13,6 +13,7 @@ from __future__ import annotations
 import ast
 import dis
 import functools
+import itertools
 import linecache
 import random
 import sys
@@ -199,14 +200,16 @@ def may_change_shared(function: Any, calls: Iterable[Iterable[Any]], cannot_chan
 
     A pool's process gets these anew with each call.  cannot_change: returns whether a value cannot change at all.
     """
+    arguments = [*itertools.chain.from_iterable(calls)]
+    if _SAFE.issuperset(map(type, arguments)):  # most are, and the look at each costs more than its place in a map
+        return False
     seen: set[int] = set()
     shared: dict[int, Any] = {}
-    for arguments in calls:
-        for value in arguments:
-            if type(value) not in _SAFE:
-                if id(value) in seen:
-                    shared[id(value)] = value
-                seen.add(id(value))
+    for value in arguments:
+        if type(value) not in _SAFE:
+            if id(value) in seen:
+                shared[id(value)] = value
+            seen.add(id(value))
     values = [each for value in shared.values() for each in (value if type(value) is tuple else (value,))]
     changeable = [
         value for value in values if type(value) not in _SAFE and (_goes_on(value) or not cannot_change(value))
