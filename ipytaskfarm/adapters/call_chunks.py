@@ -297,7 +297,7 @@ class GatheredCalls(Generic[F]):
         split = self._split(function)
         if split is not None:
             function = split.template
-            call = (*call, *({},)[len(call) - 1 :], split.values)
+            call = (call[0], call[1] if len(call) > 1 else {}, split.values)
         while (is_enough := self._added(function, call, future, known)) is None:
             self.submit_gathered()
         if is_enough:
@@ -377,7 +377,7 @@ class GatheredCalls(Generic[F]):
             self._alone(function, calls[0], futures[0])
             return
         try:
-            if may_change_shared(function, map(_arguments_of, calls)):
+            if may_change_shared(function, [each for call in calls for each in _arguments_of(call)]):
                 known.changes()
                 task_id = REFUSED
             else:
@@ -494,7 +494,10 @@ class ItemsToSubmit:
         """
         from ipytaskfarm.client.packing import may_change_shared
 
-        if len(items) <= self.chunksize or not may_change_shared(self.function, items if self.star else [items]):
+        if len(items) <= self.chunksize:
+            return False
+        arguments = [*itertools.chain.from_iterable(items)] if self.star else items
+        if not may_change_shared(self.function, arguments):
             return False
         self.grows = False
         return True

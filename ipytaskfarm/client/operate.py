@@ -20,7 +20,7 @@ from ..core.arguments import INT_MAX, as_bool, check_count, check_int, check_nam
 from ..core.messages import tables, view
 from ..core.messages.payload import Message, ResultBody
 from ..core.messages.running_task import TaskMessages
-from ..core.states import ABORTS
+from ..core.states import ABORTS, ACCEPTED_STATES
 from ..core.text import Text, text_of
 from ..display.text import CELL_MAX, OUTPUT_S, number, output_so_far, safe, with_local_times
 from ..serialization.pack import pack, unpack
@@ -33,7 +33,7 @@ from .packing import pack_once
 from .results import TaskResult, decode_body
 from .rules import flag
 from .session import Session
-from .tables import JobLine, Listing, event_listing, job_listing
+from .tables import JobLine, Listing, TaskTable, event_listing, job_listing
 from .wait_notices import raise_users
 
 _encode = msgspec.msgpack.Encoder().encode
@@ -101,6 +101,14 @@ def _latest_output(session: Session, task: int) -> list[str]:
         return output_so_far(None)
     finally:
         session.io.output_listeners.remove(take)
+
+
+def task_table(session: Session, ids: list[int] | None, name: str | None, state: str | None, most: int) -> TaskTable:
+    """Return a table of tasks; a name that no task has and that is the word of a state counts as this state."""
+    reply = session.ask_for(messages.ListTasks(ids, name, state, most), tables.TaskRows)
+    if not reply.rows and state is None and name in ACCEPTED_STATES:
+        reply = session.ask_for(messages.ListTasks(ids, None, name, most), tables.TaskRows)
+    return TaskTable(reply.rows, reply.omitted, reply.unknown)
 
 
 def abort_tasks(

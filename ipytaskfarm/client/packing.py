@@ -6,7 +6,7 @@ itself is built by the task's class in `tasks`; this module knows tasks only as 
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterable, Mapping, Sequence
+from collections.abc import Callable, Collection, Mapping, Sequence
 from typing import Any, ClassVar, NamedTuple, Protocol
 
 import msgspec
@@ -99,9 +99,9 @@ def filled(function: Callable[..., Any], values: bytes) -> Callable[..., Any]:
     return fill_template(function, unpack(values))
 
 
-def may_change_shared(function: Callable[..., Any], calls: Iterable[Iterable[Any]]) -> bool:
-    """Return whether calls with these arguments may change an object that several of them have."""
-    return kept_changes.may_change_shared(function, calls, cannot_change)
+def may_change_shared(function: Callable[..., Any], arguments: Collection[Any]) -> bool:
+    """Return whether calls may change an object that is among their arguments several times."""
+    return kept_changes.may_change_shared(function, arguments, cannot_change)
 
 
 class Shared(NamedTuple):

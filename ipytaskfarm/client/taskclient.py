@@ -538,11 +538,7 @@ class TaskClient(ClientNames, settable=("farm", "block")):
             raise TypeError(f"the first argument is a name, not {shown(name)}: tc.tasks(ids=…) takes ids")
         wanted = self._ids_of(ids, job)
         asked = None if state is None else one_of("state", ACCEPTED_STATES, state)
-        most = check_count("last", last, least=0) or 0
-        reply = self._session.ask_for(m.ListTasks(wanted, name, asked, most), tables.TaskRows)
-        if not reply.rows and asked is None and name in ACCEPTED_STATES:
-            reply = self._session.ask_for(m.ListTasks(wanted, None, name, most), tables.TaskRows)
-        return TaskTable(reply.rows, reply.omitted, reply.unknown)
+        return operate.task_table(self._session, wanted, name, asked, check_count("last", last, least=0) or 0)
 
     def _ids_of(self, ids: Ids | None, job: Job | JobLine | str | None) -> list[int] | None:
         if job is None:

@@ -13,7 +13,6 @@ from __future__ import annotations
 import ast
 import dis
 import functools
-import itertools
 import linecache
 import random
 import sys
@@ -21,7 +20,7 @@ import textwrap
 import types
 import warnings
 from collections import deque
-from collections.abc import Callable, Iterable, Iterator, MutableMapping, MutableSequence, MutableSet
+from collections.abc import Callable, Collection, Iterator, MutableMapping, MutableSequence, MutableSet
 from typing import Any
 
 from .function_parts import closure_of, function_of
@@ -195,12 +194,16 @@ def _is_mutable(value: Any, called: frozenset[str] | None = None) -> bool:
     return _goes_on(value)
 
 
-def may_change_shared(function: Any, calls: Iterable[Iterable[Any]], cannot_change: Callable[[Any], bool]) -> bool:
-    """Return whether calls with these arguments may change an object that is an argument of several of them.
+def may_change_shared(function: Any, arguments: Collection[Any], cannot_change: Callable[[Any], bool]) -> bool:
+    """Return whether calls may change an object that is among their arguments several times.
 
-    A pool's process gets these anew with each call.  cannot_change: returns whether a value cannot change at all.
+    A pool's process gets these anew with each call.
+
+    Args:
+        function: what is called.
+        arguments: the arguments of all calls, one after the other.
+        cannot_change: returns whether a value cannot change at all.
     """
-    arguments = [*itertools.chain.from_iterable(calls)]
     if _SAFE.issuperset(map(type, arguments)):  # most are, and the look at each costs more than its place in a map
         return False
     seen: set[int] = set()

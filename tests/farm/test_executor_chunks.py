@@ -17,6 +17,7 @@ import numpy as np
 import pytest
 
 from ipytaskfarm import Executor, Pool, TaskClient
+from ipytaskfarm.adapters import executor as executor_module
 from ipytaskfarm.core import errors
 from ipytaskfarm.engine import current_task
 from tests.support.only_here import OnlyHere
@@ -256,8 +257,9 @@ def test_a_value_arrives_while_a_later_item_of_its_task_waits(ex: Executor, tmp_
 
 
 def test_the_value_of_a_call_is_found_by_its_id_while_another_one_of_its_task_waits(
-    ex: Executor, tc: TaskClient, tmp_path: Path
+    ex: Executor, tc: TaskClient, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
+    monkeypatch.setattr(executor_module, "CLEARED_AT_ONCE", 100 * CALLS)  # else what has arrived is cleared meanwhile
     quick(ex)
     a, b = tmp_path / "a", tmp_path / "b"
     calls = [ex.submit(meets, None) for _ in range(CALLS // 2)]
@@ -383,8 +385,12 @@ def test_a_function_that_changes_what_it_has_made_shares_tasks(tc: TaskClient) -
         for _ in range(3):
             futures = submitted(executor, builds, *[(settings, n) for n in range(CALLS)])
             assert [future.result() for future in futures] == [[1, n] for n in range(CALLS)]
-        futures = submitted(executor, builds, *[(settings, n) for n in range(CALLS)])
-        assert any(getattr(future, "chunk", None) is not None for future in futures)
+
+        def is_shared() -> bool:  # a future whose call has ended does not tell any more
+            futures = submitted(executor, builds, *[(settings, n) for n in range(CALLS)])
+            return any(getattr(future, "chunk", None) is not None for future in futures)
+
+        eventually(is_shared)
 
 
 def test_items_share_what_they_may_change_only_within_a_given_chunk(tc: TaskClient) -> None:

@@ -20,6 +20,7 @@ import numpy as np
 import pytest
 
 from ipytaskfarm.client.packing import may_change_shared
+from ipytaskfarm.core.errors import UnpickleableException
 from ipytaskfarm.serialization.function_templates import fill_template, split_function
 from ipytaskfarm.serialization.pack import pack_called, pack_function, unpack_called, unpack_function
 
@@ -353,7 +354,7 @@ def test_globals_live_no_longer_for_it(here: bool) -> None:
 
 def test_an_error_names_the_users_function(notebook: Notebook) -> None:
     notebook.run("import sys\nframe = sys._getframe()\ndef make(n):\n    def f(): return frame, n\n    return f")
-    with pytest.raises(Exception, match="frame"):
+    with pytest.raises(UnpickleableException, match=r"global 'frame' used by .*f"):
         pack_called(notebook["make"](1))
 
 
@@ -397,7 +398,7 @@ CHANGING = "append", "alias", "inner", "each", "within", "heap", "helped", "out"
 def test_functions_that_may_change_an_argument_which_others_have(notebook: Notebook, name: str, changes: bool) -> None:
     notebook.run(SHARED_ARGUMENTS)
     shared: dict[str, int] = {}
-    assert may_change_shared(notebook[name], [(shared,), (shared,)]) is changes
-    assert not may_change_shared(notebook[name], [({},), ({"a": 1},), (1,), (1,)])
+    assert may_change_shared(notebook[name], [shared, shared]) is changes
+    assert not may_change_shared(notebook[name], [{}, {"a": 1}, 1, 1])
     path = Path("a")
-    assert not may_change_shared(notebook[name], [(path,), (path,)])
+    assert not may_change_shared(notebook[name], [path, path])
