@@ -245,6 +245,7 @@ def test_a_damaged_log_and_what_start_and_check_say(farm_dirs: Dirs) -> None:
     with background_farm("-n", "1") as home, TaskClient() as tc:
         ids = [tc.run(Task("a = 1", pull="a")) for _ in range(200)]
         tc.barrier(ids)
+        tc.queue_status()  # the count of results is written after their answers have left, and before the next turn
         for process in processes_of(farm_dirs.root):
             with contextlib.suppress(psutil.NoSuchProcess):  # it ends with another one
                 process.kill()

@@ -173,6 +173,8 @@ class Notebook:
 
     def clear(self) -> None:
         """Replace all cells by an empty one; the kernel keeps its names."""
+        # Right after a command has opened the notebook, another tab may be the current one still.
+        self.page.wait_for_function(f"() => {{ {PANEL} return panel?.content?.model?.sharedModel !== undefined; }}")
         self.page.evaluate(
             f"""() => {{ {PANEL} const shared = panel.content.model.sharedModel;
                 const count = shared.cells.length;
