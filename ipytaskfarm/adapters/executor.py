@@ -74,7 +74,7 @@ class Executor(concurrent.futures.ProcessPoolExecutor):
 
     Args:
         max_workers: the number of engines of a farm that the executor starts, and stops at its shutdown (None: one for
-            each core); or a `TaskClient`, whose farm the executor uses and does not stop.
+            each core); or a `TaskClient` or a `Farm`: the executor uses this farm and does not stop it.
         mp_context, thread_name_prefix: unused; for programs that give them to other executors.  Either may be second.
         initializer, initargs: a function, and its arguments, that each engine calls before its first call.
         max_tasks_per_child: number of calls after which an engine is replaced.
@@ -90,13 +90,13 @@ class Executor(concurrent.futures.ProcessPoolExecutor):
     not run twice.  Results are removed from the farm when they have arrived here; failed tasks stay there for
     inspection.
 
-    Raises ValueError for a `max_workers` below 1; TypeError for one that is neither a whole number nor a `TaskClient`,
-    and for an initializer that is not callable.
+    Raises ValueError for a `max_workers` below 1; TypeError for one that is neither a whole number nor a farm, and for
+    an initializer that is not callable; FarmNotRunning for a farm that was stopped.
     """
 
     def __init__(
         self,
-        max_workers: int | TaskClient | None = None,
+        max_workers: int | TaskClient | Farm | None = None,
         mp_context: Context | str | None = None,
         initializer: Callable[..., object] | None = None,
         initargs: tuple[Any, ...] = (),

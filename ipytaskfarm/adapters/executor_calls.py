@@ -1,4 +1,4 @@
-"""Calls that an `Executor` makes on engines, the environment of its calls, and its first argument.
+"""Calls that an `Executor` makes on engines, the environment of its calls, and the farm that it was given.
 
 Engines import this module, so it imports nothing of the client until an executor is made.
 """
@@ -16,6 +16,7 @@ from ipytaskfarm.environment import TaskEnvironment
 
 if TYPE_CHECKING:
     from ipytaskfarm.client import TaskClient
+    from ipytaskfarm.deployment.farm import Farm
 
 T = TypeVar("T")
 
@@ -71,23 +72,37 @@ def _nothing(environment: TaskEnvironment) -> None:
     """Prepare nothing: the environment exists only for its recycle settings."""
 
 
-def workers_or_client(argument: str, value: int | TaskClient | None) -> int | TaskClient | None:
+def workers_or_client(argument: str, value: int | TaskClient | Farm | None) -> int | TaskClient | None:
     """Return the number of workers, or the client, that an executor or a pool was given.
 
-    A number is anything that Python takes for one, such as a ``numpy.int64``.  Raises TypeError for anything else.
+    A number is anything that Python takes for one, such as a ``numpy.int64``.  Raises TypeError for anything else, and
+    FarmNotRunning for a farm that was stopped.
     """
     if value is None:
         return None
     try:
         return operator.index(value)  # type: ignore[arg-type]  # a client raises TypeError
     except TypeError:
-        from ipytaskfarm.client import TaskClient
+        pass
+    client = client_of(value)
+    if client is None:
+        kind = type(value).__name__
+        raise TypeError(f"{argument} must be an integer, None, a TaskClient or a Farm, not a {kind}: {value!r:.80}")
+    return client
 
-        if isinstance(value, TaskClient):
-            return value
-    kind = type(value).__name__
-    remedy = "; of a Farm, give farm.task_client()" if hasattr(value, "task_client") else ""
-    raise TypeError(f"{argument} must be an integer, None or a TaskClient, not a {kind}: {value!r:.80}{remedy}")
+
+def client_of(value: object) -> TaskClient | None:
+    """Return the client that a user gave: itself, or one of the `Farm` that was given; None for anything else.
+
+    Raises FarmNotRunning for a farm that was stopped.
+    """
+    from ipytaskfarm.client import TaskClient
+
+    if isinstance(value, TaskClient):
+        return value
+    from ipytaskfarm.deployment.farm import Farm
+
+    return value.task_client() if isinstance(value, Farm) else None
 
 
 class Context(Protocol):

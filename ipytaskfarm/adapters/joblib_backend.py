@@ -17,7 +17,7 @@ import joblib
 from joblib._parallel_backends import FallbackToBackend, ParallelBackendBase, ThreadingBackend
 from joblib.externals.loky.process_executor import PicklingError, TerminatedWorkerError
 
-from ipytaskfarm.adapters.executor_calls import check_rules, environment_of
+from ipytaskfarm.adapters.executor_calls import check_rules, client_of, environment_of
 from ipytaskfarm.adapters.executor_ends import original_of, write_output
 from ipytaskfarm.core import errors
 from ipytaskfarm.core.requirements import THREADS
@@ -145,7 +145,7 @@ class FarmBackend(ParallelBackendBase):
 
     def __init__(
         self,
-        client: TaskClient | None = None,
+        client: TaskClient | Farm | None = None,
         nesting_level: int | None = None,
         *,
         initializer: Callable[..., object] | None = None,
@@ -155,8 +155,8 @@ class FarmBackend(ParallelBackendBase):
         """Create the backend.
 
         Args:
-            client: a `TaskClient`.  None: the farm "default"; if it does not run, a farm of this process, which has
-                an engine per core and ends with the process.
+            client: a `TaskClient`, or a `Farm`.  None: the farm "default"; if it does not run, a farm of this process,
+                which has an engine per core and ends with the process.
             nesting_level: set by joblib.
             initializer, initargs: a function, and its arguments, that each engine calls before its first batch.
             rules: rules of a `Task` for each batch: retries, time_limit, resources, environment, priority …
@@ -184,7 +184,12 @@ class FarmBackend(ParallelBackendBase):
     def _configure(self, given: dict[str, Any]) -> None:
         """Take the client and the rules of batches from the arguments of the backend or of a `Parallel` call."""
         rules = {"name": TASK_NAME, "retries": RETRIES, "retry_on": errors.EngineLost, **given}
-        self._client = rules.pop("client") or self._client
+        given_client = rules.pop("client")
+        if given_client is not None:
+            self._client = client_of(given_client)
+            if self._client is None:
+                kind = type(given_client).__name__
+                raise TypeError(f"client must be a TaskClient or a Farm, not a {kind}: {given_client!r:.80}")
         initializer, initargs = rules.pop("initializer"), rules.pop("initargs")
         rules["environment"] = environment_of(initializer, tuple(initargs), None, rules.get("environment"))
         check_rules(rules, "joblib's backend", ("client", "n_jobs", "initializer", "initargs"))

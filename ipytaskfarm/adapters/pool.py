@@ -29,6 +29,7 @@ from ipytaskfarm.system.deadlines import end_of, left_s
 
 if TYPE_CHECKING:
     from ipytaskfarm.client import TaskClient
+    from ipytaskfarm.deployment.farm import Farm
 
 T = TypeVar("T")
 
@@ -238,8 +239,7 @@ class Pool:
 
     Args:
         processes: the number of engines of a farm that the pool starts, and stops at its end (None: one for each core);
-            or
-            a `TaskClient`, whose farm the pool uses and does not stop.
+            or a `TaskClient` or a `Farm`: the pool uses this farm and does not stop it.
         initializer, initargs: a function, and its arguments, that each engine calls before its first call.
         maxtasksperchild: number of tasks (one per chunk) after which an engine is replaced.
         context: unused, as engines are fresh processes whatever the start method.
@@ -248,12 +248,13 @@ class Pool:
     If an engine is lost, its chunk runs again, at most `retries` times (2); ``multiprocessing.Pool`` would wait for
     ever. `TaskClient` has a lazy map, and more ways to inspect tasks.
 
-    Raises ValueError for a number of processes below 1, and TypeError for what is neither a whole number nor a client.
+    Raises ValueError for a number of processes below 1, TypeError for what is neither a whole number nor a client nor
+    a farm, and FarmNotRunning for a farm that was stopped.
     """
 
     def __init__(
         self,
-        processes: int | TaskClient | None = None,
+        processes: int | TaskClient | Farm | None = None,
         initializer: Callable[..., object] | None = None,
         initargs: Iterable[Any] = (),
         maxtasksperchild: int | None = None,

@@ -62,8 +62,8 @@ class TaskClient(ClientNames, settable=("farm", "block")):
     """Your connection to the tasks of `farm` (its name).  All clients of a process share one session per farm and role.
 
     Args:
-        where: None for the farm "default", a farm's name, the path of a connection file (with a ``/`` or ``.json``),
-            or ``(host, port)``, whose keys come from the connection file with that address or from `key_file`.
+        where: None for the farm "default", a `Farm`, a farm's name, the path of a connection file (with a ``/`` or
+            ``.json``), or ``(host, port)``, whose keys come from the file with that address or from `key_file`.
         key_file: a connection file with the keys for ``(host, port)``.
         timeout: seconds to wait for the farm's answer; None: 5, and while its supervisor starts the farm again.
 

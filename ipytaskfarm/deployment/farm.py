@@ -214,10 +214,19 @@ class Farm:
 
     @property
     def connection_file(self) -> Path:
-        """Return the connection file of clients: ``TaskClient(str(farm.connection_file))`` works in any process of this
+        """Return the connection file of clients: ``TaskClient(farm.connection_file)`` works in any process of this
         user.
         """
         return self._home.client_file
+
+    def __fspath__(self) -> str:
+        """Return the path of the connection file, so that ``TaskClient(farm)`` is a client of this farm, and so is
+        all else that takes the path of a connection file.
+
+        Raises FarmNotRunning if the farm was stopped.
+        """
+        self._must_run()
+        return str(self.connection_file)
 
     @property
     def state(self) -> FarmState | None:
@@ -231,14 +240,14 @@ class Farm:
         from ipytaskfarm.client import TaskClient
 
         self._must_run()
-        return TaskClient(str(self.connection_file))
+        return TaskClient(self)
 
     def multiengine_client(self) -> MultiEngineClient:
         """Return a `MultiEngineClient` of this farm."""
         from ipytaskfarm.client import MultiEngineClient
 
         self._must_run()
-        return MultiEngineClient(str(self.connection_file))
+        return MultiEngineClient(self)
 
     def view(self) -> Any:
         """Return the live view of this farm for a notebook's cell; see `TaskClient.view`."""

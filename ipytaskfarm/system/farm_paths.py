@@ -341,7 +341,7 @@ def find_connection(where: Where = None, key_file: str | os.PathLike[str] | None
     elif isinstance(where, str | os.PathLike):
         path = Path(where).expanduser()
     else:
-        raise TypeError(f"a farm's name, a path or (host, port) was expected, not {type(where).__name__}")
+        raise TypeError(f"a Farm, its name, a path or (host, port) was expected, not {type(where).__name__}")
     # A link is not resolved here, so that `read_connection_file` refuses it.
     if not path.exists() and not path.is_symlink():
         raise _not_running(path)
@@ -352,6 +352,8 @@ def connection_reader(
     where: Where = None, key_file: str | os.PathLike[str] | None = None
 ) -> Callable[[], ConnectionInfo]:
     """Return a function for a `Link` that finds and reads the connection file at each call."""
+    if isinstance(where, os.PathLike):
+        where = Path(where)  # of a `Farm`, which gives its path only while it runs
 
     def read() -> ConnectionInfo:
         found = find_connection(where, key_file)

@@ -243,13 +243,16 @@ def test_there_must_be_workers(number: int) -> None:
 @pytest.mark.parametrize("workers", [2.0, "2", object()])
 def test_what_is_no_number_of_workers_is_refused(workers: Any) -> None:
     for kind, argument in ((Executor, "max_workers"), (Pool, "processes")):
-        with pytest.raises(TypeError, match=f"{argument} must be an integer, None or a TaskClient, not a "):
+        with pytest.raises(TypeError, match=f"{argument} must be an integer, None, a TaskClient or a Farm, not a "):
             kind(workers)
 
 
-def test_a_farm_instead_of_its_client_is_refused_with_the_remedy(farm: Farm) -> None:
-    with pytest.raises(TypeError, match=r"give farm.task_client\(\)"):
-        Executor(farm)  # type: ignore[arg-type]
+def test_a_farm_can_be_given_where_a_client_can(farm: Farm) -> None:
+    with Executor(farm) as ex:
+        assert ex.submit(abs, -1).result() == 1
+    with Pool(farm) as pool:
+        assert pool.map(abs, [-2]) == [2]
+    assert ex.client.farm == farm.name
 
 
 def test_a_callback_may_submit(ex: Executor) -> None:

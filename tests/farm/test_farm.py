@@ -21,8 +21,11 @@ import msgspec
 import pexpect
 import psutil
 import pytest
+from joblib import Parallel, delayed, parallel_config
 
-from ipytaskfarm import Farm, Task
+import ipytaskfarm.ipyparallel as ipp
+import ipytaskfarm.joblib  # noqa: F401  # the backend's name
+from ipytaskfarm import Farm, MultiEngineClient, Task, TaskClient
 from ipytaskfarm.cli.json_output import farm_shape
 from ipytaskfarm.cli.status import farm_state
 from ipytaskfarm.core import errors
@@ -117,8 +120,21 @@ def test_a_temporary_farm_works_and_leaves_nothing(farm_dirs: Dirs) -> None:
     assert not list(farm_dirs.runtime.iterdir())
     assert not processes_of(farm_dirs.root)
     farm.stop()
-    with pytest.raises(errors.FarmNotRunning, match="make a new Farm"):
-        farm.task_client()
+    for kind in (TaskClient, MultiEngineClient):
+        with pytest.raises(errors.FarmNotRunning, match="make a new Farm"):
+            kind(farm)
+
+
+def test_clients_take_the_farm_itself(farm_dirs: Dirs) -> None:
+    with Farm(n=1) as farm, TaskClient(farm) as tc, MultiEngineClient(farm) as mec:
+        assert tc.farm == mec.farm == farm.name
+        rc = ipp.Client(farm)
+        assert rc.ids == [0]
+        rc.close()
+        with parallel_config("ipytaskfarm", client=farm):
+            assert Parallel()(delayed(abs)(-n) for n in range(3)) == [0, 1, 2]
+        with pytest.raises(TypeError, match="client must be a TaskClient or a Farm, not a int: 3"):
+            parallel_config("ipytaskfarm", client=3)
 
 
 @pytest.mark.parametrize(

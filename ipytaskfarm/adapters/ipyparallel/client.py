@@ -72,7 +72,7 @@ class Client(OldNames):
         """Connect.
 
         Args:
-            connection_info: the path of a farm's connection file, or a farm's name.
+            connection_info: the path of a farm's connection file, a farm's name, or a `Farm`.
             url_file, url_or_file: the same.
             profile, cluster_id: the farm's name; the cluster id counts first.  Without any name: the farm "default".
             timeout: seconds to wait for the farm.
@@ -85,7 +85,7 @@ class Client(OldNames):
         where = connection_info or url_file or url_or_file or cluster_id or profile
         if isinstance(where, Mapping):
             raise TypeError("connection_info: give the path of the farm's connection file, or the farm's name")
-        found = str(where) if where is not None else None
+        found = os.fspath(where) if where is not None else None
         self.tasks = TaskClient(found, timeout=timeout)
         self.multiengine = MultiEngineClient(found)
         self.session: Session = self.tasks.session
