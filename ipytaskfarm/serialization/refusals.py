@@ -39,6 +39,15 @@ _REMEDIES = {
     "sqlite3.Row": "send `dict(row)`, or `tuple(row)`",
     "zipfile.ZipFile": _OPEN,
     "tarfile.TarFile": _OPEN,
+    "shelve.Shelf": _OPEN,
+    "dbm.dumb._Database": _OPEN,
+    "h5py._hl.base.HLObject": _OPEN,
+    "netCDF4._netCDF4.Dataset": _OPEN,
+    "netCDF4._netCDF4.Variable": _OPEN,
+    "rasterio._base.DatasetBase": _OPEN,
+    "tables.file.File": _OPEN,
+    "tables.node.Node": _OPEN,
+    "pandas.io.pytables.HDFStore": _OPEN,
     "logging.FileHandler": "make the handler inside the task, or send its file's name",
     "_thread.lock": _MAKE,
     "_thread.RLock": _MAKE,
@@ -307,6 +316,18 @@ def type_name(obj: Any) -> str:
     )
 
 
+def _with_article(obj: Any) -> str:
+    name = type_name(obj)
+    return f"{'an' if name[0].lower() in 'aeiou' else 'a'} {name}"
+
+
+def _made_elsewhere(owner: Any) -> str:
+    """Return where the engine gets its own of what cannot be sent."""
+    if isinstance(owner, type):
+        return f"define {owner.__name__} in a module of yours that the function imports"
+    return f"make the {type(owner).__name__} inside the task"
+
+
 def explain(found: Culprit, error: BaseException) -> str:
     """Return the error message."""
     path, culprit, owner, _ = found
@@ -314,21 +335,22 @@ def explain(found: Culprit, error: BaseException) -> str:
     made = _MADE_ON_FIRST_USE.search(path)  # by a call here: on an engine the function makes another one
     if owner is not None:
         # What is inside does not help: nobody knows the locks of a database's engine.
-        part, whole = type_name(culprit), type_name(owner)
-        instead = _set_back(made) if made else f"make the {type(owner).__name__} inside the task"
-        return f"{path}: a {part}, which belongs to a {whole}, cannot be pickled: {_or_in_module(instead, found)}"
+        whole = f"the class {owner.__name__}" if isinstance(owner, type) else _with_article(owner)
+        what = whole if type(owner) is type(culprit) else f"{_with_article(culprit)}, which belongs to {whole},"
+        instead = _set_back(made) if made else _made_elsewhere(owner)
+        return f"{path}: {what} cannot be pickled: {_or_in_module(instead, found)}"
     reason = str(error)
     remedy = remedy_of(culprit)
-    article = "an" if type_name(culprit)[0].lower() in "aeiou" else "a"
     if remedy is not None and str(type(culprit).__module__).startswith(_OWN):
         return f"{path}: a {type(culprit).__name__} cannot travel; {remedy}"
     known = remedy is not None or reason.startswith(("cannot pickle", "Can't pickle")) or not reason
     if remedy is None:
         words = re.findall("[A-Z]?[a-z]+|[A-Z]+(?![a-z])", type(culprit).__name__)
-        remedy = _BY_NAME.get(words[-1].lower() if words else "", _PLAINER)
+        # Nobody writes methods for the classes of a library.
+        remedy = _BY_NAME.get(words[-1].lower() if words else "", _PLAINER if _is_of_user(culprit) else _MAKE)
     if made:
         remedy = _set_back(made)
-    what = f"{article} {type_name(culprit)} cannot be pickled"
+    what = f"{_with_article(culprit)} cannot be pickled"
     return f"{path}: {what}{'' if known else f' ({type(error).__name__}: {reason})'}: {_or_in_module(remedy, found)}"
 
 

@@ -386,6 +386,8 @@ def _of_name_resolver(kind: type) -> Any:
 def _of_few_parts(kind: type) -> Any:
     """Find the reducer for types whose instances pickle refuses or cannot restore, and a few parts make anew."""
     named = (kind.__module__, kind.__name__)
+    if named in _OPEN_DATABASES:
+        return _refuse
     if named == ("random", "SystemRandom"):
         return lambda pickler, found: (kind, ())
     if named == ("_struct", "Struct"):
@@ -399,6 +401,8 @@ def _of_few_parts(kind: type) -> Any:
     return None
 
 
+_OPEN_DATABASES = {("dbm.dumb", "_Database"), ("shelve", "DbfilenameShelf")}
+"""Types whose copy on an engine would write into the same files when it is collected."""
 _SCANNER = ("strict", "object_hook", "object_pairs_hook", "parse_float", "parse_int", "parse_constant")
 _CODEC = (
     "type", "strict", "dec_hook", "float_hook", "ext_hook", "enc_hook", "decimal_format", "uuid_format", "order"
@@ -425,7 +429,7 @@ def _of_global_names(kind: Any) -> Any:
         if not isinstance(reduced, str):
             if _is_of_class(reduced[1], found):
                 if len(reduced[1]) > 2:  # what else it needs, such as SQLAlchemy's mapping, is not in the class
-                    raise pickle.PicklingError("it is made with its class")
+                    raise pickle.PicklingError(f"cannot pickle {kind.__name__!r} object: it is made with its class")
                 return _by_attributes(found)
             return reduced if plain is None else plain(pickler, found)
         way = travel(module := module_with(found, reduced))

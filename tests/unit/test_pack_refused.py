@@ -20,6 +20,13 @@ LOCKS = "import threading\n"
 FILES = "import os, tempfile\n"
 PROCESSES = "import multiprocessing\n"
 
+
+def library_object(module: str, name: str) -> str:
+    """Return code that makes an object of a library's class that refuses to be pickled."""
+    made = f"type({name!r}, (), {{'__module__': {module!r}, '__reduce__': refuse}})()"
+    return f"def refuse(self): raise TypeError('no')\n{made}"
+
+
 REFUSED: dict[str, tuple[str, str]] = {
     "lock": (LOCKS + "threading.Lock()", MAKE),
     "rlock": (LOCKS + "threading.RLock()", MAKE),
@@ -37,6 +44,11 @@ REFUSED: dict[str, tuple[str, str]] = {
     "named temporary file": (FILES + "tempfile.NamedTemporaryFile()", OPEN),
     "mapped file": ("import mmap\nmmap.mmap(-1, 10)", "map the file"),
     "zip file": ("import io, zipfile\nzipfile.ZipFile(io.BytesIO(), 'w')", OPEN),
+    "shelf": (FILES + "import shelve\nshelve.open(tempfile.mkdtemp() + '/s')", OPEN),
+    "database of names": (FILES + "import dbm.dumb\ndbm.dumb.open(tempfile.mkdtemp() + '/d')", OPEN),
+    "HDF5 file": (library_object("h5py._hl.base", "HLObject"), OPEN),
+    "netCDF variable": (library_object("netCDF4._netCDF4", "Variable"), OPEN),
+    "library's object": ("import pyexpat\npyexpat.ParserCreate()", MAKE),
     "folder's entries": ("import os\nos.scandir('.')", "make a list"),
     "folder's entry": ("import os\nwith os.scandir('/') as entries: entry = next(entries)\nentry", "send its `path`"),
     "database row": (
@@ -83,6 +95,8 @@ REFUSED: dict[str, tuple[str, str]] = {
 }
 TAKEN_BY_CLOUDPICKLE = {
     "text file": "it sends what is left to read of the file, as a StringIO",
+    "shelf": "a copy writes into the same files when it is collected",
+    "database of names": "a copy writes into the same files when it is collected",
     "pipe": "it sends the number of a descriptor, which is another file elsewhere",
 }
 """With what cloudpickle does, and why we do not."""
