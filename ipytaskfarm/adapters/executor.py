@@ -22,17 +22,12 @@ from ipytaskfarm.adapters.call_chunks import (
     BACKLOG,
     LEAST_CALLS,
     TOO_MANY,
-    Apart,
     CallChunk,
     GatheredCalls,
-    ItemsToSubmit,
     KnownFunction,
     KnownFunctions,
-    Together,
-    flattened,
     may_share,
     submit_together,
-    values,
     values_of,
 )
 from ipytaskfarm.adapters.executor_calls import Context, call_all, check_context, rules_of_calls, workers_or_client
@@ -50,6 +45,7 @@ from ipytaskfarm.adapters.executor_ends import (
     weakly,
     write_output,
 )
+from ipytaskfarm.adapters.map_futures import Apart, ItemsToSubmit, Together, flattened, values
 from ipytaskfarm.core import errors
 from ipytaskfarm.core.messages.task_types import Final
 from ipytaskfarm.core.states import ABORTS, RUNNING, Reason
@@ -279,19 +275,22 @@ class Executor(concurrent.futures.ProcessPoolExecutor):
         """Return the futures of a map's items, which are submitted as these are asked for."""
         from ipytaskfarm.client.map_items import Items
         from ipytaskfarm.client.map_submission import warn_of_one_for_all
+        from ipytaskfarm.client.packing import ReusedPack
 
         warn_of_one_for_all(fn)
-        room = self.client.session.items_room
+        session, found = self.client.session, Items([items])
+        # Without a buffer size all tasks are submitted at once.
+        pack = ReusedPack(fn, session.blobs) if grows and found.total is not None else None
         waiting = ItemsToSubmit(
-            fn, Items([items]), star, chunksize, grows, known, self._max_workers, self._is_busy, room
+            fn, found, star, chunksize, grows, known, self._max_workers, self._is_busy, session.items_room, pack
         )
         return waiting.futures(self._submit_items)
 
     def _submit_items(self, of: ItemsToSubmit, items: Sequence[Any], first: int) -> ExecutorFuture[Any] | int:
         """Submit items of a map as one task.  Returns their future, or what `submit_together` returns."""
-        from ipytaskfarm.client.tasks import EachTask
+        from ipytaskfarm.client.map_items import EachTask
 
-        task = EachTask(of.function, items, of.star, first, None, **self._rules)
+        task = EachTask(of.function, items, of.star, first, None, of.packed_function(), **self._rules)
         if len(items) == 1:
             return self._submit_task(task, of.known)
         if of.must_stay_apart(items):

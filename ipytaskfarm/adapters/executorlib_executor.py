@@ -16,8 +16,8 @@ from collections.abc import Callable, Iterable, Iterator
 from functools import partial
 from typing import TYPE_CHECKING, Any, Generic, TypeVar
 
-from ipytaskfarm.adapters.call_chunks import values
 from ipytaskfarm.adapters.executor import Executor
+from ipytaskfarm.adapters.map_futures import values
 
 RESOURCES = (
     "cores", "threads_per_core", "gpus_per_core", "cwd", "num_nodes", "exclusive", "run_time_max", "priority",

@@ -21,9 +21,9 @@ from multiprocessing.pool import (  # type: ignore[attr-defined]  # typeshed lea
 )
 from typing import TYPE_CHECKING, Any, Generic, TypeVar
 
-from ipytaskfarm.adapters.call_chunks import Apart, Together, whole
 from ipytaskfarm.adapters.executor import Executor
 from ipytaskfarm.adapters.executor_calls import Context, check_context, check_rules, workers_or_client
+from ipytaskfarm.adapters.map_futures import Apart, Together, whole
 from ipytaskfarm.core import errors
 from ipytaskfarm.system.deadlines import end_of, left_s
 

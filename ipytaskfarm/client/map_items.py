@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import itertools
-from collections.abc import Iterable, Iterator, Sequence, Sized
+from collections.abc import Callable, Iterable, Iterator, Sequence, Sized
 from itertools import islice
 from operator import length_hint
 from typing import Any, TypeAlias
@@ -14,10 +14,52 @@ from ..core.messages.payload import ResultBody
 from ..core.messages.task_types import Final
 from ..display.ipython import show_figures
 from ..serialization.pack import pack, unpack
+from ..storage.blobs import BlobStore
 from .arrivals import Arrivals
+from .packing import PackedOnce, pack_once
 from .results import decode_body
+from .tasks import CallTask
 
 ENDLESS = (itertools.repeat, itertools.count, itertools.cycle)
+
+
+class EachTask(CallTask):
+    """An item of a map, or a chunk of items, see `core.messages.payload.CallWork.each`.
+
+    Args:
+        function: the function of the map.
+        items: the items of the chunk.
+        star: an item is a tuple of arguments.
+        first: the place of the first item in the map.
+        total: the number of the map's items; None if it is not known.
+        packed: the packed function, if it is the same for several tasks.
+        ours: the rules of the task.
+    """
+
+    _each = True
+
+    def __init__(
+        self,
+        function: Callable[..., Any],
+        items: Any,
+        star: bool,
+        first: int,
+        total: int | None,
+        packed: PackedOnce | None = None,
+        **ours: Any,
+    ) -> None:
+        super().__init__(function, args=(items, star, first, total), **ours)
+        self.__dict__["_items"] = len(items) if len(items) > 1 else 0
+        self.__dict__["_packed"] = packed
+
+    def pack_function(self, blobs: BlobStore | None) -> None:
+        """Pack the function, unless it was packed.  Raises UnpickleableException if it cannot travel."""
+        if self._packed is None:
+            self.__dict__["_packed"] = pack_once(self.function, blobs)
+
+    def _cached_call(self) -> tuple[Callable[..., Any], tuple[Any, ...], dict[str, Any], str]:
+        items, star = (self.args or ((), False))[:2]
+        return self.function, tuple(items[0]) if star else (items[0],), {}, ""
 
 
 class Items:

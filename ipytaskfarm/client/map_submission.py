@@ -22,13 +22,11 @@ from ..core.messages import ListEngines, tables
 from ..core.messages.task_types import Final, Function, JobSpec, Rules
 from ..serialization.kept_changes import changes_itself
 from ..serialization.session_state import warn_of_one_for_all as warn_of_one_for_all
-from ..storage.blobs import TOUCH_S
 from .environments import pack_environment_of
-from .map_items import Items
-from .packing import PackedOnce, Shared, pack_once, pack_task, refuse_task
+from .map_items import EachTask, Items
+from .packing import PackedOnce, ReusedPack, Shared, pack_task, refuse_task
 from .rules import CHECKS, DEFAULTS, pack_rules
 from .session import Session
-from .tasks import EachTask
 
 LEARN_S = 0.1
 """How long the pace of the items is measured before the rest is submitted."""
@@ -92,12 +90,7 @@ class MapSubmission:
         self._engines = max(1, engines)
         self._under_way: set[int] = set()
         """The tasks whose ends say more of the pace."""
-        self._packed: PackedOnce | None = None
-        """The function, as it was packed last."""
-        self._packed_s = 0.0
-        """When it was packed."""
-        self._pack_s = 0.0
-        """Seconds that this took."""
+        self._pack = ReusedPack(function, session.blobs)
 
     @property
     def rules(self) -> Rules | None:
@@ -118,10 +111,11 @@ class MapSubmission:
             return None
         start = self.items.taken - len(taken)
         packed = pack_task(
-            EachTask(self._function, taken, self.items.star, start, self.items.total, **self._own),
+            EachTask(
+                self._function, taken, self.items.star, start, self.items.total, self._packed_function(), **self._own
+            ),
             self.session.blobs,
             self._shared,
-            known=self._packed_function(),
         )
         if len(packed.payload) > 2 * BYTES_MAX and len(taken) > 1:
             self._item_bytes = len(packed.payload) / len(taken)
@@ -138,23 +132,15 @@ class MapSubmission:
         return task_id
 
     def _packed_function(self) -> PackedOnce:
-        """Return the packed function, which is packed anew only if its last pack may not do for the next task.
-
-        When all items are there, no code of the user changes the function between them.  To examine it for each of a
-        thousand tasks would take a minute and more if it uses a list of a million numbers, or a table of strings.
-        Blobs are removed some time after their last use if no task needs them, so packs are not kept for long.
-        """
-        began_s = time.monotonic()
-        if self._packed is not None and not self._grows and began_s - self._packed_s < TOUCH_S:
-            return self._packed
-        self._packed = pack_once(self._function, self.session.blobs)
-        self._packed_s = time.monotonic()
-        self._pack_s = self._packed_s - began_s
+        """Return the packed function."""
+        if self._grows:  # code of the user may change it between the items
+            self._pack = ReusedPack(self._function, self.session.blobs)
+        packed = self._pack.get()
         if self._grows:  # the client packs it for one engine after the other
-            self.pace.costs(self._pack_s * self._engines)
+            self.pace.costs(self._pack.pack_s * self._engines)
         elif changes_itself(self._function):  # each engine unpacks it for each of its tasks
-            self.pace.costs(self._pack_s)
-        return self._packed
+            self.pace.costs(self._pack.pack_s)
+        return packed
 
     def submit_all(self) -> None:
         """Submit all items.  Ctrl-C takes effect afterwards; a second one at once."""
@@ -192,7 +178,7 @@ class MapSubmission:
                 if task_id is None:
                     return
                 self._under_way.add(task_id)
-            left_s = began_s + LEARN_S + min(LEARN_PACKS * self._pack_s, LEARN_MORE_S) - time.monotonic()
+            left_s = began_s + LEARN_S + min(LEARN_PACKS * self._pack.pack_s, LEARN_MORE_S) - time.monotonic()
             if left_s <= 0 or not session.wait(self._under_way, left_s, first=True):
                 return
             self._note_ends()

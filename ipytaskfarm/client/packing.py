@@ -6,6 +6,7 @@ itself is built by the task's class in `tasks`; this module knows tasks only as 
 
 from __future__ import annotations
 
+import time
 from collections.abc import Callable, Collection, Mapping, Sequence
 from typing import Any, ClassVar, NamedTuple, Protocol
 
@@ -29,7 +30,7 @@ from ..serialization.memory_maps import naming_files
 from ..serialization.pack import PLAIN, notice, pack, pack_arguments, pack_called, pack_function, split_called, unpack
 from ..serialization.recipes import Content
 from ..serialization.references import Ref, noting
-from ..storage.blobs import BlobStore, BlobWriter
+from ..storage.blobs import TOUCH_S, BlobStore, BlobWriter
 from .cache_keys import cache_key
 from .ids import check_farm
 from .rules import pack_rules
@@ -72,7 +73,6 @@ def refuse_task(task: PackableTask) -> int:
 class PackedOnce(NamedTuple):
     """A function that many tasks call, as it was packed for all of them."""
 
-    function: Callable[..., Any]
     code: Function
     blobs: tuple[str, ...] = ()
     """The digests of its large values, which each of the tasks needs."""
@@ -82,7 +82,32 @@ def pack_once(function: Callable[..., Any], blobs: BlobStore | None) -> PackedOn
     """Pack a function for many tasks.  Raises UnpickleableException if something that it uses cannot travel."""
     writer = BlobWriter(blobs) if blobs is not None else None
     code = pack_function(function, writer)
-    return PackedOnce(function, code, writer.taken() if writer is not None else ())
+    return PackedOnce(code, writer.taken() if writer is not None else ())
+
+
+class ReusedPack:
+    """The packed function of a map whose items are all there, so that no code of the user changes it between them.
+
+    To examine it for each of a thousand tasks would take a minute and more if it uses a list of a million numbers, or a
+    table of strings.  Blobs are removed some time after their last use if no task needs them, so packs are not kept for
+    long.
+    """
+
+    def __init__(self, function: Callable[..., Any], blobs: BlobStore | None) -> None:
+        self._function = function
+        self._blobs = blobs
+        self._packed: PackedOnce | None = None
+        self._began_s = 0.0
+        self.pack_s = 0.0
+        """The seconds that the function took to pack."""
+
+    def get(self) -> PackedOnce:
+        """Return the packed function.  Raises UnpickleableException if something that it uses cannot travel."""
+        now_s = time.monotonic()
+        if self._packed is None or now_s - self._began_s >= TOUCH_S:
+            self._packed = pack_once(self._function, self._blobs)
+            self._began_s, self.pack_s = now_s, time.monotonic() - now_s
+        return self._packed
 
 
 def split_for_many(function: Callable[..., Any], blobs: BlobStore | None) -> SplitFunction | None:
@@ -130,7 +155,6 @@ def pack_task(
     blobs: BlobStore | None = None,
     shared: Shared | None = None,
     farm: str = "",
-    known: PackedOnce | None = None,
 ) -> Packed:
     """Pack a task and its chain of recovery tasks.
 
@@ -138,7 +162,6 @@ def pack_task(
         blobs: the store for large values; None: large values are sent inline.
         shared: what the tasks of its job have in common.
         farm: the name of the farm that gets the task, if it is known.
-        known: the task's function, if it was packed already.
 
     Raises:
         ValueError: the recovery tasks form a loop, or an argument is a future of another farm.
@@ -152,7 +175,6 @@ def pack_task(
         BlobWriter(blobs) if blobs is not None else None,
         shared.place if shared is not None else refuse_task,
         farm,
-        known,
     )
     if is_plain:
         payload, _ = task._payload(data, {})
@@ -198,17 +220,15 @@ def _cache_key(
 class TaskData:
     """Packs the data of one task, and records its large values and the tasks whose results are its inputs."""
 
-    __slots__ = ("_farm", "_inputs", "_known", "_known_blobs", "_place", "_refused", "_writer")
+    __slots__ = ("_farm", "_inputs", "_known_blobs", "_place", "_refused", "_writer")
 
     def __init__(
         self,
         writer: BlobWriter | None,
         place: Callable[[Any], int],
         farm: str = "",
-        known: PackedOnce | None = None,
     ) -> None:
         self._farm = farm
-        self._known = known
         self._known_blobs: tuple[str, ...] = ()
         """The large values of the known function, if the task calls it."""
         self._refused: Exception | None = None
@@ -235,11 +255,18 @@ class TaskData:
             self._refused = error
             return -1
 
-    def pack_function(self, function: Callable[..., Any], is_whole: bool) -> tuple[Function, bytes | None]:
-        """Pack the function that the task calls; see `pack_called`.  is_whole: it is that of a map's items."""
-        if self._known is not None and self._known.function is function:
-            self._known_blobs = self._known.blobs
-            return self._known.code, None
+    def pack_function(
+        self, function: Callable[..., Any], is_whole: bool, known: PackedOnce | None
+    ) -> tuple[Function, bytes | None]:
+        """Pack the function that the task calls; see `pack_called`.
+
+        Args:
+            is_whole: it is that of a map's items.
+            known: the function, if it was packed already.
+        """
+        if known is not None:
+            self._known_blobs = known.blobs
+            return known.code, None
         return (pack_function(function, self._writer), None) if is_whole else pack_called(function, self._writer)
 
     def pack_arguments(self, args: Sequence[Any], kwargs: dict[str, Any]) -> bytes:

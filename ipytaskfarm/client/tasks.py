@@ -25,7 +25,7 @@ from ..environment import TaskEnvironment
 from ..serialization.pack import is_coroutine_function
 from ..storage.blobs import BlobStore
 from .old_names import OldNames, remedy
-from .packing import TaskData, pack_task
+from .packing import PackedOnce, TaskData, pack_task
 from .python2 import tell_of_code
 from .rules import CHECKS, DEFAULTS, Asking, flag, keyword_parameters
 from .task_arguments import (
@@ -409,6 +409,8 @@ class CallTask(Task):
 
     _attributes = _RULES | {"function", "args", "kwargs", "clear_before", "clear_after"}
     _each: ClassVar[bool] = False
+    _packed: PackedOnce | None = None
+    """The packed function of a map, which is the same for many of its tasks."""
 
     def __init__(
         self,
@@ -445,7 +447,7 @@ class CallTask(Task):
         return is_coroutine_function(self.function) and not (self.clear_before or self.clear_after)
 
     def _payload(self, data: TaskData, functions: dict[str, Function]) -> tuple[bytes, str | None]:
-        function, values = data.pack_function(self.function, self._each)
+        function, values = data.pack_function(self.function, self._each, self._packed)
         functions[function.digest] = function
         arguments = None
         if self.args or self.kwargs:
@@ -528,22 +530,6 @@ class Join(Task):
 
     def _payload(self, data: TaskData, functions: dict[str, Function]) -> tuple[bytes, str | None]:
         return b"", None
-
-
-class EachTask(CallTask):
-    """An item of a map, or a chunk of items, see `core.messages.payload.CallWork.each`.  Made by `maps` alone."""
-
-    _each = True
-
-    def __init__(
-        self, function: Callable[..., Any], items: Any, star: bool, first: int, total: int | None, **ours: Any
-    ) -> None:
-        super().__init__(function, args=(items, star, first, total), **ours)
-        self.__dict__["_items"] = len(items) if len(items) > 1 else 0
-
-    def _cached_call(self) -> tuple[Callable[..., Any], tuple[Any, ...], dict[str, Any], str]:
-        items, star = (self.args or ((), False))[:2]
-        return self.function, tuple(items[0]) if star else (items[0],), {}, ""
 
 
 # --------------------------------------------------------------------------------------------------

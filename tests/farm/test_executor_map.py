@@ -208,3 +208,29 @@ def test_process_map_of_tqdm_takes_the_executor(monkeypatch: pytest.MonkeyPatch)
     concurrent = pytest.importorskip("tqdm.contrib.concurrent")
     monkeypatch.setattr("concurrent.futures.ProcessPoolExecutor", Executor)
     assert concurrent.process_map(quick, range(5), [1] * 5, max_workers=1, disable=True) == [1, 2, 3, 4, 5]
+
+
+class Packed:
+    """A callable that counts how often it is pickled."""
+
+    def __init__(self) -> None:
+        self.packs = 0
+
+    def __getstate__(self) -> dict[str, Any]:
+        self.packs += 1
+        return {}
+
+    def __call__(self, x: int) -> int:
+        return -x
+
+
+def test_a_function_is_packed_once_for_all_items_that_are_there(tc: TaskClient) -> None:
+    few, many, coming = Packed(), Packed(), Packed()
+    with Pool(tc) as pool:
+        pool.map(few, [1])
+        assert pool.map(many, range(20), chunksize=1) == [-x for x in range(20)]
+        assert pool.map(coming, (x for x in range(20)), chunksize=1) == [-x for x in range(20)]
+    assert many.packs == coming.packs == few.packs
+    with Executor(tc) as ex:
+        assert list(ex.map(coming, (x for x in range(20)))) == [-x for x in range(20)]
+    assert coming.packs > 2 * few.packs  # the generator may change it
