@@ -418,10 +418,16 @@ def _delete(options: argparse.Namespace, folder: Path) -> None:
 
 
 def _dump(controller: ControllerLoop, folder: Path) -> None:
-    """Write the last events, without payloads, for debugging. Called on SIGUSR2."""
+    """Write the last events, without payloads, for debugging. Called on SIGUSR2.
+
+    It raises nothing: a signal's handler runs between any two lines of a turn, which an error would end.
+    """
     path = folder / f"events-{time.strftime('%Y%m%d-%H%M%S')}.txt"
     lines = [f"{mono:.6f} {session} {what}\n" for mono, session, what in list(controller.recent)]
-    farm_paths.write_private(path, "".join(lines).encode())
+    try:
+        farm_paths.write_private(path, "".join(lines).encode())
+    except (OSError, TaskFarmError) as error:
+        log.error("the last events were not written: %s", error)
 
 
 if __name__ == "__main__":
