@@ -290,7 +290,7 @@ def test_a_dump_of_events_that_cannot_be_written_does_not_end_a_turn(
     class Events:
         recent = ((1.0, "c", "NeedIds"),)
 
-    monkeypatch.setattr(starting.farm_paths, "write_private", fail)
+    monkeypatch.setattr("ipytaskfarm.system.farm_paths.write_private", fail)
     starting._dump(Events(), tmp_path)  # type: ignore[arg-type]
     assert f"the last events were not written: {error}" in caplog.text
 
