@@ -304,7 +304,7 @@ class Settler:
                 continue
             try:
                 function(argument)
-            except Exception:  # a user's callback must not end the thread
+            except BaseException:  # a user's callback must not end the thread, not by `sys.exit()` either
                 traceback.print_exc(file=sys.stderr)
             # The next call may come late: this thread must not keep a value alive meanwhile.
             del function, argument
