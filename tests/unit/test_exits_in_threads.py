@@ -38,7 +38,7 @@ def test_a_callback_that_exits_does_not_end_the_thread_of_the_futures(capsys: py
 def test_a_callback_that_exits_does_not_keep_others_from_being_called(capsys: pytest.CaptureFixture[str]) -> None:
     called: list[object] = []
     pending = PendingResult.__new__(PendingResult)
-    PendingResult._call(pending, [sys.exit, called.append])
+    PendingResult._call(pending, [lambda _: sys.exit(), called.append])
     assert called == [pending]
     assert "SystemExit" in capsys.readouterr().err
 
