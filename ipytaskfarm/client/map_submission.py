@@ -8,10 +8,11 @@ from __future__ import annotations
 
 import contextlib
 import inspect
+import itertools
 import signal
 import threading
 import time
-from collections.abc import Callable, Iterator, Mapping
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from types import FrameType
 from typing import Any
 
@@ -20,12 +21,11 @@ import msgspec
 from ..core.chunk_sizes import CHUNK_S, Pace
 from ..core.messages import ListEngines, tables
 from ..core.messages.task_types import Final, Function, JobSpec, Rules
-from ..serialization.kept_changes import changes_itself
 from ..serialization.session_state import warn_of_one_for_all as warn_of_one_for_all
 from ..storage.blobs import TOUCH_S
 from .environments import pack_environment_of
 from .map_items import Items
-from .packing import PackedOnce, Shared, pack_once, pack_task, refuse_task
+from .packing import PackedOnce, Shared, changes_itself, may_change_shared, pack_once, pack_task, refuse_task
 from .rules import CHECKS, DEFAULTS, pack_rules
 from .session import Session
 from .tasks import EachTask
@@ -85,7 +85,7 @@ class MapSubmission:
         self.job = msgspec.structs.replace(job, environment=identity, recycle=recycle)
         # Each cached item has a key of its own.
         singly = inspect.iscoroutinefunction(function) or any(rules.get(name) for name in (*_SINGLY, "cache"))
-        self._chunksize = 1 if singly else chunksize
+        self._chunksize = 1 if singly or (chunksize is None and changes_itself(function)) else chunksize
         self._item_bytes = 0.0
         engines = len(session.ask_for(ListEngines(), tables.EngineTable).rows)
         self.pace = Pace(engines)
@@ -110,12 +110,16 @@ class MapSubmission:
         Raises UnpickleableException, with a note that names the item, for one that cannot travel.
         """
         room = self.session.items_room() if count > 1 else 0
-        count = min(count, room) if room > 1 else 1
+        count = min(count, room, self._chunksize or count) if room > 1 else 1
         if self._item_bytes:
             count = min(count, max(1, int(BYTES_MAX / self._item_bytes)))
         taken = self.items.take(count)
         if not taken:
             return None
+        if self._must_stay_apart(taken):
+            self.items.put_back(taken)
+            self._chunksize = 1  # from here on, also while the pace is measured
+            return self.submit(1)
         start = self.items.taken - len(taken)
         packed = pack_task(
             EachTask(self._function, taken, self.items.star, start, self.items.total, **self._own),
@@ -137,6 +141,16 @@ class MapSubmission:
         self.members.append((task_id, packed.items))
         return task_id
 
+    def _must_stay_apart(self, items: Sequence[Any]) -> bool:
+        """Return whether these items must not share a run, as they may change an object that several of them have.
+
+        Each item begins with the values that were sent.  Those of a `chunksize` of the user share it, as in a pool.
+        """
+        if self._chunksize is not None or len(items) < 2 or isinstance(items, range):
+            return False
+        arguments = [*itertools.chain.from_iterable(items)] if self.items.star else items
+        return may_change_shared(self._function, arguments)
+
     def _packed_function(self) -> PackedOnce:
         """Return the packed function, which is packed anew only if its last pack may not do for the next task.
 
@@ -152,8 +166,6 @@ class MapSubmission:
         self._pack_s = self._packed_s - began_s
         if self._grows:  # the client packs it for one engine after the other
             self.pace.costs(self._pack_s * self._engines)
-        elif changes_itself(self._function):  # each engine unpacks it for each of its tasks
-            self.pace.costs(self._pack_s)
         return self._packed
 
     def submit_all(self) -> None:

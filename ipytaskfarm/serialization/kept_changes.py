@@ -195,7 +195,7 @@ def _is_mutable(value: Any, called: frozenset[str] | None = None) -> bool:
 
 
 def may_change_shared(function: Any, arguments: Collection[Any], cannot_change: Callable[[Any], bool]) -> bool:
-    """Return whether calls may change an object that is among their arguments several times.
+    """Return whether calls may change an object that is among their arguments several times, or in several of them.
 
     A pool's process gets these anew with each call.
 
@@ -204,11 +204,13 @@ def may_change_shared(function: Any, arguments: Collection[Any], cannot_change: 
         arguments: the arguments of all calls, one after the other.
         cannot_change: returns whether a value cannot change at all.
     """
-    if _SAFE.issuperset(map(type, arguments)):  # most are, and the look at each costs more than its place in a map
+    kinds = set(map(type, arguments))
+    if kinds <= _SAFE:  # most are, and the look at each costs more than its place in a map
         return False
+    parts = arguments if kinds.isdisjoint(_RECORDS) else [*arguments, *_parts_of_records(arguments)]
     seen: set[int] = set()
     shared: dict[int, Any] = {}
-    for value in arguments:
+    for value in parts:
         if type(value) not in _SAFE:
             if id(value) in seen:
                 shared[id(value)] = value
@@ -218,6 +220,13 @@ def may_change_shared(function: Any, arguments: Collection[Any], cannot_change: 
         value for value in values if type(value) not in _SAFE and (_goes_on(value) or not cannot_change(value))
     ]
     return any(_may_change_argument(function, value) for value in changeable)
+
+
+def _parts_of_records(arguments: Collection[Any]) -> Iterator[Any]:
+    """Yield what stands in short tuples, lists and dicts: ``(settings, n)``, ``{"data": data, "n": n}``."""
+    for value in arguments:
+        if type(value) in _RECORDS and len(value) <= _RECORD_PARTS:
+            yield from value.values() if type(value) is dict else value
 
 
 def _may_change_argument(function: Any, value: Any) -> bool:
@@ -334,6 +343,9 @@ def _changes_instances(kind: type, called: frozenset[str] | None) -> bool:
 _MAKING = ("__init__", "__new__", "__post_init__", "__setstate__", "__init_subclass__", "__repr__", "__getstate__")
 CONTAINERS = (list, dict, set, deque, bytearray)
 _COLLECTIONS = (*CONTAINERS, MutableSequence, MutableMapping, MutableSet)
+_RECORDS = frozenset({tuple, list, dict})
+_RECORD_PARTS = 16
+"""Of longer ones the parts are not looked at, which would take as long as to pack them."""
 _SAFE = frozenset({bool, int, float, complex, str, bytes, type(None), type, types.FunctionType, types.ModuleType})
 _VALUES = (bool, int, float, complex, str, bytes, tuple, frozenset, type(None))
 
