@@ -12,7 +12,7 @@ from ipytaskfarm.client.environments import pack_environment_of
 from ipytaskfarm.client.job_tasks import Graph
 from ipytaskfarm.client.packing import Shared, pack_task
 from ipytaskfarm.core.messages.task_types import Function, Needs
-from ipytaskfarm.core.requirements import Asks, Condition, Recycle, ResourceAmount
+from ipytaskfarm.core.requirements import Asks, Condition, Recycle, ResourceAmount, unmet
 
 
 def asks(**rules: Any) -> Asks | None:
@@ -280,3 +280,11 @@ def test_delays_of_a_function_are_asked_for_each_retry() -> None:
     assert rules is not None
     assert rules.retry_delays_s == (2.0, 4.0, 8.0)
     assert rules.retry_on == ("builtins.OSError", "builtins.KeyError")
+
+
+@pytest.mark.parametrize(
+    ("amount", "shown"), [(2**42, "4.0 TiB"), (2**40 - 2**30, "1023.0 GiB"), (2**30, "1.0 GiB"), (2**29, "512 MiB")]
+)
+def test_sizes_of_conditions_have_a_suitable_unit(amount: int, shown: str) -> None:
+    text = unmet(Condition("memory", ">=", amount), {"memory": 2**20})
+    assert text == f"memory >= {shown}: it is 1 MiB"
