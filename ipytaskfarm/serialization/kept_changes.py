@@ -15,6 +15,7 @@ import dis
 import functools
 import linecache
 import random
+import re
 import sys
 import textwrap
 import types
@@ -44,6 +45,8 @@ _CHANGING_METHODS = _CHANGING | {
     "symmetric_difference_update",
 }  # fmt: skip
 _CHARACTERS_MAX = 20_000
+_REBINDING = re.compile(r"\w+ \S*= ")
+"""``total += …``, ``best = max(best, x)``"""
 
 
 def changes_of(code: types.CodeType) -> dict[str, str]:
@@ -72,6 +75,8 @@ def may_change(value: Any, how: str, function: str) -> bool:
         if how.partition("(")[0].rpartition(".")[2] in _FILLING:
             return kind not in _VALUES
         return "=" in how and (kind not in _VALUES or not how.partition("=")[0].rstrip(" +-*/|&^%<>@").endswith("]"))
+    if _REBINDING.match(how):  # a Decimal, a date, an object of a library: the name stands for another one then
+        return True
     inside = "=" in how or how.partition("(")[0].count(".") > 1
     if isinstance(value, type | types.FunctionType):
         is_within = function.startswith(f"{value.__qualname__}.")
