@@ -322,7 +322,8 @@ def is_random_generator(value: Any) -> bool:
     if str(kind.__module__).startswith("numpy.random"):
         hidden = getattr(sys.modules.get("numpy.random.mtrand"), "_rand", None)
         return kind.__name__ in ("Generator", "RandomState") and value is not hidden
-    return kind is random.Random and value is not getattr(random, "_inst", None)
+    is_seeded = isinstance(value, random.Random) and not isinstance(value, random.SystemRandom)
+    return is_seeded and value is not getattr(random, "_inst", None)
 
 
 @functools.lru_cache(1024)

@@ -18,6 +18,7 @@ import io
 import itertools
 import logging
 import pickle
+import random
 import sys
 import threading
 import types
@@ -257,6 +258,16 @@ def _reduce_property(pickler: Pickler, found: property) -> Reduced:
 
 def _reduce_cached_property(pickler: Pickler, found: functools.cached_property[Any]) -> Reduced:
     return _described(functools.cached_property, found, (found.func,), ("func", "lock"))
+
+
+def _reduce_generator(pickler: Pickler, found: random.Random) -> Reduced:
+    """Reduce a random generator of a class of the user, of which Python's own pickles have no attributes."""
+    kind = type(found)
+    names = ("__reduce__", "__reduce_ex__", "__getstate__", "__setstate__", "getstate", "setstate")
+    plain = all(getattr(kind, name, None) is getattr(random.Random, name, None) for name in names)
+    if kind is random.Random or not plain:
+        return NotImplemented
+    return values.new_generator, (kind, found.getstate()), vars(found).copy(), None, None, values.fill_state
 
 
 def _reduce_mark(pickler: Pickler, found: object) -> Reduced:
@@ -500,6 +511,7 @@ BASES.update(
     {
         vars(io)["IOBase"].__base__: _reduce_stream,
         logging.Handler: _reduce_handler,
+        random.Random: _reduce_generator,
         types.ModuleType: _reduce_module_of_own_class,
         classmethod: _reduce_wrapped,
         staticmethod: _reduce_wrapped,
