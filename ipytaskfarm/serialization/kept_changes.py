@@ -22,6 +22,7 @@ import types
 import warnings
 from collections import deque
 from collections.abc import Callable, Collection, Iterator, MutableMapping, MutableSequence, MutableSet
+from itertools import chain
 from typing import Any
 
 from .function_parts import closure_of, function_of
@@ -45,8 +46,7 @@ _CHANGING_METHODS = _CHANGING | {
     "symmetric_difference_update",
 }  # fmt: skip
 _CHARACTERS_MAX = 20_000
-_REBINDING = re.compile(r"\w+ \S*= ")
-"""``total += …``, ``best = max(best, x)``"""
+_REBINDING = re.compile(r"\w+ \S*= ")  # total += …, best = max(best, x)
 
 
 def changes_of(code: types.CodeType) -> dict[str, str]:
@@ -210,7 +210,8 @@ def may_change_shared(function: Any, arguments: Collection[Any], cannot_change: 
         cannot_change: returns whether a value cannot change at all.
     """
     kinds = set(map(type, arguments))
-    if kinds <= _SAFE:  # most are, and the look at each costs more than its place in a map
+    # Most are, and the look at each costs more than its place in a map.
+    if kinds <= _SAFE or (kinds == {tuple} and _SAFE.issuperset(map(type, chain.from_iterable(arguments)))):
         return False
     parts = arguments if kinds.isdisjoint(_RECORDS) else [*arguments, *_parts_of_records(arguments)]
     seen: set[int] = set()
@@ -350,8 +351,7 @@ _MAKING = ("__init__", "__new__", "__post_init__", "__setstate__", "__init_subcl
 CONTAINERS = (list, dict, set, deque, bytearray)
 _COLLECTIONS = (*CONTAINERS, MutableSequence, MutableMapping, MutableSet)
 _RECORDS = frozenset({tuple, list, dict})
-_RECORD_PARTS = 16
-"""Of longer ones the parts are not looked at, which would take as long as to pack them."""
+_RECORD_PARTS = 16  # a look at the parts of longer ones would take as long as to pack them
 _SAFE = frozenset({bool, int, float, complex, str, bytes, type(None), type, types.FunctionType, types.ModuleType})
 _VALUES = (bool, int, float, complex, str, bytes, tuple, frozenset, type(None))
 
