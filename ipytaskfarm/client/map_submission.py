@@ -40,6 +40,8 @@ UNKNOWN_TASKS = 512
 """When no item has ended by then, the items become at most about this number of tasks: slow chunks end early."""
 BYTES_MAX = 128 * 1024
 """The most bytes of a chunk, approximately: it is sent again for each item of it that runs alone."""
+SMALL_BYTES = 64 * 1024
+"""The most bytes of a function that is unpacked for each item if it changes itself."""
 SHARES = 4
 """The last items are spread over this many chunks per engine at least."""
 
@@ -85,7 +87,8 @@ class MapSubmission:
         self.job = msgspec.structs.replace(job, environment=identity, recycle=recycle)
         # Each cached item has a key of its own.
         singly = inspect.iscoroutinefunction(function) or any(rules.get(name) for name in (*_SINGLY, "cache"))
-        self._chunksize = 1 if singly or (chunksize is None and changes_itself(function)) else chunksize
+        self._chunksize = 1 if singly else chunksize
+        self._changes_itself = changes_itself(function)
         self._item_bytes = 0.0
         engines = len(session.ask_for(ListEngines(), tables.EngineTable).rows)
         self.pace = Pace(engines)
@@ -116,7 +119,8 @@ class MapSubmission:
         taken = self.items.take(count)
         if not taken:
             return None
-        if self._must_stay_apart(taken):
+        known = self._packed_function()
+        if self._must_stay_apart(taken, known):
             self.items.put_back(taken)
             self._chunksize = 1  # from here on, also while the pace is measured
             return self.submit(1)
@@ -125,7 +129,7 @@ class MapSubmission:
             EachTask(self._function, taken, self.items.star, start, self.items.total, **self._own),
             self.session.blobs,
             self._shared,
-            known=self._packed_function(),
+            known=known,
         )
         if len(packed.payload) > 2 * BYTES_MAX and len(taken) > 1:
             self._item_bytes = len(packed.payload) / len(taken)
@@ -141,12 +145,17 @@ class MapSubmission:
         self.members.append((task_id, packed.items))
         return task_id
 
-    def _must_stay_apart(self, items: Sequence[Any]) -> bool:
+    def _must_stay_apart(self, items: Sequence[Any], known: PackedOnce) -> bool:
         """Return whether these items must not share a run, as they may change an object that several of them have.
 
-        Each item begins with the values that were sent.  Those of a `chunksize` of the user share it, as in a pool.
+        Each item begins with the values that were sent.  Those of a `chunksize` of the user share it, as in a pool.  So
+        do those of a large function that changes itself, which takes far longer to unpack than an item.
         """
-        if self._chunksize is not None or len(items) < 2 or isinstance(items, range):
+        if self._chunksize is not None or len(items) < 2:
+            return False
+        if self._changes_itself and not known.blobs and len(known.code.code) <= SMALL_BYTES:
+            return True
+        if isinstance(items, range):
             return False
         arguments = [*itertools.chain.from_iterable(items)] if self.items.star else items
         return may_change_shared(self._function, arguments)
@@ -166,6 +175,8 @@ class MapSubmission:
         self._pack_s = self._packed_s - began_s
         if self._grows:  # the client packs it for one engine after the other
             self.pace.costs(self._pack_s * self._engines)
+        elif self._changes_itself:  # each engine unpacks it for each of its tasks
+            self.pace.costs(self._pack_s)
         return self._packed
 
     def submit_all(self) -> None:

@@ -119,16 +119,6 @@ def test_a_module_that_a_call_imports_is_never_stale(
         assert pack_function(notebook["use"]).digest == before.digest
 
 
-def test_a_module_that_was_removed_fails_where_it_is_imported(peer: Peer, notebook: Notebook, folder: Path) -> None:
-    write(folder / "goes_away.py", "K = 1\n")
-    notebook.run("def use():\n    import goes_away\n    return goes_away.K")
-    assert peer.call(notebook["use"]) == 1
-    (folder / "goes_away.py").unlink()
-    alone = pack_function(notebook["use"])  # without the module, so that the import fails on the engine
-    with pytest.raises(ModuleNotFoundError, match="No module named 'goes_away'"):
-        unpack_function(alone.code, {})()
-
-
 def test_a_submodule_that_a_function_reaches_by_attribute_is_never_stale(
     peer: Peer, notebook: Notebook, folder: Path
 ) -> None:
