@@ -26,10 +26,11 @@ from ..core.states import ABORTS, RUNNING
 from ..display.ipython import show_users_frames
 from ..serialization.references import reference
 from ..system.deadlines import end_of, left_s
+from .awake_loops import awake_loop
 from .ids import Timeout, seconds
 from .old_names import no_attribute
 from .results import TaskResult, error_of
-from .wait_notices import raise_users, say_interrupted
+from .wait_notices import note_cancelled, raise_users, say_interrupted
 
 if TYPE_CHECKING:
     from .session import Session
@@ -171,8 +172,12 @@ class TaskFuture(concurrent.futures.Future[T]):
         Cancelling the wait aborts the task, as cancelling `await` does for asyncio's tasks.
         """
         try:
-            return await asyncio.wrap_future(self)
-        except asyncio.CancelledError:
+            with awake_loop() or contextlib.nullcontext():
+                return await asyncio.wrap_future(self)
+        except asyncio.CancelledError as cancelled:
+            note_cancelled(
+                cancelled, f"task {self.id} is aborted with its await; await tc.result(id) leaves a task alone"
+            )
             # `wrap_future` has called `cancel`, which does not abort a running task.
             if not self.done():
                 loop = asyncio.get_running_loop()
