@@ -125,9 +125,7 @@ class TaskHandle:
                         show()
                         time.sleep(EVERY_S)
                 result = self.result()
-                last = {"text/plain": repr(result), "text/html": result.html(displays=False)}
-                slot.show(last)
-                _show_with_next_cell(shell, slot, last)
+                slot.show_last({"text/plain": repr(result), "text/html": result.html(displays=False)})
             except Exception as error:  # cleared, or the farm or the client is gone
                 with contextlib.suppress(Exception):
                     show(f"{state.known()}; not followed any longer: {type(error).__name__}: {error}")
@@ -138,20 +136,6 @@ class TaskHandle:
         # The context determines the cell to which the output belongs.
         run = contextvars.copy_context().run
         threading.Thread(target=run, args=(follow,), name=f"task {self.id}", daemon=True).start()
-
-
-def _show_with_next_cell(shell: Any, slot: Slot, content: dict[str, str]) -> None:
-    """Show a content once more at the end of the cell that runs then.
-
-    nbclient (nbconvert, papermill) takes updates of a display only from the cell that it runs.
-    """
-
-    def show(*_: object) -> None:
-        shell.events.unregister("post_run_cell", show)
-        with contextlib.suppress(Exception):
-            slot.show(content)
-
-    shell.events.register("post_run_cell", show)
 
 
 class TaskState:
