@@ -17,19 +17,27 @@ EVERY_S = 0.25
 
 
 class AwakeLoop:
-    """Wakes one loop a few times a second inside ``with``; any number of waits share one timer."""
+    """Wakes one loop a few times a second from `begin` to `end`, or inside ``with``; all waits share one timer."""
 
     def __init__(self, loop: asyncio.AbstractEventLoop) -> None:
         self._loop = loop
         self._waits = 0
         self._is_set = False
 
-    def __enter__(self) -> None:
+    def begin(self) -> None:
+        """Begin a wait."""
         self._waits += 1
         self._set()
 
-    def __exit__(self, kind: type[BaseException] | None, error: BaseException | None, tb: TracebackType | None) -> None:
+    def end(self) -> None:
+        """End a wait."""
         self._waits -= 1
+
+    def __enter__(self) -> None:
+        self.begin()
+
+    def __exit__(self, kind: type[BaseException] | None, error: BaseException | None, tb: TracebackType | None) -> None:
+        self.end()
 
     def _set(self) -> None:
         if self._waits and not self._is_set:

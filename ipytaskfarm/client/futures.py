@@ -145,9 +145,12 @@ class TaskFuture(concurrent.futures.Future[T]):
         """Forget a callback; return how often it was there.  As of `asyncio.Future`, for `asyncio.wait`."""
         callbacks: list[Any] = self._done_callbacks  # type: ignore[attr-defined]  # of concurrent.futures.Future
         with self._condition:
-            before = len(callbacks)
+            removed = [each for each in callbacks if each == fn]
             callbacks[:] = [each for each in callbacks if each != fn]
-            return before - len(callbacks)
+        for each in removed:
+            if isinstance(each, _InLoop):
+                each.end_wait()
+        return len(removed)
 
     def running(self) -> bool:
         """Return whether an engine runs the task now."""
@@ -209,6 +212,14 @@ class _InLoop:
     def __init__(self, function: Callable[[Any], object], loop: asyncio.AbstractEventLoop) -> None:
         self._function = function
         self._loop = loop
+        self._awake = awake_loop()
+        if self._awake is not None:
+            self._awake.begin()
+
+    def end_wait(self) -> None:
+        """Let the loop sleep again; `asyncio.wait` removes its callbacks at its end."""
+        if self._awake is not None:
+            self._awake.end()
 
     def __call__(self, future: object) -> None:
         with contextlib.suppress(RuntimeError):  # the loop is closed: nobody waits any more

@@ -32,6 +32,7 @@ def kernel(farm: Farm) -> Iterator[tuple[Any, Any]]:
     [
         ("tc.submit(waits)", "task {} is aborted with its await", ["failed"]),
         ("tc.result(tc.run(Task(waits)))", "task {} continues: tc.barrier({}) waits for it again", ["running"]),
+        ("__import__('asyncio').wait([tc.submit(waits)])", "CancelledError", ["running"]),
     ],
 )
 def test_the_stop_button_ends_an_await_at_once(
