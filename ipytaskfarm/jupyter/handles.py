@@ -109,7 +109,7 @@ class TaskHandle:
         slot, output, state = Slot(shell), HandleOutput(shell), TaskState(self._client, self.id)
 
         def show(text: str = "") -> None:
-            text = f"task {self.id}: {text or state.text()}"
+            text = f"task {self.id}: {text or state.text(output.has_come)}"
             lines = output.last_lines(LINES)
             plain = "\n  ".join([text, *lines])
             slot.show(
@@ -152,10 +152,14 @@ class TaskState:
         """Return the state as it was when the controller was asked last."""
         return self._text
 
-    def text(self) -> str:
-        """Return the state in words, such as ``running on engine 1, 3 s``."""
+    def text(self, has_output: bool = False) -> str:
+        """Return the state in words, such as ``running on engine 1, 3 s``.
+
+        has_output: the task has written something, so that it does not wait any longer.
+        """
         now_s = time.monotonic()
-        if now_s - self._asked_s >= ASK_EVERY_S:
+        is_late = has_output and self._since_s is None
+        if now_s - self._asked_s >= (EVERY_S if is_late else ASK_EVERY_S):
             self._asked_s = now_s
             row = self._client.status(self._id)
             state = row.state
