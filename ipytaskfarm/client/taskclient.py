@@ -47,7 +47,6 @@ from .session import Session
 from .shared_values import Accumulator, Broadcast, broadcast
 from .tables import CheckResult, FailureGroups, JobLine, Listing, Snapshot, TaskStatus, TaskTable
 from .tasks import CallTask, StringTask, Task, as_task
-from .wait_notices import going_on, note_cancelled
 from .waits import ProgressOfTasks, completed_async, ended_async, wait_for_tasks
 
 T = TypeVar("T")
@@ -283,11 +282,7 @@ class TaskClient(ClientNames, settable=("farm", "block")):
         loop = asyncio.get_running_loop()
         if not session.arrivals.is_live(wanted):
             await loop.run_in_executor(None, session.watch, [wanted])
-        try:
-            await ended_async(session, wanted)
-        except asyncio.CancelledError as cancelled:
-            note_cancelled(cancelled, going_on({wanted}))
-            raise
+        await ended_async(session, wanted)
         # Fetching the result may block, so it runs in another thread.
         return await loop.run_in_executor(None, partial(self.get_task_result, wanted, raw=raw))
 

@@ -152,6 +152,7 @@ def test_mistakes_are_told_in_one_line(shell: Shell) -> None:
         ("%taskfarm restart", "did you mean stop, then start?"),
         ("%taskfarm start 2", "-n 2 starts 2 engines, --farm 2 a farm '2'"),
         ("%%taskmap n range(3)\n1", "ITERABLE"),
+        ("%%taskmap n in range(3) --retires\n1", "no flag --retires, did you mean --retries"),
         ("%%taskmap n in range(3 --pull y\n1", "is not an expression"),
     ]:
         cell = shell.fails(code, UsageError, match)
@@ -204,10 +205,6 @@ def test_taskmap_with_failures_keeps_what_there_is(shell: Shell) -> None:
 def test_where_the_expression_ends(shell: Shell, line: str, found: tuple[list[str], str, str]) -> None:
     parser = shell.shell.find_cell_magic("taskmap").parser
     assert split_map(line, parser) == found
-
-
-def test_a_flag_that_is_mistyped_is_no_part_of_the_expression(shell: Shell) -> None:
-    shell.fails("%%taskmap n in range(3) --retires\nn", UsageError, "no flag --retires, did you mean --retries")
 
 
 @pytest.mark.parametrize(
@@ -288,13 +285,6 @@ def test_completion(shell: Shell, farm: Farm) -> None:
     assert str(last) in shell.completions("%task result ")
     assert "running" in shell.completions("%tasks --state ")
     assert farm.name in shell.completions("%taskfarm stop ")
-
-
-def test_a_group_of_exceptions_shows_no_frames_between_the_cell_and_its_magic(shell: Shell) -> None:
-    cell = shell.run("%%task -b\nraise ExceptionGroup('several', [ValueError('one'), TypeError('two')])")
-    assert "ValueError: one" in cell.shown
-    assert "raise ExceptionGroup" in cell.shown
-    assert "interactiveshell.py" not in cell.shown
 
 
 def test_loading_the_magics_again_keeps_the_farm(shell: Shell, farm: Farm) -> None:
