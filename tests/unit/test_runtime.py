@@ -168,9 +168,11 @@ def test_a_file_system_that_keeps_nothing_private_is_named(
 ) -> None:
     """The advice was to remove the folder, which the next start made again."""
     if kind == "root_squash":
-        monkeypatch.setattr(os, "geteuid", lambda uid=os.geteuid(): uid + 1)
+        own = os.geteuid()
+        monkeypatch.setattr(os, "geteuid", lambda: own + 1)
     else:
-        monkeypatch.setattr(os, "fchmod", lambda fd, mode, chmod=os.fchmod: chmod(fd, 0o777))
+        chmod = os.fchmod
+        monkeypatch.setattr(os, "fchmod", lambda folder, mode: chmod(folder, 0o777))
     with pytest.raises(errors.SecurityError, match=f"the file system of .*{kind}.*: set JUPYTER_DATA_DIR"):
         farm_paths.private_folder(tmp_path / "a")
     assert not (tmp_path / "a").exists()
