@@ -174,7 +174,7 @@ def test_one_command_that_hangs_tells_about_the_next_ones(
     commands: Callable[..., Path], monkeypatch: pytest.MonkeyPatch
 ) -> None:
     """A stop of a farm waited for the full limit at each command: 86 s."""
-    for module, name in ((running, "COMMAND_S"), (running, "TELL_S"), (answering, "DOUBT_S")):
+    for module, name in ((running, "COMMAND_S"), (answering, "TELL_S"), (answering, "DOUBT_S")):
         monkeypatch.setattr(module, name, {"COMMAND_S": 0.6, "TELL_S": 0.1, "DOUBT_S": 0.2}[name])
     asked, cancelled = commands("squeue", "sleep 600"), commands("scancel", "sleep 600")
     told: list[str] = []

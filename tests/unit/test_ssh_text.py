@@ -133,6 +133,16 @@ def test_the_look_finds_the_first_interpreter_that_is_there(tmp_path: Path) -> N
     assert answer_of(shell(look_script(["/nowhere/python"], None, "/")).stdout) == {"error": "there is no Python"}
 
 
+def test_a_script_that_prepares_an_environment_stays_the_interpreter(tmp_path: Path) -> None:
+    """The agent was started with the interpreter behind it, without what the script had prepared."""
+    script = tmp_path / "my python"
+    script.write_text(f'#!/bin/sh\nPREPARED=yes exec {sys.executable} "$@"\n')
+    script.chmod(0o755)
+    answer = answer_of(shell(look_script([str(script)], None, "/")).stdout)
+    assert answer is not None
+    assert answer["python"] == str(script)
+
+
 def test_the_look_survives_any_name(tmp_path: Path) -> None:
     odd = tmp_path / "it's $(touch never) `x`"
     odd.mkdir()

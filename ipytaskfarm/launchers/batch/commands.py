@@ -6,25 +6,20 @@ stop of ten groups does not wait ten times.
 
 from __future__ import annotations
 
-import contextlib
 import os
-import signal
 import subprocess
 import time
 from collections.abc import Sequence
 from dataclasses import dataclass
-from typing import NamedTuple
 
 from ipytaskfarm.core.errors import LauncherError
-from ipytaskfarm.launchers.answering import Answering, tell
+from ipytaskfarm.launchers.answering import Answering, EndedCommand, run_command
 from ipytaskfarm.launchers.interface import shell_line
 
 COMMAND_S = 15.0
 """The time limit for a command of the batch system."""
 SUBMIT_S = 30.0
 """The time limit for a submission: if it is ended too early, the system may have taken the job."""
-TELL_S = 3.0
-"""The time after which people are told that a command is waited for."""
 AGAIN_S = 2.0
 """The pause before a command is repeated if the system's controller was busy."""
 PATIENT_S = 5.0
@@ -71,13 +66,6 @@ answering = Answering()
 # ------------------------------------------------------------------------------------------------ kinds of commands
 
 
-class _Answer(NamedTuple):
-    code: int
-    said: str
-    complaint: str
-    took_s: float = 0.0
-
-
 def submit(system: System, words: Sequence[str], script: str) -> str:
     """Submit a script, without a second try: a busy controller may have taken it although it did not answer."""
     remedy = "It may have taken the job all the same: look, then try again"
@@ -114,7 +102,7 @@ def carry_out(system: System, words: Sequence[str]) -> None:
 # ------------------------------------------------------------------------------------------------ running
 
 
-def _patiently(system: System, words: Sequence[str], remedy: str) -> _Answer:
+def _patiently(system: System, words: Sequence[str], remedy: str) -> EndedCommand:
     """Run a command that may be repeated, once more if the controller was busy for a moment.
 
     Raises:
@@ -138,14 +126,16 @@ def _patiently(system: System, words: Sequence[str], remedy: str) -> _Answer:
     return answer
 
 
-def _is_busy(system: System, answer: _Answer) -> bool:
+def _is_busy(system: System, answer: EndedCommand) -> bool:
     return answer.code != 0 and any(text in answer.complaint for text in system.busy)
 
 
-def _run(system: System, words: Sequence[str], limit_s: float, text: str, remedy: str) -> _Answer:
-    began_s = time.monotonic()
+def _run(system: System, words: Sequence[str], limit_s: float, text: str, remedy: str) -> EndedCommand:
     try:
-        code, said, complaint = _communicate(system, words, limit_s, text)
+        # A session of its own: sites put scripts around these commands, and with them ends what they wait for.
+        return run_command(
+            words, limit_s, text, system.name, environment={**os.environ, "LC_ALL": "C"}, own_session=True
+        )
     except FileNotFoundError as error:
         raise LauncherError(
             f"this machine has no {system.name} client: there is no command {words[0]!r}. Start the farm on a machine"
@@ -157,39 +147,8 @@ def _run(system: System, words: Sequence[str], limit_s: float, text: str, remedy
         why = f"{words[0]} did not answer within {limit_s:g} s"
         answering.was_silent(system.name, why)
         raise LauncherError(f"{why}: {system.name}'s controller is away or busy. {remedy}") from error
-    return _Answer(code, said, complaint, time.monotonic() - began_s)
 
 
-def _communicate(system: System, words: Sequence[str], limit_s: float, text: str) -> tuple[int, str, str]:
-    """Run a command with `text` as its input, and return its exit code and both outputs."""
-    # A session of its own: sites put scripts around these commands, and with them ends what they wait for.
-    process = subprocess.Popen(
-        words, stdin=subprocess.PIPE, stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True, errors="replace",
-        env={**os.environ, "LC_ALL": "C"}, start_new_session=True,
-    )  # fmt: skip
-    try:
-        try:
-            said, complaint = process.communicate(text, timeout=min(TELL_S, limit_s))
-        except subprocess.TimeoutExpired:
-            if limit_s <= TELL_S:
-                raise
-            tell(
-                f"waiting for {words[0]}: {system.name} has not answered for {TELL_S:g} s;"
-                f" it has {limit_s - TELL_S:g} s more"
-            )
-            said, complaint = process.communicate(timeout=limit_s - TELL_S)
-    except BaseException:
-        with contextlib.suppress(ProcessLookupError):
-            os.killpg(process.pid, signal.SIGKILL)
-        process.wait()
-        for stream in (process.stdin, process.stdout, process.stderr):
-            if stream is not None:
-                with contextlib.suppress(OSError):
-                    stream.close()
-        raise
-    return process.returncode, said, complaint
-
-
-def _shown(words: Sequence[str], answer: _Answer) -> str:
+def _shown(words: Sequence[str], answer: EndedCommand) -> str:
     complaint = answer.complaint.strip() or answer.said.strip() or "it said nothing"
     return f"{words[0]} ended with exit code {answer.code}: {complaint}"
