@@ -100,6 +100,10 @@ def test_the_command_never_asks_and_forwards_nothing() -> None:
     assert ssh_words("/c", Host("n", None))[4:6] == ["-F", "/c"]
 
 
+def test_the_reason_of_a_failure_is_shown_and_not_the_sites_banner() -> None:
+    assert "LogLevel=ERROR" in ssh_words(None, Host("node01", None))
+
+
 def test_a_tunnel_leads_from_the_hosts_loopback_alone() -> None:
     words = tunnel_words("/c", Host("node01", None), ("10.0.0.1", 4711))
     assert words[words.index("-R") + 1] == "127.0.0.1:0:10.0.0.1:4711"
