@@ -44,7 +44,7 @@ from .classes import (
 )
 from .code_objects import place_of
 from .function_imports import imports_of
-from .function_parts import annotations_of, cell_state
+from .function_parts import added_attributes, annotations_of, cell_state
 from .function_templates import is_template
 from .global_names import absent_submodules
 from .guards import (
