@@ -23,7 +23,8 @@ from collections import deque
 from collections.abc import Callable, Collection, Iterator, MutableMapping, MutableSequence, MutableSet
 from typing import Any
 
-from .function_parts import closure_of, function_of
+from .code_objects import functions_in
+from .function_parts import closure_of
 from .global_names import last_line, mentioned, nested_codes
 from .module_origin import Travel, travel
 
@@ -545,17 +546,18 @@ def state_of_class(cls: type) -> frozenset[str]:
 
 
 def _codes_of(cls: type) -> Iterator[tuple[types.CodeType, str]]:
-    """Yield the code of each method, and the name of its parameter that is an instance; "" for none."""
+    """Yield the code of each method, below its decorators, and the name of its parameter that is an instance; or ""."""
     for kind, of_instances in ((cls, True), (type(cls), False)):
         for base in kind.__mro__:
             if travel(base.__module__) is Travel.REFERENCE:
                 continue
             for name, value in vars(base).items():
-                function = function_of(value)
-                if type(function) is types.FunctionType and travel(function.__module__) is not Travel.REFERENCE:
-                    code = function.__code__
-                    is_method = function is value and of_instances and name != "__new__"
-                    yield code, code.co_varnames[0] if is_method and code.co_argcount else ""
+                by_class = name == "__new__" or isinstance(value, staticmethod | classmethod)
+                for function in functions_in(value):
+                    if travel(function.__module__) is not Travel.REFERENCE:
+                        code = function.__code__
+                        is_method = of_instances and not by_class and code.co_argcount
+                        yield code, code.co_varnames[0] if is_method else ""
 
 
 @functools.lru_cache(4096)
