@@ -27,6 +27,7 @@ from ..core.signatures import called_name
 from .function_globals import Names, placed, remember, setup_globals
 from .function_parts import function_of, makers_of, takes
 from .known_classes import is_unfilled, known_class, note_built, note_pack, note_unfilled, steps_of_pack, travelled
+from .lent_globals import Lender, note_borrower
 from .named_functions import keep_places, own_cached, place_here
 
 _SOURCES_KEPT = 256
@@ -106,7 +107,8 @@ def bind(
             each.look_for_placed()
         if setup_globals.active:
             each.take_setup()
-    steps: tuple[Callable[[], Any], ...] = (*(each.reset for each in names), *(before or ()))
+    lenders = [Lender(names)] if names else []
+    steps: tuple[Callable[[], Any], ...] = (*(each.reset for each in names), *lenders, *(before or ()))
 
     def call(*args: Any, **kwargs: Any) -> Any:
         for step in steps:
@@ -376,6 +378,8 @@ def note_filled(cls: type) -> None:
     """Record that the class is complete. From now on `known_class` finds it by its digests."""
     _note_came(cls)
     note_built(cls)
+    if _collecting[0]:
+        note_borrower(cls)
 
 
 def load_class(born: str, digest: str, packed: bytes) -> Any:
