@@ -141,6 +141,9 @@ class Executor(concurrent.futures.ProcessPoolExecutor):
         """Whether this is a forked child's copy, whose calls only threads of the parent resolve."""
         register(self)
 
+    def __repr__(self) -> str:
+        return f"<Executor of farm {self.client.farm!r}{', shut down' if self._is_shut_down else ''}>"
+
     def __reduce__(self) -> Any:
         raise errors.UnpickleableException("an Executor cannot travel; inside a task use `current_task().submit`")
 
@@ -563,10 +566,7 @@ class Executor(concurrent.futures.ProcessPoolExecutor):
 
     def end_at_exit(self) -> None:
         """Shut down at the interpreter's exit, after the calls have ended, as CPython does; at once after a Ctrl-C."""
-        if interrupted():
-            self.terminate_workers()
-        else:
-            self.shutdown()
+        self.terminate_workers() if interrupted() else self.shutdown()
 
     def after_fork(self) -> None:
         """Let go of the parent's calls in a forked child: waiting for them raises an error.

@@ -149,12 +149,14 @@ def check_rules(rules: dict[str, Any], whose: str = "this call", others: Iterabl
         whose: what was called, for the error about an unknown name.
         others: its own arguments, of which one may be meant.
     """
+    from ipytaskfarm.client.old_names import ARGUMENTS
     from ipytaskfarm.client.tasks import CallTask
 
     known = CallTask._attributes
     for name, value in rules.items():
         if name not in known:
-            near = did_you_mean(name, {*known, *others})
+            instead = f"; instead: {ARGUMENTS[name]}" if name in ARGUMENTS else ""
+            near = did_you_mean(name, others) or instead or did_you_mean(name, known)
             if "client" not in others and (hasattr(value, "task_client") or hasattr(value, "get_task_result")):
                 near = "; a TaskClient is the first argument, in place of the number of workers"
             raise TypeError(f"{whose} has no argument {name!r}{near}")

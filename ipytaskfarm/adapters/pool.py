@@ -413,7 +413,9 @@ class Pool:
                 if ahead is not None:
                     future.add_done_callback(lambda _: ahead.release())
                     ahead.acquire()
-        except Exception as error:  # of the iterable: it is raised in its turn, behind the values before it
+        except BaseException as error:  # of the iterable: it is raised in its turn, behind the values before it
+            if ahead is None and not isinstance(error, Exception):
+                raise  # Ctrl-C: this is the caller's thread
             failed: concurrent.futures.Future[Any] = concurrent.futures.Future()
             failed.set_exception(error)
             values.add(failed)

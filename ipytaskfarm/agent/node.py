@@ -23,7 +23,10 @@ LOAD_STEP, ROOM_STEP = 0.05, 0.02
 MEMORY_STEP = 16 << 20
 """A report is sent also when the memory of an engine has changed by so many bytes, and by a tenth."""
 AGAIN_S = 10.0
-"""Smaller changes are reported this often, because the threshold of a condition may lie between the two values."""
+"""Smaller changes are reported this often, because the threshold of a condition may lie between the two values, and
+the controller's clock may be set."""
+CLOCK_STEP_S = 1.0
+"""A clock that was set by so much is reported at once."""
 _OPENMP = "OMP_NUM_THREADS"
 _FOLLOW_OPENMP = frozenset({
     "OPENBLAS_NUM_THREADS", "MKL_NUM_THREADS", "BLIS_NUM_THREADS", "NUMEXPR_NUM_THREADS", "VECLIB_MAXIMUM_THREADS",
@@ -112,6 +115,7 @@ class NodeWatch:
             fetched_bytes,
             self._memory.measure(engines),
             self._memory.limit_bytes,
+            time.time(),
         )
         if self._said is not None and not self._is_news(state, self._said, now_s, total, disk.total):
             return None
@@ -119,7 +123,9 @@ class NodeWatch:
         return state
 
     def _is_news(self, state: NodeState, said: NodeState, now_s: float, memory: int, disk: int) -> bool:
-        return _differs(state, said, memory, disk) or (state != said and now_s - self._said_s >= AGAIN_S)
+        since_s = now_s - self._said_s
+        clock_was_set = abs(state.wall_s - said.wall_s - since_s) >= CLOCK_STEP_S
+        return clock_was_set or since_s >= AGAIN_S or _differs(state, said, memory, disk)
 
     def _load(self) -> float:
         if self._counts:

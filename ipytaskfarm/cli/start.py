@@ -17,10 +17,11 @@ from ipytaskfarm.cli import printing
 from ipytaskfarm.cli.application import OK, Command, UsageError, exit_code, flag, flags_in, switch
 from ipytaskfarm.core import errors
 from ipytaskfarm.core.messages.tables import FarmState
+from ipytaskfarm.core.scheduler.autoscaling import IDLE_S
 from ipytaskfarm.deployment.agent_groups import launcher_of
 from ipytaskfarm.deployment.daemon import fork_detached, start_detached, stop_farm
 from ipytaskfarm.deployment.home import Home
-from ipytaskfarm.deployment.settings import FarmSettings, farm_settings
+from ipytaskfarm.deployment.settings import FarmSettings, farm_settings, idle_alone
 from ipytaskfarm.deployment.supervisor import Audience, Supervisor
 from ipytaskfarm.display.farm_tables import ready_engines
 from ipytaskfarm.display.tables import redraws
@@ -127,6 +128,8 @@ With --daemonize it returns when the engines are ready, and `ipytaskfarm stop` s
         least, most = given["min"], given["max"]
         if len(agents) > 1 and (self.agent_option or least is not None or most is not None):
             raise ValueError("--agent-option, --min and --max go with one --agents; `ipytaskfarm agents add` adds more")
+        if agents and least is None and most is None and given["idle"] != IDLE_S:
+            raise ValueError(idle_alone(flag_of))
         options = option_pairs("--agent-option", self.agent_option)
         return tuple(
             Agents(
@@ -148,7 +151,7 @@ With --daemonize it returns when the engines are ready, and `ipytaskfarm stop` s
         try:
             given["agents"] = self._agents(given)
             if given["agents"]:  # in this case their number follows the work, not that of this machine's engines
-                given["min"] = given["max"] = None
+                given["min"] = given["max"] = given["idle"] = None
             if given["startup"] is not None:
                 given["startup"] = Path(given["startup"])
             for agents in given["agents"]:  # a wrong name is refused before anything is started

@@ -440,7 +440,7 @@ class PendingResult(OldNames):
         for callback in callbacks:
             try:
                 callback(self)
-            except Exception:
+            except BaseException:  # `sys.exit()` in one must not keep the others from being called
                 traceback.print_exc(file=sys.stderr)
 
     def _settle(self) -> tuple[Any, BaseException | None]:

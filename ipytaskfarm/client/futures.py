@@ -26,10 +26,11 @@ from ..core.states import ABORTS, RUNNING
 from ..display.ipython import show_users_frames
 from ..serialization.references import reference
 from ..system.deadlines import end_of, left_s
+from .awake_loops import awake_loop
 from .ids import Timeout, seconds
 from .old_names import no_attribute
 from .results import TaskResult, error_of
-from .wait_notices import raise_users, say_interrupted
+from .wait_notices import note_cancelled, raise_users, say_interrupted
 
 if TYPE_CHECKING:
     from .session import Session
@@ -144,9 +145,12 @@ class TaskFuture(concurrent.futures.Future[T]):
         """Forget a callback; return how often it was there.  As of `asyncio.Future`, for `asyncio.wait`."""
         callbacks: list[Any] = self._done_callbacks  # type: ignore[attr-defined]  # of concurrent.futures.Future
         with self._condition:
-            before = len(callbacks)
+            removed = [each for each in callbacks if each == fn]
             callbacks[:] = [each for each in callbacks if each != fn]
-            return before - len(callbacks)
+        for each in removed:
+            if isinstance(each, _InLoop):
+                each.end_wait()
+        return len(removed)
 
     def running(self) -> bool:
         """Return whether an engine runs the task now."""
@@ -171,8 +175,12 @@ class TaskFuture(concurrent.futures.Future[T]):
         Cancelling the wait aborts the task, as cancelling `await` does for asyncio's tasks.
         """
         try:
-            return await asyncio.wrap_future(self)
-        except asyncio.CancelledError:
+            with awake_loop() or contextlib.nullcontext():
+                return await asyncio.wrap_future(self)
+        except asyncio.CancelledError as cancelled:
+            note_cancelled(
+                cancelled, f"task {self.id} is aborted with its await; await tc.result(id) leaves a task alone"
+            )
             # `wrap_future` has called `cancel`, which does not abort a running task.
             if not self.done():
                 loop = asyncio.get_running_loop()
@@ -204,6 +212,14 @@ class _InLoop:
     def __init__(self, function: Callable[[Any], object], loop: asyncio.AbstractEventLoop) -> None:
         self._function = function
         self._loop = loop
+        self._awake = awake_loop()
+        if self._awake is not None:
+            self._awake.begin()
+
+    def end_wait(self) -> None:
+        """Let the loop sleep again; `asyncio.wait` removes its callbacks at its end."""
+        if self._awake is not None:
+            self._awake.end()
 
     def __call__(self, future: object) -> None:
         with contextlib.suppress(RuntimeError):  # the loop is closed: nobody waits any more
@@ -304,7 +320,7 @@ class Settler:
                 continue
             try:
                 function(argument)
-            except Exception:  # a user's callback must not end the thread
+            except BaseException:  # a user's callback must not end the thread, not by `sys.exit()` either
                 traceback.print_exc(file=sys.stderr)
             # The next call may come late: this thread must not keep a value alive meanwhile.
             del function, argument

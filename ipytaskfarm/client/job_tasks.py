@@ -268,7 +268,7 @@ class _EventListener:
         """Call the function; its errors are printed, and the job and its other events go on."""
         try:
             self.function(*args)
-        except Exception:
+        except BaseException:  # `sys.exit()` too: it would end the thread of all events
             traceback.print_exc()
 
 

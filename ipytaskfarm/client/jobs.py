@@ -26,7 +26,7 @@ from .ids import seconds
 from .job_tasks import JobEvents, JobRecord, Member
 from .map_items import Printed
 from .map_jobs import Gathered, MapMembers, collect
-from .old_names import no_attribute, remedy
+from .old_names import ARGUMENTS, no_attribute, remedy
 from .operate import abort_tasks, hold, retry_tasks, set_job_priority
 from .packing import Shared, pack_task
 from .progress import LiveProgress
@@ -93,7 +93,12 @@ class Job:
         d["_events"] = JobEvents(self._record, self)
         for attribute, value in shared.items():
             if attribute not in _SETTABLE and attribute not in _RENAMED:
-                near = did_you_mean(attribute, _SETTABLE) or "; tasks of the job get theirs: job.add_task(Task(f, …))"
+                near = f"; instead: {ARGUMENTS[attribute]}" if attribute in ARGUMENTS else ""
+                near = (
+                    near
+                    or did_you_mean(attribute, _SETTABLE)
+                    or "; tasks of the job get theirs: job.add_task(Task(f, …))"
+                )
                 raise TypeError(f"create_job() has no argument {attribute!r}{near}")
             setattr(self, attribute, value)
 

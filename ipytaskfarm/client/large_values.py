@@ -42,7 +42,7 @@ KNOWN_MAX = 10_000
 """Largest number of values that are remembered."""
 
 PATIENCE_S = 60.0
-"""Seconds for which a place for an upload is waited for."""
+"""Seconds for which a place for an upload is waited for, since the controller has last taken a piece."""
 
 PAUSES_S = (0.05, 0.1, 0.2, 0.5, 1.0)
 """Pauses between two attempts to get a place; the last one is repeated."""
@@ -155,8 +155,8 @@ class BlobUploads:
         """
         order = PieceOrder(data.nbytes)
         asked: deque[PendingQuestion] = deque()
-        put_off = 0
-        deadline = time.monotonic() + PATIENCE_S
+        put_off = most = 0
+        deadline_s = time.monotonic() + PATIENCE_S
         try:
             while not order.is_complete:
                 while (piece := order.next_piece()) is not None:
@@ -169,8 +169,10 @@ class BlobUploads:
                     raise OSError(f"the controller answered WriteBlob with {type(answer).__name__}")
                 if why := order.handle_answer(answer):
                     raise OSError(f"the controller does not take a large value: {why}")
+                if answer.upto > most:
+                    put_off, most, deadline_s = 0, answer.upto, time.monotonic() + PATIENCE_S
                 if order.is_put_off and not asked:
-                    if time.monotonic() > deadline:
+                    if time.monotonic() > deadline_s:
                         raise OSError(f"the controller does not take a large value: {answer.error}")
                     order.resume()
                     time.sleep(PAUSES_S[min(put_off, len(PAUSES_S) - 1)])

@@ -8,10 +8,11 @@ from __future__ import annotations
 
 import contextlib
 import inspect
+import itertools
 import signal
 import threading
 import time
-from collections.abc import Callable, Iterator, Mapping
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from types import FrameType
 from typing import Any
 
@@ -20,11 +21,10 @@ import msgspec
 from ..core.chunk_sizes import CHUNK_S, Pace
 from ..core.messages import ListEngines, tables
 from ..core.messages.task_types import Final, Function, JobSpec, Rules
-from ..serialization.kept_changes import changes_itself
 from ..serialization.session_state import warn_of_one_for_all as warn_of_one_for_all
 from .environments import pack_environment_of
 from .map_items import EachTask, Items
-from .packing import PackedOnce, ReusedPack, Shared, pack_task, refuse_task
+from .packing import PackedOnce, ReusedPack, Shared, changes_itself, may_change_shared, pack_task, refuse_task
 from .rules import CHECKS, DEFAULTS, pack_rules
 from .session import Session
 
@@ -38,6 +38,8 @@ UNKNOWN_TASKS = 512
 """When no item has ended by then, the items become at most about this number of tasks: slow chunks end early."""
 BYTES_MAX = 128 * 1024
 """The most bytes of a chunk, approximately: it is sent again for each item of it that runs alone."""
+SMALL_BYTES = 64 * 1024
+"""The most bytes of a function that is unpacked for each item if it changes itself."""
 SHARES = 4
 """The last items are spread over this many chunks per engine at least."""
 
@@ -84,6 +86,7 @@ class MapSubmission:
         # Each cached item has a key of its own.
         singly = inspect.iscoroutinefunction(function) or any(rules.get(name) for name in (*_SINGLY, "cache"))
         self._chunksize = 1 if singly else chunksize
+        self._changes_itself = changes_itself(function)
         self._item_bytes = 0.0
         engines = len(session.ask_for(ListEngines(), tables.EngineTable).rows)
         self.pace = Pace(engines)
@@ -103,17 +106,20 @@ class MapSubmission:
         Raises UnpickleableException, with a note that names the item, for one that cannot travel.
         """
         room = self.session.items_room() if count > 1 else 0
-        count = min(count, room) if room > 1 else 1
+        count = min(count, room, self._chunksize or count) if room > 1 else 1
         if self._item_bytes:
             count = min(count, max(1, int(BYTES_MAX / self._item_bytes)))
         taken = self.items.take(count)
         if not taken:
             return None
+        known = self._packed_function()
+        if self._must_stay_apart(taken, known):
+            self.items.put_back(taken)
+            self._chunksize = 1  # from here on, also while the pace is measured
+            return self.submit(1)
         start = self.items.taken - len(taken)
         packed = pack_task(
-            EachTask(
-                self._function, taken, self.items.star, start, self.items.total, self._packed_function(), **self._own
-            ),
+            EachTask(self._function, taken, self.items.star, start, self.items.total, known, **self._own),
             self.session.blobs,
             self._shared,
         )
@@ -131,6 +137,21 @@ class MapSubmission:
         self.members.append((task_id, packed.items))
         return task_id
 
+    def _must_stay_apart(self, items: Sequence[Any], known: PackedOnce) -> bool:
+        """Return whether these items must not share a run, as they may change an object that several of them have.
+
+        Each item begins with the values that were sent.  Those of a `chunksize` of the user share it, as in a pool.  So
+        do those of a large function that changes itself, which takes far longer to unpack than an item.
+        """
+        if self._chunksize is not None or len(items) < 2:
+            return False
+        if self._changes_itself and not known.blobs and len(known.code.code) <= SMALL_BYTES:
+            return True
+        if isinstance(items, range):
+            return False
+        arguments = [*itertools.chain.from_iterable(items)] if self.items.star else items
+        return may_change_shared(self._function, arguments)
+
     def _packed_function(self) -> PackedOnce:
         """Return the packed function."""
         if self._grows:  # code of the user may change it between the items
@@ -138,7 +159,7 @@ class MapSubmission:
         packed = self._pack.get()
         if self._grows:  # the client packs it for one engine after the other
             self.pace.costs(self._pack.pack_s * self._engines)
-        elif changes_itself(self._function):  # each engine unpacks it for each of its tasks
+        elif self._changes_itself:  # each engine unpacks it for each of its tasks
             self.pace.costs(self._pack.pack_s)
         return packed
 

@@ -35,6 +35,7 @@ from .imports import collected
 from .old_names import ClientNames, old_keywords
 from .profiling import CpuProfiling, MemoryProfiling, Profilers, Sampling
 from .python2 import note_names, tell_of_code, tell_of_iterators
+from .rules import flag
 from .session import Session
 from .task_arguments import check_push
 
@@ -92,6 +93,15 @@ class MultiEngineClient(ClientNames, settable=("farm", "targets", "block", "repl
         self.targets: Targets = "all"
         self.block = True
         self.replay = replay
+
+    @property
+    def block(self) -> bool:
+        """Whether calls wait for their answers; else they return a PendingResult.  Raises TypeError for no bool."""
+        return self._block
+
+    @block.setter
+    def block(self, block: bool) -> None:
+        self._block = flag("block", block)
 
     def close(self) -> None:
         """End this client: its commands raise ConnectionError.  The engines go on."""

@@ -146,7 +146,11 @@ GONE: dict[str, dict[str, str]] = {
 }  # fmt: skip
 """Class -> name -> what to write."""
 
+_OF_FARM = "a setting of the farm, for all its engines: Farm({}=…)"
 ARGUMENTS = {
+    **{name: _OF_FARM.format(name) for name in ("memory_limit", "coroutines", "load_limit", "preload", "startup")},
+    "recycle": "environment, whose recycle is RecycleSettings(after_tasks=100)",
+    "after_tasks": "environment, whose recycle is RecycleSettings(after_tasks=100)",
     "attempts": "retries, which counts only the further ones: attempts=3 is retries=2", "error_time": "retry_delay",
     "wall_time": "warn_after, or time_limit, which ends the run", "desc": "name, which may be any text",
     "description": "name, which may be any text", "worker": "targets", "workers": "targets",

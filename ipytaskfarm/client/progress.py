@@ -20,7 +20,7 @@ from typing import Protocol
 from ..core import errors
 from ..display.ipython import notebook_shell
 from .estimate import Estimate, Tally
-from .screens import ProgressView, Screen, screen
+from .screens import NotebookScreen, ProgressView, Screen, screen
 
 AFTER_S = 0.5
 EVERY_S = 0.25
@@ -183,6 +183,8 @@ class ProgressDisplay:
         self._on = False
         if place is not None:
             place.close(self.view(time.monotonic(), end))
+        if isinstance(place, NotebookScreen) and not self.is_waited_for:
+            place.close_followed()
 
 
 class CountedWork:

@@ -4,6 +4,7 @@ lines in a file.
 
 from __future__ import annotations
 
+import contextlib
 import html
 import sys
 import uuid
@@ -178,6 +179,21 @@ class Slot:
         self._shell.display_pub.publish(data, metadata or {}, transient=self._transient, update=self._there)
         self._there = True
 
+    def show_last(self, data: dict[str, Any]) -> None:
+        """Show what stays, now and once more at the end of the cell that runs then: for work that no cell waits for.
+
+        nbclient (nbconvert, papermill) takes updates of a display only from the cell that it runs.
+        """
+        self.show(data)
+        events = self._shell.events
+
+        def show(*_: object) -> None:
+            events.unregister("post_run_cell", show)
+            with contextlib.suppress(Exception):
+                self.show(data)
+
+        events.register("post_run_cell", show)
+
 
 class NotebookScreen:
     """HTML that is updated in place; the last state is saved with the notebook, and needs neither kernel
@@ -200,6 +216,10 @@ class NotebookScreen:
 
     def close(self, view: ProgressView) -> None:
         self.show(view)
+
+    def close_followed(self) -> None:
+        """Let the state that was shown last stay, of work that no cell waits for."""
+        self._slot.show_last(self._shown)
 
 
 class TerminalScreen:

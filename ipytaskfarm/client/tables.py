@@ -328,7 +328,7 @@ def _group_html(group: FailureGroup) -> str:
     head = f"{len(group.ids):,} × <b>{html.escape(safe(group.etype, CELL_MAX))}</b>{at}"
     what = html.escape(summary(group.message, TEXT_MAX))
     return (
-        f"<details><summary>{head}: {what} <small>{_some(group.ids)}</small></summary>"
+        f'<details><summary style="overflow-wrap:anywhere">{head}: {what} <small>{_some(group.ids)}</small></summary>'
         f"{text_html(group.traceback, error=True)}</details>"
     )
 

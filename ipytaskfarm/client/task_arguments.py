@@ -93,6 +93,8 @@ def name_of(function: Callable[..., Any]) -> str:
 
 def misplaced_arguments(call: str, function: Any, misplaced: tuple[Any, ...]) -> TypeError:
     """Return the error for arguments of a function after the function itself, where `call` takes only the function."""
+    if len(misplaced) == 1 and type(misplaced[0]) is tuple:
+        misplaced = misplaced[0] or misplaced  # as Thread(target=f, args=(x,)) takes them
     inside = ", ".join(shown(value, 40) for value in misplaced)
     comma = "," if len(misplaced) == 1 else ""
     parentheses = ")" * call.count("(")

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import asyncio
 import sys
 import time
 from collections.abc import Callable
@@ -52,6 +53,16 @@ class WaitNotices:
             self._tell(f"nothing of what you wait for can run now:\n{reply.text}")
 
 
+def note_cancelled(cancelled: asyncio.CancelledError, text: str) -> None:
+    """Let an asyncio cancellation say what becomes of the task that was awaited.
+
+    Nothing is noted if the task itself was aborted, and not the wait.
+    """
+    waits = asyncio.current_task()
+    if waits is not None and waits.cancelling():
+        cancelled.add_note(text)
+
+
 def raise_users(error: BaseException) -> None:
     """Raise a TimeoutError again that came of the user's own code while the client waited; the client's are plain ones.
 
@@ -75,12 +86,13 @@ def say_interrupted(ids: set[int], interrupt: KeyboardInterrupt, text: str = "")
     show_users_frames(interrupt)
     if not ids:
         return
-    if text:
-        say(text)
-        return
+    say(text or going_on(ids))
+
+
+def going_on(ids: set[int]) -> str:
+    """Return a sentence for a user whose wait for these tasks has ended before them."""
     some = sorted(ids)
     if len(some) == 1:
-        say(f"task {some[0]} continues: tc.barrier({some[0]}) waits for it again, tc.abort({some[0]}) ends it")
-    else:
-        span = f"{some[0]} to {some[-1]}"
-        say(f"{len(some)} tasks ({span}) continue: tc.barrier(ids) waits for them again, tc.abort(ids) ends them")
+        return f"task {some[0]} continues: tc.barrier({some[0]}) waits for it again, tc.abort({some[0]}) ends it"
+    span = f"{some[0]} to {some[-1]}"
+    return f"{len(some)} tasks ({span}) continue: tc.barrier(ids) waits for them again, tc.abort(ids) ends them"

@@ -15,7 +15,7 @@ from .progress import LiveProgress, ProgressDisplay
 from .session import TICK_S, Session
 from .streams import Stream
 from .task_work import MapWork, TaskWork
-from .wait_notices import say
+from .wait_notices import going_on, note_cancelled, say
 
 
 def wait_for_tasks(
@@ -170,9 +170,13 @@ async def completed_async(session: Session, ids: list[int], end_s: float | None 
 
 
 async def ended_async(session: Session, task_id: int) -> None:
-    """Wait until a watched task has ended, in any asyncio loop."""
-    async for _ in completed_async(session, [task_id]):
-        pass
+    """Wait until a watched task has ended, in any asyncio loop.  A cancelled wait says that the task continues."""
+    try:
+        async for _ in completed_async(session, [task_id]):
+            pass
+    except asyncio.CancelledError as cancelled:
+        note_cancelled(cancelled, going_on({task_id}))
+        raise
 
 
 class ProgressOfTasks:

@@ -70,6 +70,8 @@ EXIT_REFUSED = 4
 EXIT_FULL = 5
 """The store has no room for the beginning of a life: another start may find some."""
 EXIT_POLICY = 6
+EXIT_ADDRESS = 7
+_EXITS: dict[type[TaskFarmError], int] = {QueuePolicyError: EXIT_POLICY, ConnectionError: EXIT_ADDRESS}
 
 
 def main(argv: list[str] | None = None) -> int:
@@ -88,7 +90,7 @@ def main(argv: list[str] | None = None) -> int:
     except TaskFarmError as error:
         log.error("%s", error)
         print(error, file=sys.stderr)
-        code = EXIT_POLICY if isinstance(error, QueuePolicyError) else EXIT_REFUSED
+        code = _EXITS.get(type(error), EXIT_REFUSED)
     except Exception:
         log.exception("the controller has a bug: it stops, and can start again from its store")
         raise
@@ -418,10 +420,16 @@ def _delete(options: argparse.Namespace, folder: Path) -> None:
 
 
 def _dump(controller: ControllerLoop, folder: Path) -> None:
-    """Write the last events, without payloads, for debugging. Called on SIGUSR2."""
+    """Write the last events, without payloads, for debugging. Called on SIGUSR2.
+
+    It raises nothing: a signal's handler runs between any two lines of a turn, which an error would end.
+    """
     path = folder / f"events-{time.strftime('%Y%m%d-%H%M%S')}.txt"
     lines = [f"{mono:.6f} {session} {what}\n" for mono, session, what in list(controller.recent)]
-    farm_paths.write_private(path, "".join(lines).encode())
+    try:
+        farm_paths.write_private(path, "".join(lines).encode())
+    except (OSError, TaskFarmError) as error:
+        log.error("the last events were not written: %s", error)
 
 
 if __name__ == "__main__":

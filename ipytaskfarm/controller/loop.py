@@ -194,12 +194,24 @@ class ControllerLoop:
         events: list[tuple[str, Event]] = []
         out = self._scheduler.turn(self._noted(heard, now, events), now)
         if self._event_log is not None:
-            self._event_log.note(now, events, out.saves)
+            self._record(self._event_log, now, events, out)
         self._look_up_at_once(out, now)
         if out.saves:
             self._commit(out)
         self._perform(out)
         return out.finished
+
+    def _record(self, event_log: EventLog, now: Now, events: list[tuple[str, Event]], out: Decision) -> None:
+        """Write a turn into the event log. The recording ends at an error of its disk; the farm goes on."""
+        try:
+            event_log.note(now, events, out.saves)
+        except OSError as error:
+            self._end_recording(event_log, f"it cannot be written: {error}")
+
+    def _end_recording(self, event_log: EventLog, why: str) -> None:
+        log.warning("the recording of events ends here: %s", why)
+        event_log.close()
+        self._event_log = None
 
     def _begin_epoch(self, failure: Exception) -> None:
         """Throw the state away, of which a failure may have left anything, and begin as after a restart.
@@ -232,9 +244,7 @@ class ControllerLoop:
         if before.lifecycle.stopping:
             self._next.append(("", m.AskQuestion(0, m.StopFarm(drain_s=0.0))))
         if self._event_log is not None:
-            log.warning("the recording of events ends here: it has one epoch")
-            self._event_log.close()
-            self._event_log = None
+            self._end_recording(self._event_log, "it has one epoch")
         self._hub.begin_epoch(farm.epoch)
 
     def _look_up_at_once(self, out: Decision, now: Now) -> None:
@@ -250,7 +260,7 @@ class ControllerLoop:
         out.look_ups.clear()
         more = self._scheduler.turn(events, now)
         if self._event_log is not None:
-            self._event_log.note(now, events, more.saves)
+            self._record(self._event_log, now, events, more)
         if value_first:
             self._send_kept_results(more, value_first)
         out.add(more)

@@ -40,17 +40,27 @@ CODE_LOOK_SHARE = 0.02
 class Retention:
     """Selects the ended tasks that are cleared now."""
 
-    def __init__(self, store: Store, blobs: Path, keep_s: float | None, keep_bytes: int | None) -> None:
+    def __init__(
+        self,
+        store: Store,
+        blobs: Path,
+        keep_s: float | None,
+        keep_bytes: int | None,
+        since_boot: Callable[[], float] = lambda: time.clock_gettime(time.CLOCK_BOOTTIME),
+    ) -> None:
         """Create it.
 
         Args:
             keep_s: clear a task this many seconds after its end.
             keep_bytes: clear the oldest tasks when store and blobs have more bytes.
+            since_boot: a clock that nobody sets, and which goes on while the machine is suspended.
         """
         self._store = store
         self._blobs = blobs
         self._keep_s = keep_s
         self._keep_bytes = keep_bytes
+        self._since_boot = since_boot
+        self._clock_s: float | None = None
         self._due_s = self._size_due_s = 0.0
         self._looked_at = -1
 
@@ -59,13 +69,23 @@ class Retention:
         if (self._keep_s is None and self._keep_bytes is None) or mono_s < self._due_s:
             return []
         self._due_s = mono_s + LOOK_S
-        old = self._old(wall_s)
+        old = self._old(wall_s - self._set_ahead_s(wall_s))
         if old or mono_s < self._size_due_s:
             return old
         going = self._too_many()
         # Blobs of tasks that are cleared now are gone from the tables at the next check, which may find more to do.
         self._size_due_s = mono_s + (LOOK_S if len(going) == CHUNK else SIZE_LOOK_S)
         return going
+
+    def _set_ahead_s(self, wall_s: float) -> float:
+        """Return by how much the wall clock was set ahead since the controller's start.
+
+        What ended before that is not so much older, and what is cleared is gone, so nothing counts as older.
+        """
+        clock_s = wall_s - self._since_boot()
+        if self._clock_s is None:
+            self._clock_s = clock_s
+        return max(0.0, clock_s - self._clock_s)
 
     def _old(self, wall_s: float) -> list[int]:
         # In the order of ids, which is nearly that of age, a part at each check: no index is kept for this.

@@ -205,8 +205,12 @@ def unmet(condition: Condition, known: Mapping[str, Any]) -> str:
 def _shown(name: str, value: Any) -> str:
     """Format a value for people."""
     if name in SIZES and isinstance(value, (int, float)):
-        return f"{value / 2**30:.1f} GiB" if value >= 2**30 else f"{value / 2**20:.0f} MiB"
+        unit = next((unit for unit in ("TiB", "GiB") if value >= _BYTES[unit]), "MiB")
+        return f"{value / _BYTES[unit]:.{0 if unit == 'MiB' else 1}f} {unit}"
     return f"{value:.0%}" if name == LOAD and isinstance(value, (int, float)) else str(_cut(value))
+
+
+_BYTES = {"MiB": 2**20, "GiB": 2**30, "TiB": 2**40}
 
 
 def _cut(value: Any) -> Any:

@@ -23,7 +23,8 @@ RESTARTS_MAX = 32
 class PieceOrder:
     """Which pieces of one value are sent, and when the receiver has all of it.
 
-    Call `next_piece` and send what it returns, until it returns None; then `hear` the answers in the order of sending.
+    Call `next_piece` and send what it returns, until it returns None; then give `handle_answer` the answers in
+    the order of sending.
     """
 
     def __init__(self, size: int) -> None:

@@ -362,18 +362,16 @@ def _engine_note(farm: SchedulerState, session: str, event: m.EngineNote, now: N
 def _node_state(farm: SchedulerState, session: str, event: m.NodeState, now: Now) -> m.NodeState:
     return m.NodeState(
         event.load if 0.0 <= event.load <= 1.0 else 1.0,
-        _within(event.free_memory, 0, NUMBER_MAX),
-        _within(event.free_disk, 0, NUMBER_MAX),
+        _within(event.free_memory, 0, NUMBER_MAX), _within(event.free_disk, 0, NUMBER_MAX),
         _within(event.utc_offset_s, -86_400, 86_400),
-        _within(event.fetched_blobs, 0, NUMBER_MAX),
-        _within(event.fetched_bytes, 0, NUMBER_MAX),
+        _within(event.fetched_blobs, 0, NUMBER_MAX), _within(event.fetched_bytes, 0, NUMBER_MAX),
         {
             name: _within(size, 0, NUMBER_MAX)
             for name, size in event.engine_bytes.items()
             if (engine := farm.engines.by_name.get(name)) is not None and engine.agent == session
         },
-        _within(event.engine_limit, 0, NUMBER_MAX),
-    )
+        _within(event.engine_limit, 0, NUMBER_MAX), _seconds(event.wall_s, 0.0),
+    )  # fmt: skip
 
 
 def _stack_text(farm: SchedulerState, session: str, event: m.StackText, now: Now) -> m.StackText | None:

@@ -189,10 +189,12 @@ def _spec(home: Home, name: str, agents: Agents) -> AgentSpec:
     return spec if agents.python is None else dataclasses.replace(spec, python=agents.python)
 
 
-def statuses(groups: Sequence[AgentGroup], make: Make = launcher_of) -> dict[str, AgentStatus]:
+def statuses(
+    groups: Sequence[AgentGroup], make: Make = launcher_of, say: Callable[[str], None] = log.warning
+) -> dict[str, AgentStatus]:
     """Return agent's name -> its status, as the launcher reports it.
 
-    If a launcher does not answer, its agents are missing.
+    If a launcher does not answer, its agents are missing, and `say` is told why.
     """
     found: dict[str, AgentStatus] = {}
     for group in groups:
@@ -201,7 +203,7 @@ def statuses(groups: Sequence[AgentGroup], make: Make = launcher_of) -> dict[str
             # A launcher may still report agents that were ended.
             found.update({name: status for name, status in said.items() if goes_by(name, group.names)})
         except (errors.LauncherError, OSError) as error:
-            log.warning("%s: %s", group.name, error)
+            say(f"{group.name}: {error}")
     return found
 
 
@@ -290,7 +292,13 @@ def remove(home: Home, words: Sequence[str], within_s: float | None) -> list[str
         delay = threading.Event()
         while _are_there(questioner, names) and (deadline_s is None or time.monotonic() < deadline_s):
             delay.wait(POLL_S)
-    cancel(home, names)
+    try:
+        cancel(home, names)
+    except errors.LauncherError as error:
+        raise errors.LauncherError(
+            f"{error}\n{', '.join(names)}: told to end, and given no more tasks. When their system answers again, the"
+            " farm forgets those whose jobs have ended, and `ipytaskfarm agents remove` ends the others"
+        ) from error
     return names
 
 

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import contextlib
 import json
 import os
 import select
@@ -13,11 +14,13 @@ from typing import IO, NamedTuple, Protocol
 from ipytaskfarm.core import errors
 from ipytaskfarm.core.messages import FarmStatus, StopFarm as StopFarm
 from ipytaskfarm.core.messages.tables import FarmState
-from ipytaskfarm.deployment.agent_groups import read_groups
-from ipytaskfarm.deployment.group_manager import end_agents
+from ipytaskfarm.deployment.agent_groups import GROUPS_FILE, read_groups
+from ipytaskfarm.deployment.group_manager import END_S, WAITS, end_agents
 from ipytaskfarm.deployment.home import Home
 from ipytaskfarm.deployment.light_client import connect
 from ipytaskfarm.launchers import Placed, ProcessSpec
+from ipytaskfarm.launchers.answering import hurried, telling
+from ipytaskfarm.launchers.batch.commands import COMMAND_S
 from ipytaskfarm.launchers.local import LocalProcess, LocalProcesses
 from ipytaskfarm.system.host import working_folder
 from ipytaskfarm.system.supervision import OWNER, SUPERVISOR
@@ -25,6 +28,8 @@ from ipytaskfarm.system.supervision import OWNER, SUPERVISOR
 ANSWER_S = 15.0
 """How long a farm has for its end, in addition to the time that it was told to wait."""
 KILL_S = 3.0
+AGENTS_S = END_S + 2 * COMMAND_S
+"""How long a supervisor has, in addition, for agents on other machines, also if their system does not answer."""
 
 
 class Listener(Protocol):
@@ -133,6 +138,11 @@ def stop_farm(home: Home, wait_s: float | None, listener: Listener) -> None:
         FarmNotRunning: the farm does not run.
         ConnectionError: the farm does not answer and belongs to a Python program. Only the program's end ends it.
     """
+    with telling(listener.say):
+        _stop(home, wait_s, listener)
+
+
+def _stop(home: Home, wait_s: float | None, listener: Listener) -> None:
     processes = _living(home)
     if not processes and not home.client_file.exists() and read_groups(home):
         with home.lock():
@@ -140,9 +150,10 @@ def stop_farm(home: Home, wait_s: float | None, listener: Listener) -> None:
     if not processes:
         # Raises FarmNotRunning, unless the farm runs without a record in its folder.
         connect(home.name).close()
+    tried = False
     if _ask_to_stop(home.name, wait_s, processes, listener):
         deadline = None if wait_s is None else time.monotonic() + wait_s + ANSWER_S
-        _wait(processes, deadline)
+        tried = _wait(processes, deadline, home, listener)
     elif OWNER in processes:
         raise errors.ConnectionError(
             f"the controller of farm {home.name!r} does not answer; process {processes[OWNER].record()['pid']}, a"
@@ -152,7 +163,7 @@ def stop_farm(home: Home, wait_s: float | None, listener: Listener) -> None:
         listener.say("the controller does not answer: ending its processes")
         _end(processes)
     if OWNER not in processes:
-        with home.lock():
+        with home.lock(), hurried() if tried else contextlib.nullcontext():
             try:
                 end_agents(home)
             finally:
@@ -198,13 +209,39 @@ def _living(home: Home) -> dict[str, Placed]:
     return {kind: placed for kind, placed in found.items() if placed is not None}
 
 
-def _wait(processes: dict[str, Placed], deadline: float | None) -> None:
-    """Wait until all processes have ended; end them after the deadline. The owner, a user's Python, does not count."""
+def _wait(processes: dict[str, Placed], deadline: float | None, home: Home, listener: Listener) -> bool:
+    """Wait until all processes have ended; end them after the deadline. The owner, a user's Python, does not count.
+
+    Returns:
+        Whether the supervisor has ended by itself, and so has tried to end all agents.
+    """
     ending = {kind: placed for kind, placed in processes.items() if kind != OWNER}
+    supervisor = ending.get(SUPERVISOR)
+    is_in_time, told = supervisor is not None, 0
     while any(placed.poll() is None for placed in ending.values()):
-        if deadline is not None and time.monotonic() > deadline:
+        if supervisor is not None:
+            told = _pass_on(supervisor, told, listener)
+        if deadline is not None and time.monotonic() > deadline + _for_agents_s(ending, home):
+            is_in_time = False
             _end(ending)
         time.sleep(0.02)
+    return is_in_time
+
+
+def _pass_on(supervisor: Placed, told: int, listener: Listener) -> int:
+    """Pass on what a supervisor says that it waits for, without the first `told` lines. Return their number."""
+    lines = [line for line in supervisor.said().splitlines() if line.startswith(WAITS)]
+    for line in lines[told:]:
+        listener.say(line)
+    return len(lines)
+
+
+def _for_agents_s(ending: dict[str, Placed], home: Home) -> float:
+    """Return the additional time of a supervisor whose own processes have ended, and which ends agents elsewhere."""
+    others = [placed for kind, placed in ending.items() if kind != SUPERVISOR]
+    if any(placed.poll() is None for placed in others) or not (home.folder / GROUPS_FILE).exists():
+        return 0.0
+    return AGENTS_S
 
 
 def _end(processes: dict[str, Placed]) -> None:

@@ -24,9 +24,12 @@ from ipytaskfarm.deployment.agent_groups import AgentGroup
 from ipytaskfarm.deployment.home import Home
 from ipytaskfarm.deployment.light_client import Questioner
 from ipytaskfarm.deployment.settings import FarmSettings
+from ipytaskfarm.launchers.answering import telling
 from ipytaskfarm.launchers.interface import AgentStatus, Launcher
 from ipytaskfarm.settings.checks import Agents
 
+WAITS = "stopping: "
+"""The beginning of lines that `ipytaskfarm stop` passes on from the supervisor's output."""
 LOOK_S = 1.0
 DOUBT_S = 2.0
 """The interval at which launchers are asked if the controller does not hear some agents …"""
@@ -115,6 +118,10 @@ class GroupManager:
             self.ended.set()
 
     def _run(self) -> None:
+        with telling(self._tell):
+            self._manage()
+
+    def _manage(self) -> None:
         try:
             self._questioner = Questioner(self._home.read_info)
             self._place_groups()
@@ -136,9 +143,17 @@ class GroupManager:
             what()
         except Exception as error:  # a launcher may be anyone's code
             text = str(error) if isinstance(error, (errors.TaskFarmError, OSError)) else repr(error)
-            if text not in self._told:
-                self._told.add(text)
-                self._say(f"agents: {text}")
+            self._say_once(text)
+
+    def _tell(self, text: str) -> None:
+        """Pass on which slow command is waited for, if somebody waits for the farm's end."""
+        if self._ending.is_set():
+            self._say(f"{WAITS}{text}")
+
+    def _say_once(self, text: str) -> None:
+        if text not in self._told:
+            self._told.add(text)
+            self._say(f"agents: {text}")
 
     def _ask(self, question: Question) -> Reply:
         assert self._questioner is not None
@@ -157,7 +172,7 @@ class GroupManager:
         if groups:
             # A supervisor that takes over a living farm finds the agents that the former one has placed. After a power
             # cut none of them may be left.
-            statuses = grouped.statuses(groups, self._launcher)
+            statuses = grouped.statuses(groups, self._launcher, self._say_once)
             dead = [name for name, status in statuses.items() if status.state == "ended"]
             grouped.cancel(self._home, dead, self._launcher)
         there = {group.setting for group in grouped.read_groups(self._home)}
@@ -209,7 +224,7 @@ class GroupManager:
         if now_s - self._asked_s < (CALM_S if all_there else DOUBT_S):
             return groups
         self._asked_s = now_s
-        self._statuses = grouped.statuses(groups, self._launcher)
+        self._statuses = grouped.statuses(groups, self._launcher, self._say_once)
         ended = {name: status for name, status in self._statuses.items() if status.state == "ended"}
         lost = [name for name in ended if heard.row(name) is not None and not heard.hears(name)]
         if lost:
@@ -277,21 +292,27 @@ def end_agents(home: Home, known: Sequence[AgentGroup] = (), make: grouped.Make 
         return
     deadline_s = time.monotonic() + END_S
     delay = threading.Event()
-    statuses = grouped.statuses(groups, make)
+    unanswered: list[str] = []  # not told: the same system does not cancel either, which is told
+    statuses = grouped.statuses(groups, make, unanswered.append)
     problems: list[str] = []
     for group in groups:
         waiting = [name for name in group.names if name in statuses and statuses[name].state == "waiting"]
         if waiting:
-            _cancel(group, waiting, make, problems)
+            _cancel(group, waiting, make, [])
     while any(status.state == "running" for status in statuses.values()) and time.monotonic() < deadline_s:
         delay.wait(0.25)
-        statuses = grouped.statuses(groups, make)
+        statuses = grouped.statuses(groups, make, unanswered.append)
     # The others are tried again by the next stop, or adopted by the next start.
     ended = [group for group in groups if _cancel(group, None, make, problems)]
     if home.folder.exists():
         grouped.forget(home, ended)
     if problems:
-        raise errors.LauncherError("; ".join(dict.fromkeys(problems)))
+        left = ", ".join(group.name for group in groups if group not in ended)
+        remedy = (
+            f"The farm itself has ended; what may be left of {left} is ended by another"
+            f" `ipytaskfarm stop --farm {home.name}` when its system answers"
+        )
+        raise errors.LauncherError("\n".join([*dict.fromkeys(problems), remedy]))
 
 
 def _cancel(group: AgentGroup, names: Sequence[str] | None, make: grouped.Make, problems: list[str]) -> bool:

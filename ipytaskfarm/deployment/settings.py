@@ -7,7 +7,7 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
-from ..core.scheduler.autoscaling import Limits
+from ..core.scheduler.autoscaling import IDLE_S, Limits
 from ..core.text import did_you_mean
 from ..settings.checks import Agents
 from ..settings.declarations import DEFAULT_HOST, SETTINGS, words_for
@@ -123,10 +123,21 @@ def _is_passed(name: str, value: object) -> bool:
     return any(map(SETTINGS[name].is_of, (CONTROLLER, AGENT))) and value is not None and value != ()
 
 
+def idle_alone(as_written: Callable[[str], str]) -> str:
+    """Return what is wrong with a time after which idle engines end, if their number does not follow the work."""
+    least, most = as_written("min"), as_written("max")
+    return (
+        f"{as_written('idle')} goes with {least} and {most}: the number of engines, or of agents, follows the work"
+        f" only between two limits. Give both, or leave {as_written('idle')} out"
+    )
+
+
 def _limits(
     least: int | None, most: int | None, idle_s: float | None, as_written: Callable[[str], str]
 ) -> Limits | None:
     if least is None and most is None:
+        if idle_s not in (None, IDLE_S):
+            raise ValueError(idle_alone(as_written))
         return None
     if least is None or most is None:
         raise ValueError(f"{as_written('min')} and {as_written('max')} go together: give both")

@@ -19,6 +19,11 @@ GIVE_UP_S = 1.0
 THREADS = 6
 """The threads that a farm's owner needs: one for supervising, ZeroMQ's for questions and for a client."""
 
+EXIT_STORE, EXIT_REFUSED, EXIT_FULL, EXIT_POLICY, EXIT_ADDRESS = 3, 4, 5, 6, 7
+"""Exit codes of the controller, see `controller.__main__`."""
+FINAL_EXITS = frozenset({EXIT_STORE, EXIT_REFUSED, EXIT_POLICY, EXIT_ADDRESS})
+"""Those after which another start would end in the same way."""
+
 _REMEDIES = (
     ("Too many open files", "raise the limit of open files, `ulimit -n`: a farm needs 64, and 8 more for each engine"),
     ("No space left on device", "make room on that disk, or set TMPDIR to a folder on another one"),
@@ -43,6 +48,17 @@ def with_remedy(text: str) -> str:
     """Return the text, with the remedy if it is known."""
     remedy = next((remedy for cause, remedy in _REMEDIES if cause in text), "")
     return f"{text}: {remedy}" if remedy and remedy not in text else text
+
+
+def refusal_of(status: int, said: str) -> Exception:
+    """Return the error for a controller that has ended with this exit code and output, with the remedy if known."""
+    text = said.rpartition("\n")[2] or f"the controller ended with exit code {status} and without a word"
+    kinds = {
+        EXIT_REFUSED: errors.FarmExists,
+        EXIT_POLICY: errors.QueuePolicyError,
+        EXIT_ADDRESS: errors.ConnectionError,
+    }
+    return kinds.get(status, errors.StoreError)(with_remedy(text))
 
 
 def last_error(log: Path) -> str:

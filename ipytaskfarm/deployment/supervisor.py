@@ -37,7 +37,16 @@ from ipytaskfarm.deployment.group_manager import GroupManager
 from ipytaskfarm.deployment.home import Home, HomeLock
 from ipytaskfarm.deployment.light_client import Questioner, refusal_error
 from ipytaskfarm.deployment.settings import FarmSettings, agent_flags, controller_flags
-from ipytaskfarm.deployment.start_errors import StartWatch, check_loopback, check_threads, last_error, with_remedy
+from ipytaskfarm.deployment.start_errors import (
+    EXIT_FULL,
+    FINAL_EXITS,
+    StartWatch,
+    check_loopback,
+    check_threads,
+    last_error,
+    refusal_of,
+    with_remedy,
+)
 from ipytaskfarm.deployment.watched_process import RESTARTS, WatchedProcess
 from ipytaskfarm.display.farm_tables import changes, ready_engines
 from ipytaskfarm.launchers import EXIT_UNKNOWN, Processes, ProcessSpec, describe_exit
@@ -45,7 +54,6 @@ from ipytaskfarm.launchers.local import LocalProcesses, trim
 from ipytaskfarm.system.host import open_standard_descriptors, working_folder
 from ipytaskfarm.system.supervision import OWNER, SUPERVISOR, own_record, with_intent
 
-EXIT_STORE, EXIT_REFUSED, EXIT_FULL, EXIT_POLICY = 3, 4, 5, 6
 FILLING_POLL_S, RUNNING_POLL_S = 0.03, 1.0
 TRIM_S = 30.0
 ANSWER_S = 15.0
@@ -311,7 +319,7 @@ class Supervisor:
             self._audience.say("the farm was stopped")
             self._leave(now)
         elif watched is self._controller and self._is_final(status):
-            self._fail(self._refusal(status, said))
+            self._fail(refusal_of(status, said))
         elif watched is not self._controller and status == 0:
             # It was told to end: with the farm, in which case the controller follows, or by someone who meant only this
             # process.
@@ -324,15 +332,8 @@ class Supervisor:
         # Only a controller that stopped in good order removes its connection file.
         return status in (0, EXIT_UNKNOWN) and not self.home.client_file.exists()
 
-    def _refusal(self, status: int, said: str) -> Exception:
-        text = said.rpartition("\n")[2] or f"the controller ended with exit code {status} and without a word"
-        kinds = {EXIT_REFUSED: errors.FarmExists, EXIT_POLICY: errors.QueuePolicyError}
-        return kinds.get(status, errors.StoreError)(text)
-
     def _is_final(self, status: int) -> bool:  # a farm that has worked waits for room
-        return status in (EXIT_STORE, EXIT_REFUSED, EXIT_POLICY) or (
-            status == EXIT_FULL and self.phase is FarmPhase.STARTING
-        )
+        return status in FINAL_EXITS or (status == EXIT_FULL and self.phase is FarmPhase.STARTING)
 
     def _start_again(self, watched: WatchedProcess, how: str, said: str, now: float) -> None:
         pause_s = watched.restarts.pause_s(now - watched.placed_s)

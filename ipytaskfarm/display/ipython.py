@@ -92,7 +92,7 @@ def show_users_frames(error: BaseException) -> None:
 
 def _lines_of(error: BaseException, shell: Any) -> list[str]:
     """Return the lines that IPython displays of an error, with the user's frames alone."""
-    tb = users_frames(error.__traceback__, is_interrupt=isinstance(error, KeyboardInterrupt))
+    tb = users_frames(error.__traceback__, is_interrupt=isinstance(error, KeyboardInterrupt) or _is_cancelled(error))
     with _users_chain(error):
         lines: list[str] = shell.InteractiveTB.structured_traceback(type(error), error, tb)
     return lines
@@ -181,10 +181,14 @@ def users_frames(tb: TracebackType | None, is_interrupt: bool) -> TracebackType 
     if own:
         inner = [] if is_interrupt else list(filter(_is_users, frames[own[0] : own[-1]])) + frames[own[-1] + 1 :]
         frames = frames[: own[0]] + inner
-    users: TracebackType | None = None
-    for each in reversed(frames):
-        users = TracebackType(users, each.tb_frame, each.tb_lasti, each.tb_lineno)
-    return users
+    return _joined(frames)
+
+
+def _joined(entries: list[TracebackType]) -> TracebackType | None:
+    joined: TracebackType | None = None
+    for each in reversed(entries):
+        joined = TracebackType(joined, each.tb_frame, each.tb_lasti, each.tb_lineno)
+    return joined
 
 
 # -- errors of other classes: the farm refuses an argument with TypeError, ValueError, IndexError, KeyError …
@@ -206,10 +210,12 @@ def hide_farms_frames(shell: Any) -> None:
     def showtraceback(exc_tuple: Any = None, *args: Any, **kwargs: Any) -> Any:
         error = exc_tuple[1] if exc_tuple is not None else sys.exception() or getattr(sys, "last_value", None)
         with contextlib.suppress(Exception):  # an exception's own class may do anything
-            if isinstance(error, Exception) and _is_for_user(error):
+            if error is not None and (_is_cancelled(error) or _is_for_user(error)):
                 show_users_frames(error)
                 # %debug goes through the frames that the exception has, and a group is shown with them.
-                users = users_frames(error.__traceback__, is_interrupt=False)
+                users = users_frames(error.__traceback__, is_interrupt=_is_cancelled(error))
+                if isinstance(error, BaseExceptionGroup):
+                    users = _without_ipythons(users)
                 BaseException.with_traceback(error, users)
                 exc_tuple = type(error), error, users
         return show(exc_tuple, *args, **kwargs)
@@ -218,14 +224,32 @@ def hide_farms_frames(shell: Any) -> None:
     shell.showtraceback = showtraceback
 
 
-def _is_for_user(error: Exception) -> bool:
+def _is_cancelled(error: BaseException) -> bool:
+    """Return whether the stop button, or the program, has cancelled a cell that awaited a task."""
+    asyncio = sys.modules.get("asyncio")
+    return asyncio is not None and isinstance(error, asyncio.CancelledError) and _is_of_farm(error.__traceback__)
+
+
+def _without_ipythons(tb: TracebackType | None) -> TracebackType | None:
+    """Return a traceback without IPython's own frames, such as those between a cell and its magic.
+
+    IPython shows groups of exceptions by Python's own printer, which shows all frames.
+    """
+    return _joined([each for each in _entries(tb) if not str(_module(each)).startswith("IPython.core.")])
+
+
+def _module(entry: TracebackType) -> object:
+    return entry.tb_frame.f_globals.get("__name__")
+
+
+def _is_for_user(error: BaseException) -> bool:
     """Return whether the farm's frames say nothing to the user: it refuses something, or called code of the user.
 
     An error in the farm itself keeps its frames: it is no statement `raise` that ends there, or one of a library.
     """
     entries = _entries(error.__traceback__)
     own = _farms(entries)
-    if not own:
+    if not own or not isinstance(error, Exception):
         return False
     inner = entries[own[-1] + 1 :]
     if inner:

@@ -25,6 +25,8 @@ REPR_WIDTH = 100
 """Columns of a table that is no terminal's output: a notebook's text, a log.  The commands cut nothing there."""
 LEAST = 12
 """Characters to which a column of text may be cut; after that, optional columns are left out."""
+LONG = 24
+"""Characters above which a notebook breaks a cell into lines: names can have more; dates, states, reasons have not."""
 TEXT_MAX = 120
 """Largest number of characters in a cell that has its own function for cutting."""
 DUMB = (None, "", "dumb", "unknown")
@@ -202,10 +204,13 @@ class Table:
         return _GAP.join(parts).rstrip()
 
     def _style(self, at: int) -> str:
-        align = f"text-align:{'right' if self._is_right(at) else 'left'}"
+        if self._is_right(at):
+            return "text-align:right;white-space:nowrap"
+        if self._columns[at].cut is None and self._natural(at) <= LONG:
+            return "text-align:left;white-space:nowrap"
         # Without a least width, a text that may be broken anywhere has a line for each character in a narrow notebook.
-        broken = f"overflow-wrap:anywhere;min-width:{self._least(at)}ch"
-        return f"{align};{broken if self._columns[at].cut else 'white-space:nowrap'}"
+        least = self._least(at) if self._columns[at].cut else LONG
+        return f"text-align:left;overflow-wrap:anywhere;min-width:{least}ch"
 
     def _least(self, at: int) -> int:
         natural = self._natural(at)

@@ -98,7 +98,7 @@ def _usable(check: str, path: Path, otherwise: str, needed_bytes: int = 0) -> Fi
         remedy = f"make {there} yours and writable, or {otherwise}"
         return wrong(check, f"nothing can be written into {there}: {problem}", remedy)
     free = shutil.disk_usage(there).free
-    room = f"{free / 2**30:.1f} GiB free"
+    room = f"{size(free)} free"
     if free < (least := max(needed_bytes, 1 << 16)):
         text = f"{path}: {size(free)} free, at least {size(least)} are needed"
         return wrong(check, text, "make room on its disk")

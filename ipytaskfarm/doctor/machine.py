@@ -13,6 +13,7 @@ from importlib.metadata import PackageNotFoundError, requires, version
 import psutil
 
 from ipytaskfarm.agent.memory import LEAST_SHARE
+from ipytaskfarm.display.text import size
 from ipytaskfarm.doctor import Finding, doubtful, fine, wrong
 from ipytaskfarm.storage.opening import OLDEST_SQLITE
 from ipytaskfarm.system.control_groups import MemoryRoom, process_counts
@@ -190,7 +191,7 @@ def memory(engines: int, rooms: Sequence[MemoryRoom]) -> Finding:
     needed = ENGINE_BYTES * engines + OTHER_BYTES if engines else 0
     available, total = min(rooms, key=lambda room: (room.available - needed) / room.total)
     more = f"; {engines} more engines, idle, have about {needed / 2**20:.0f} MiB" if engines else ""
-    found = f"{_gib(available)} of {_gib(total)} available{more}"
+    found = f"{size(available)} of {size(total)} available{more}"
     if available - needed < LEAST_SHARE * total:
         return wrong(
             "memory",
@@ -198,10 +199,6 @@ def memory(engines: int, rooms: Sequence[MemoryRoom]) -> Finding:
             "use fewer engines (-n), or free memory",
         )
     return fine("memory", found)
-
-
-def _gib(count: int) -> str:
-    return f"{count / 2**30:.1f} GiB"
 
 
 def clock(wall_s: float, installed_s: float) -> Finding:

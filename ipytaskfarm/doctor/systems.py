@@ -9,7 +9,8 @@ from importlib.util import find_spec
 
 from ipytaskfarm.core.errors import LauncherError
 from ipytaskfarm.doctor import Finding, doubtful, fine, wrong
-from ipytaskfarm.launchers.batch.launchers import LSF, PBS, SLURM, Lsf, Pbs, Slurm, System
+from ipytaskfarm.launchers.batch.commands import LSF, PBS, SLURM, System
+from ipytaskfarm.launchers.batch.launchers import Lsf, Pbs, Slurm
 from ipytaskfarm.launchers.interface import ENTRY_POINTS, Handle
 
 _NOBODYS: Handle = {"job": "1", "cluster": "", "names": []}

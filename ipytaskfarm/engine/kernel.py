@@ -101,10 +101,7 @@ class TaskDisplay(ZMQDisplayPublisher):
         if sink is None:
             super().publish(data, metadata, transient=transient, update=update, **kwargs)
             return
-        from ipykernel.jsonutil import encode_images, json_clean
-
-        content = {"data": json_clean(encode_images(data)), "metadata": metadata, "transient": transient}
-        sink.display(content, update)
+        sink.display({"data": _clean(data), "metadata": metadata, "transient": transient}, update)
 
     def clear_output(self, wait: bool = False) -> None:
         sink = SINK.get()
@@ -154,13 +151,22 @@ class TaskDisplayHook(ZMQShellDisplayHook):
         elif self.msg is not None:
             content, self.msg = self.msg["content"], None
             if content["data"]:
-                sink.display(content)
+                sink.display({**content, "data": _clean(content["data"])})
+
+
+_WIDGET = "application/vnd.jupyter.widget-view+json"
 
 
 def _clean(data: dict[str, Any]) -> dict[str, Any]:
+    """Return what can be shown elsewhere of a display.
+
+    A widget lives in the engine's process: a notebook would show "Loading widget..." for ever in place of the text that
+    stands beside it.
+    """
     from ipykernel.jsonutil import encode_images, json_clean
 
-    return cast("dict[str, Any]", json_clean(encode_images(data)))
+    shown = {kind: value for kind, value in data.items() if kind != _WIDGET}
+    return cast("dict[str, Any]", json_clean(encode_images(shown)))
 
 
 class EngineEvents(EventManager):

@@ -44,9 +44,11 @@ def connect(shell: Any, where: str | None) -> TaskClient:
 
 
 def disconnect(shell: Any) -> None:
-    """Close the shell's connection; the farm and its tasks go on."""
-    mine = _of_shell.pop(shell, None)
-    if mine is not None:
+    """Close the shell's connection; the farm and its tasks go on.
+
+    The shell keeps its farm: ``%reload_ext`` unloads and loads, and the next cell would be sent to another farm.
+    """
+    if (mine := _of_shell.get(shell)) is not None:
         _close(mine)
 
 

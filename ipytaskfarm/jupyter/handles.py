@@ -109,7 +109,7 @@ class TaskHandle:
         slot, output, state = Slot(shell), HandleOutput(shell), TaskState(self._client, self.id)
 
         def show(text: str = "") -> None:
-            text = f"task {self.id}: {text or state.text()}"
+            text = f"task {self.id}: {text or state.text(output.has_come)}"
             lines = output.last_lines(LINES)
             plain = "\n  ".join([text, *lines])
             slot.show(
@@ -125,9 +125,7 @@ class TaskHandle:
                         show()
                         time.sleep(EVERY_S)
                 result = self.result()
-                last = {"text/plain": repr(result), "text/html": result.html(displays=False)}
-                slot.show(last)
-                _show_with_next_cell(shell, slot, last)
+                slot.show_last({"text/plain": repr(result), "text/html": result.html(displays=False)})
             except Exception as error:  # cleared, or the farm or the client is gone
                 with contextlib.suppress(Exception):
                     show(f"{state.known()}; not followed any longer: {type(error).__name__}: {error}")
@@ -138,20 +136,6 @@ class TaskHandle:
         # The context determines the cell to which the output belongs.
         run = contextvars.copy_context().run
         threading.Thread(target=run, args=(follow,), name=f"task {self.id}", daemon=True).start()
-
-
-def _show_with_next_cell(shell: Any, slot: Slot, content: dict[str, str]) -> None:
-    """Show a content once more at the end of the cell that runs then.
-
-    nbclient (nbconvert, papermill) takes updates of a display only from the cell that it runs.
-    """
-
-    def show(*_: object) -> None:
-        shell.events.unregister("post_run_cell", show)
-        with contextlib.suppress(Exception):
-            slot.show(content)
-
-    shell.events.register("post_run_cell", show)
 
 
 class TaskState:
@@ -168,10 +152,14 @@ class TaskState:
         """Return the state as it was when the controller was asked last."""
         return self._text
 
-    def text(self) -> str:
-        """Return the state in words, such as ``running on engine 1, 3 s``."""
+    def text(self, has_output: bool = False) -> str:
+        """Return the state in words, such as ``running on engine 1, 3 s``.
+
+        has_output: the task has written something, so that it does not wait any longer.
+        """
         now_s = time.monotonic()
-        if now_s - self._asked_s >= ASK_EVERY_S:
+        is_late = has_output and self._since_s is None
+        if now_s - self._asked_s >= (EVERY_S if is_late else ASK_EVERY_S):
             self._asked_s = now_s
             row = self._client.status(self._id)
             state = row.state

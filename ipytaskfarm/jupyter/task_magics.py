@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import re
 import sys
-from collections.abc import Callable
+from collections.abc import Callable, Iterable
 from typing import Any
 
 from IPython.core.error import UsageError
@@ -17,7 +17,7 @@ from ..client.tables import FailureGroups, TaskTable
 from ..client.waits import wait_for_tasks
 from ..core.parsing import parse_ids
 from ..core.states import ACCEPTED_STATES, ASKED_STATES
-from ..core.text import error_line
+from ..core.text import error_line, shown
 from . import connection
 from .arguments import check_variable, parse_intermixed_line, parse_line
 from .handles import TaskHandle
@@ -122,8 +122,8 @@ class TaskMagics(Magics):
             pull, push, rules = _names(given.pull), self._pushed(given.push), self._rules(given, client.farm)
             job = client.create_job(given.name or "taskmap")
             place = cell_place(self.shell, cell)
-            for item in items:
-                task = StringTask(cell, pull, push | _bound(targets, item), **rules)
+            for number, item in enumerate(items):
+                task = StringTask(cell, pull, push | _bound(targets, item, number), **rules)
                 job.add_task(task.stands_in(place))
             ids = job.submit() if len(job) else []
             wait_for_tasks(client.session, set(ids), None, bool(client.progress), stream=True, ended_too=True)
@@ -283,13 +283,14 @@ def split_map(line: str, parser: Any) -> tuple[list[str], str, str]:
         raise UsageError("%%taskmap NAME in ITERABLE [options], for example: %%taskmap n in range(100) --pull y -o ys")
     names, rest = _names(match[1]), match[2]
     ends = [found.start() for found in re.finditer(r"\s--?[A-Za-z]", rest)]
-    for end in [*ends, len(rest)]:
-        expression, options = rest[:end].strip(), rest[end:].strip()
-        if _is_expression(expression) and _are_options(options, parser):
+    parts = [(rest[:end].strip(), rest[end:].strip()) for end in [*ends, len(rest)]]
+    parts = [(expression, options) for expression, options in parts if _is_expression(expression)]
+    for expression, options in parts:
+        # `range(3) --pul` is an expression too, but nobody writes two minus signs so: the parser reports the flag.
+        if options.startswith("--") or _are_options(options, parser):
             return names, expression, options
-    if any(_is_expression(rest[:end].strip()) for end in ends):
-        end = next(end for end in ends if _is_expression(rest[:end].strip()))
-        return names, rest[:end].strip(), rest[end:].strip()  # the parser will report what is wrong with the options
+    if parts:
+        return names, *parts[0]  # the parser will report what is wrong with the options
     raise UsageError(f"%%taskmap: {rest.strip()!r} is not an expression")
 
 
@@ -309,10 +310,16 @@ def _are_options(text: str, parser: Any) -> bool:
     return True
 
 
-def _bound(names: list[str], item: Any) -> dict[str, Any]:
+def _bound(names: list[str], item: Any, number: int) -> dict[str, Any]:
     if len(names) == 1:
         return {names[0]: item}
-    return dict(zip(names, item, strict=True))
+    expected = f"%%taskmap: each item has {len(names)} values, for {', '.join(names)}"
+    if not isinstance(item, Iterable):
+        raise UsageError(f"{expected}; item {number} is {shown(item, 40)}")
+    values = list(item)
+    if len(values) != len(names):
+        raise UsageError(f"{expected}; item {number} has {len(values)}: {shown(item, 40)}")
+    return dict(zip(names, values, strict=True))
 
 
 def _collected(client: TaskClient, ids: list[int], pull: list[str]) -> tuple[list[Any], Exception | None]:

@@ -362,7 +362,7 @@ def _packed_function(function: Any, writer: BlobWriter | None, is_environment: b
         of_session = of_session or digester.has_state
         own = [*sorted(used_marks.keys), *([_SESSION] if of_session else []), *sorted(digester.places)]
         if own and not is_environment:
-            digest = hashlib.blake2b("".join([digest, *own]).encode(), digest_size=20).hexdigest()
+            digest = _joined(digest, *own)
     made = entry.value if entry is not None and entry.value.digest == digest else Function(digest=digest, code=code)
     sure = digester is not None and digester.sure
     entry = _functions.put(function, digester.guards if digester is not None and sure else None, made)
@@ -425,13 +425,15 @@ def _same(pack: bytes, parts: list[bytes | memoryview]) -> bool:
 
 
 class _Definition:
-    __slots__ = ("born", "content", "digest", "packed")
+    __slots__ = ("born", "content", "digest", "marks", "packed")
 
-    def __init__(self, born: str, digest: str, content: str) -> None:
+    def __init__(self, born: str, digest: str, content: str, marks: set[str]) -> None:
         self.born = born
         self.digest = digest
         self.content = content
         """The digest of all that the class has at present, with its state."""
+        self.marks = marks
+        """The keys of the objects in it that are compared by identity."""
         self.packed: bytes | None = None
 
 
@@ -442,28 +444,30 @@ def _definition(cls: type) -> _Definition:
         return known
     digester = Digester()
     content = digester.digest(cls)
-    if entry is not None and entry.value.content == content:
+    if entry is not None and entry.value.content == content and entry.value.marks == digester.marks:
         made: _Definition = entry.value
     else:
-        made = _Definition(*_digests_of(cls, content, digester.has_state), content)
+        made = _Definition(*_digests_of(cls, content, digester), content, digester.marks)
     _classes.put(cls, digester.guards if digester.sure else None, made)
     return made
 
 
-def _digests_of(cls: type, content: str, has_state: bool) -> tuple[str, str]:
-    """Return the digests by which a class is known."""
+def _digests_of(cls: type, content: str, digester: Digester) -> tuple[str, str]:
+    """Return the digests by which a class is known; digester: has gone through it."""
     arrived = digests_on_arrival(cls)
     if arrived is not None:
         # On an engine it stays the class that was sent, whatever tasks have changed in it.
         return (arrived[0], content) if build.is_own_side() else arrived
+    has_state = digester.has_state
     born = Digester(with_state=False).digest(cls) if has_state else content
     note_original(cls, born)
-    # A program that is run again begins with a state of its own.
-    return born, _for_session(born) if has_state else born
+    # A program that is run again begins with a state of its own, and with other objects to compare by identity.
+    own = [*sorted(digester.marks), *([_SESSION] if has_state else [])]
+    return born, _joined(born, *own) if own else born
 
 
-def _for_session(digest: str) -> str:
-    return hashlib.blake2b(f"{digest}{_SESSION}".encode(), digest_size=20).hexdigest()
+def _joined(*digests: str) -> str:
+    return hashlib.blake2b("".join(digests).encode(), digest_size=20).hexdigest()
 
 
 def class_digests(cls: type) -> tuple[str, str, str]:

@@ -27,11 +27,11 @@ from collections.abc import Callable, Collection, Iterable
 from typing import Any, get_args
 
 from . import known_classes, rebuild as build, rebuild_classes as build_classes
+from .class_state import state_of_class
 from .definition_stages import After, Stages, Whole, join, reduced
 from .function_parts import EVALUATED_LATE, MADE_BY_PYTHON, makers_of, own_annotations, takes, texts_of
 from .global_names import annotation_names, is_hint
-from .kept_changes import fills_table, state_of_class
-from .known_classes import travelled
+from .kept_changes import fills_table
 from .library_values import place_in_context
 from .module_origin import Travel
 from .pickler import (
@@ -154,7 +154,7 @@ def take_apart(pickler: Pickler, cls: type, born: str, digest: str, content: str
     abstract = registered_with(cls)
     if abstract:
         stages.add_late(build_classes.register_with, cls, abstract, cls, {cls})
-    state = {} if travelled(cls) else {name: vars(cls)[name] for name in sorted(state_of_class(cls))}
+    state = {} if known_classes.travelled(cls) else {name: vars(cls)[name] for name in sorted(state_of_class(cls))}
     if state:
         stages.add(build_classes.renew_state, cls, (content, state), None)
     return reduced(*made, steps)

@@ -30,11 +30,11 @@ def follow_moves(cls: type, attributes: dict[str, Any]) -> None:
         return  # it was defined here, and what comes back may be older
     own = vars(cls)
     for name, value in attributes.items():
-        for before, now in zip(_functions(own.get(name)), _functions(value), strict=False):
+        for before, now in zip(functions_in(own.get(name)), functions_in(value), strict=False):
             _follow_move(before, now)
 
 
-def _functions(value: Any, depth: int = 0) -> Iterator[types.FunctionType]:
+def functions_in(value: Any, depth: int = 0) -> Iterator[types.FunctionType]:
     """Yield the functions in an attribute of a class."""
     if depth > _DEPTH_MAX:
         return
@@ -48,12 +48,14 @@ def _functions(value: Any, depth: int = 0) -> Iterator[types.FunctionType]:
         inner = [value.fget, value.fset, value.fdel]
     elif isinstance(value, functools.cached_property | functools.partialmethod):
         inner = [value.func]
+    elif isinstance(value, functools.singledispatchmethod):
+        inner = [value.func, *value.dispatcher.registry.values()]
     elif kind is functools._lru_cache_wrapper:
         inner = [value.__wrapped__]
     else:
         return
     for each in inner:
-        yield from _functions(each, depth + 1)
+        yield from functions_in(each, depth + 1)
 
 
 def _follow_move(before: types.FunctionType, now: types.FunctionType) -> None:

@@ -32,6 +32,7 @@ from typing import Any, TypeAlias
 
 from ..core.errors import VersionMismatch
 from .changeable_types import HOLDERS, cannot_change, is_array, is_mutable, is_numpys_chance, owned_by
+from .class_state import state_of_class
 from .classes import (
     class_attributes,
     class_hints,
@@ -44,7 +45,7 @@ from .classes import (
 )
 from .code_objects import place_of
 from .function_imports import imports_of
-from .function_parts import annotations_of, cell_state
+from .function_parts import added_attributes, annotations_of, cell_state
 from .function_templates import is_template
 from .global_names import absent_submodules
 from .guards import (
@@ -59,13 +60,11 @@ from .guards import (
     RegistrationsGuard,
     SubmodulesGuard,
 )
-from .kept_changes import state_of_class
 from .library_values import of_library
 from .module_bundles import bundle_of
 from .module_origin import Travel, home_module, travel
 from .pickler import (
     REDUCERS,
-    added_attributes,
     content_of,
     dispatched,
     dumps_to_compare,
@@ -77,7 +76,7 @@ from .pickler import (
     used_submodules,
 )
 from .rebuild import is_call
-from .standard_values import default_of, find_named_method, without_locks
+from .standard_values import default_of, find_named_method, key_of_mark, without_locks
 
 _ITEMS_GUARDED_MAX = 64
 _ITEMS_WALKED_MAX = 4096
@@ -160,6 +159,8 @@ class Digester:
         self._with_state = with_state
         self.has_state = False
         """Whether there are classes with a state among the objects."""
+        self.marks: set[str] = set()
+        """The keys of the objects that are compared by identity, on which the digest does not depend."""
         self.guards: list[Guard] = []
         self.sure = True
         """Whether every change of the object breaks a guard."""
@@ -443,6 +444,12 @@ class Digester:
             return self._member(*named)
         return self._parts("method", obj.__func__, obj.__self__)
 
+    def _mark(self, obj: object, *parts: Any) -> bytes:
+        """Encode an object that is compared by identity: its key is another one in each session."""
+        if key := key_of_mark(obj):
+            self.marks.add(key)
+        return self._parts("mark", *parts)
+
     def _cached(self, obj: Any) -> bytes:
         self.guards.append(AttributesGuard(obj))
         return self._other(obj)
@@ -478,7 +485,7 @@ class Digester:
                 return self._member(way, str(module), reduced)
             if way is Travel.LOOSE:
                 self.sure = False
-                return self._parts("named", type(obj), *without_locks(obj.__getstate__()))
+                return self._mark(obj, type(obj), *without_locks(obj.__getstate__()))
             return self._parts("global", module, reduced)
         reduced = (*reduced, None, None, None)
         parts = (reduced[0], reduced[1], reduced[2], *(tuple(each) for each in reduced[3:5] if each is not None))
@@ -511,6 +518,6 @@ _COMPOUNDS: dict[type, Callable[[Digester, Any], bytes]] = {
     classmethod: Digester._wrapped,
     property: lambda digester, obj: digester._parts("property", obj.fget, obj.fset, obj.fdel, obj.__doc__),
     type: Digester._class,
-    object: lambda digester, obj: b"object",  # its key is another one in each session
-    contextvars.ContextVar: lambda digester, obj: digester._parts("context variable", obj.name, *default_of(obj)),
+    object: Digester._mark,
+    contextvars.ContextVar: lambda digester, obj: digester._mark(obj, obj.name, *default_of(obj)),
 }

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import functools
 import sys
 import types
 import weakref
@@ -75,6 +76,22 @@ def makers_of(cls: type) -> Iterator[Any]:
         made = vars(each).get("__new__")
         if made is not None:
             yield made.__func__ if isinstance(made, staticmethod) else made
+
+
+def added_attributes(wrapper: Any) -> dict[str, Any]:
+    """Return the attributes that the program has set on what `lru_cache` or `singledispatch` made of a function."""
+    own = getattr(wrapper.__wrapped__, "__dict__", {})
+    return {
+        name: value
+        for name, value in vars(wrapper).items()
+        if name not in _SET_BY_DECORATORS and not (name in own and own[name] is value)
+    }
+
+
+_SET_BY_DECORATORS = frozenset(
+    {*functools.WRAPPER_ASSIGNMENTS, "__wrapped__", "cache_parameters", "registry", "dispatch", "register"}
+    | {"_clear_cache"}
+)
 
 
 EVALUATED_LATE = sys.version_info >= (3, 14)

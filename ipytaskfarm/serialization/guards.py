@@ -206,7 +206,10 @@ class BundleGuard:
 
     def holds(self) -> bool:
         """Return whether the guard holds, by a stat of each file if the last one is not of a moment ago."""
-        return is_current(self.bundle)
+        try:
+            return is_current(self.bundle)
+        except ModuleNotFoundError:  # its file was removed: the function is packed without it, and the import fails
+            return False
 
 
 class MemberGuard:

@@ -5,7 +5,7 @@ session's own objects.  On a farm each engine has copies.  Found are only the fo
 call, or the session, is meant to see the change.  A function that clears the object, or takes away what it has added,
 uses it for itself; ``if key not in known: known[key] = …`` is a cache.
 
-The attributes that a class's own code changes are its state, see `state_of_class`.
+What the code of a class changes of the class itself is its state, see `class_state`.
 """
 
 from __future__ import annotations
@@ -15,15 +15,17 @@ import dis
 import functools
 import linecache
 import random
+import re
 import sys
 import textwrap
 import types
 import warnings
 from collections import deque
 from collections.abc import Callable, Collection, Iterator, MutableMapping, MutableSequence, MutableSet
+from itertools import chain
 from typing import Any
 
-from .function_parts import closure_of, function_of
+from .function_parts import closure_of
 from .global_names import last_line, mentioned, nested_codes
 from .module_origin import Travel, travel
 
@@ -44,6 +46,7 @@ _CHANGING_METHODS = _CHANGING | {
     "symmetric_difference_update",
 }  # fmt: skip
 _CHARACTERS_MAX = 20_000
+_REBINDING = re.compile(r"\w+ \S*= ")  # total += …, best = max(best, x)
 
 
 def changes_of(code: types.CodeType) -> dict[str, str]:
@@ -72,6 +75,8 @@ def may_change(value: Any, how: str, function: str) -> bool:
         if how.partition("(")[0].rpartition(".")[2] in _FILLING:
             return kind not in _VALUES
         return "=" in how and (kind not in _VALUES or not how.partition("=")[0].rstrip(" +-*/|&^%<>@").endswith("]"))
+    if _REBINDING.match(how):  # a Decimal, a date, an object of a library: the name stands for another one then
+        return True
     inside = "=" in how or how.partition("(")[0].count(".") > 1
     if isinstance(value, type | types.FunctionType):
         is_within = function.startswith(f"{value.__qualname__}.")
@@ -195,7 +200,7 @@ def _is_mutable(value: Any, called: frozenset[str] | None = None) -> bool:
 
 
 def may_change_shared(function: Any, arguments: Collection[Any], cannot_change: Callable[[Any], bool]) -> bool:
-    """Return whether calls may change an object that is among their arguments several times.
+    """Return whether calls may change an object that is among their arguments several times, or in several of them.
 
     A pool's process gets these anew with each call.
 
@@ -204,11 +209,14 @@ def may_change_shared(function: Any, arguments: Collection[Any], cannot_change: 
         arguments: the arguments of all calls, one after the other.
         cannot_change: returns whether a value cannot change at all.
     """
-    if _SAFE.issuperset(map(type, arguments)):  # most are, and the look at each costs more than its place in a map
+    kinds = set(map(type, arguments))
+    # Most are, and the look at each costs more than its place in a map.
+    if kinds <= _SAFE or (kinds == {tuple} and _SAFE.issuperset(map(type, chain.from_iterable(arguments)))):
         return False
+    parts = arguments if kinds.isdisjoint(_RECORDS) else [*arguments, *_parts_of_records(arguments)]
     seen: set[int] = set()
     shared: dict[int, Any] = {}
-    for value in arguments:
+    for value in parts:
         if type(value) not in _SAFE:
             if id(value) in seen:
                 shared[id(value)] = value
@@ -218,6 +226,13 @@ def may_change_shared(function: Any, arguments: Collection[Any], cannot_change: 
         value for value in values if type(value) not in _SAFE and (_goes_on(value) or not cannot_change(value))
     ]
     return any(_may_change_argument(function, value) for value in changeable)
+
+
+def _parts_of_records(arguments: Collection[Any]) -> Iterator[Any]:
+    """Yield what stands in short tuples, lists and dicts: ``(settings, n)``, ``{"data": data, "n": n}``."""
+    for value in arguments:
+        if type(value) in _RECORDS and len(value) <= _RECORD_PARTS:
+            yield from value.values() if type(value) is dict else value
 
 
 def _may_change_argument(function: Any, value: Any) -> bool:
@@ -308,7 +323,8 @@ def is_random_generator(value: Any) -> bool:
     if str(kind.__module__).startswith("numpy.random"):
         hidden = getattr(sys.modules.get("numpy.random.mtrand"), "_rand", None)
         return kind.__name__ in ("Generator", "RandomState") and value is not hidden
-    return kind is random.Random and value is not getattr(random, "_inst", None)
+    is_seeded = isinstance(value, random.Random) and not isinstance(value, random.SystemRandom)
+    return is_seeded and value is not getattr(random, "_inst", None)
 
 
 @functools.lru_cache(1024)
@@ -334,6 +350,8 @@ def _changes_instances(kind: type, called: frozenset[str] | None) -> bool:
 _MAKING = ("__init__", "__new__", "__post_init__", "__setstate__", "__init_subclass__", "__repr__", "__getstate__")
 CONTAINERS = (list, dict, set, deque, bytearray)
 _COLLECTIONS = (*CONTAINERS, MutableSequence, MutableMapping, MutableSet)
+_RECORDS = frozenset({tuple, list, dict})
+_RECORD_PARTS = 16  # a look at the parts of longer ones would take as long as to pack them
 _SAFE = frozenset({bool, int, float, complex, str, bytes, type(None), type, types.FunctionType, types.ModuleType})
 _VALUES = (bool, int, float, complex, str, bytes, tuple, frozenset, type(None))
 
@@ -513,70 +531,3 @@ def _root(target: ast.expr) -> str | None:
 
 def _is_setdefault(node: ast.expr) -> bool:
     return isinstance(node, ast.Call) and isinstance(node.func, ast.Attribute) and node.func.attr == "setdefault"
-
-
-_SKIPPED = frozenset({"CACHE", "EXTENDED_ARG"})
-
-
-def state_of_class(cls: type) -> frozenset[str]:
-    """Return the names of the class's own attributes that methods of it, of its bases or of its metaclass change.
-
-    ``Model.count += 1``, ``cls.known[name] = …``, ``next(Model.ids)``: such attributes are the *state* of the class,
-    which each process has for itself. They do not tell which class it is, as a call changes them, here or on an engine.
-    """
-    found: set[str] = set()
-    changing: set[str] = set()
-    drawing: set[str] = set()
-    for code, owner in _codes_of(cls):
-        found |= _set_on_classes(code, owner)
-        drawing |= mentioned(code)
-        if may_store(code):
-            changing |= mentioned(code)
-    return frozenset(
-        name
-        for name, value in vars(cls).items()
-        if not (name.startswith("__") and name.endswith("__"))
-        and (
-            name in found
-            or (name in changing and isinstance(value, CONTAINERS))
-            or (name in drawing and isinstance(value, Iterator))
-        )
-    )
-
-
-def _codes_of(cls: type) -> Iterator[tuple[types.CodeType, str]]:
-    """Yield the code of each method, and the name of its parameter that is an instance; "" for none."""
-    for kind, of_instances in ((cls, True), (type(cls), False)):
-        for base in kind.__mro__:
-            if travel(base.__module__) is Travel.REFERENCE:
-                continue
-            for name, value in vars(base).items():
-                function = function_of(value)
-                if type(function) is types.FunctionType and travel(function.__module__) is not Travel.REFERENCE:
-                    code = function.__code__
-                    is_method = function is value and of_instances and name != "__new__"
-                    yield code, code.co_varnames[0] if is_method and code.co_argcount else ""
-
-
-@functools.lru_cache(4096)
-def _set_on_classes(code: types.CodeType, instance: str) -> frozenset[str]:
-    """Return the attributes that a code sets on anything but the variable `instance`."""
-    found: set[str] = set()
-    for each in nested_codes(code):
-        loaded = copied = ""
-        for step in dis.get_instructions(each):
-            if step.opname in _SKIPPED:
-                continue
-            if step.opname == "STORE_ATTR" and (not instance or loaded != instance):
-                found.add(step.argval)
-            elif step.opname == "COPY":
-                copied = loaded
-            loaded = _loaded(step) if step.opname != "SWAP" else copied  # of ``self.n += 1``
-    return frozenset(found)
-
-
-def _loaded(step: dis.Instruction) -> Any:
-    """Return the local variable that an instruction loads last; "" for all other instructions."""
-    if not step.opname.startswith("LOAD_FAST"):
-        return ""
-    return step.argval[-1] if isinstance(step.argval, tuple) else step.argval

@@ -272,7 +272,9 @@ class _Builder:
             waiting.extend(reached - self._found.keys())
         arguments = self._give_arguments()
         members = [self._with_digest(source) for _, source in sorted(self._found.items())]
-        digest = next(member.digest for member in members if member.name == name)
+        digest = next((member.digest for member in members if member.name == name), None)
+        if digest is None:  # nothing has imported it here, and it was there a moment ago
+            raise ModuleNotFoundError(f"No module named {name!r}: its file was moved or removed", name=name)
         # A level above 1 gains little on source text, and this cost arises at every edit.
         packed = zlib.compress(msgspec.msgpack.encode(members), 1)
         stamps = tuple(self._stamps.items())
@@ -333,10 +335,8 @@ class _Builder:
         if not is_there(module):
             gone, module = module, None
             if find_spec(name) is None:
-                where = getattr(gone, "__file__", "")
-                raise FileNotFoundError(
-                    f"module {name} was moved or removed, {where} is gone: import what you use anew"
-                )
+                at = getattr(gone, "__file__", "")
+                raise FileNotFoundError(f"module {name} was moved or removed, {at} is gone: import what you use anew")
         spec = getattr(module, "__spec__", None) or find_spec(name)
         file = getattr(module, "__file__", None)
         if spec is not None and isinstance(spec.loader, Shipped):

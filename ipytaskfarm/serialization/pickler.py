@@ -35,7 +35,7 @@ from . import (
 from .definition_stages import LEAVES, STAGE_REDUCERS, Stages, join, reduced
 from .function_globals import Names
 from .function_imports import imports_of
-from .function_parts import annotations_of, cell_state, closure_of, makers_of, takes
+from .function_parts import added_attributes, annotations_of, cell_state, closure_of, makers_of, takes
 from .global_names import (
     added_by_rewriting,
     annotation_names,
@@ -51,6 +51,7 @@ from .hash_cycles import CYCLE_REDUCERS, Cycles, dump_settled, has_own_hash, red
 from .module_bundles import Imports, bundle_of
 from .module_origin import Travel, home_module, package_of, travel
 from .modules import load_module, offer, offer_folder
+from .named_functions import name_of, state_of_name
 from .process_values import own_value
 
 PYTHON = f"{sys.version_info[0]}.{sys.version_info[1]}"
@@ -253,6 +254,8 @@ def reduce_function(pickler: Pickler, function: types.FunctionType) -> Reduced:
     if named is not None:
         kind, module_name, qualname = named
         return NotImplemented if kind is Travel.REFERENCE else by_member(module_name, qualname)
+    if function.__qualname__ == "<lambda>" and (found := named_lambda(function)) is not None:
+        return found
     registry = dispatched(function)
     if registry is not None:
         stages, steps = join(pickler, by_value)
@@ -261,12 +264,25 @@ def reduce_function(pickler: Pickler, function: types.FunctionType) -> Reduced:
         return reduced(build.new_single_dispatch, (), steps)
     home = home_module(function.__globals__)
     state = function_state(function, home is None)
+    state.update(state_of_name(function))
     start = (function.__code__, pickler.home(function.__globals__) if home is None else home, function.__closure__)
     stages, steps = join(pickler, by_value)
     owner = pickler.owners.get(id(function), pickler.owner)
     if owner is not None:
         pickler.owners.update((id(cell), owner) for cell in function.__closure__ or ())
     return reduced(build_classes.create_function, (*start, _staged(stages, function, state, owner)), steps)
+
+
+def named_lambda(function: types.FunctionType) -> Reduced:
+    """Reduce a lambda, which programs compare by identity, to the variable that holds it; None: it is none of a module
+    that the other side has.
+    """
+    kind, name = travel(function.__module__), name_of(function)
+    if kind is Travel.LOOSE or name is None:
+        return None
+    if kind is Travel.SOURCE:
+        return by_member(function.__module__, name)
+    return build.load_sentinel, (function.__module__, name)
 
 
 def by_value(cls: type) -> bool:
@@ -330,22 +346,6 @@ def dispatched(function: types.FunctionType) -> dict[type, Any] | None:
     if function.__globals__ is not vars(functools) or "registry" not in function.__dict__:
         return None
     return dict(function.__dict__["registry"])
-
-
-def added_attributes(wrapper: Any) -> dict[str, Any]:
-    """Return the attributes that the program has set on what `lru_cache` or `singledispatch` made of a function."""
-    own = getattr(wrapper.__wrapped__, "__dict__", {})
-    return {
-        name: value
-        for name, value in vars(wrapper).items()
-        if name not in _SET_BY_DECORATORS and not (name in own and own[name] is value)
-    }
-
-
-_SET_BY_DECORATORS = frozenset(
-    {*functools.WRAPPER_ASSIGNMENTS, "__wrapped__", "cache_parameters", "registry", "dispatch", "register"}
-    | {"_clear_cache"}
-)
 
 
 def by_member(module_name: str, qualname: str) -> Reduced:

@@ -27,6 +27,8 @@ from ..core.signatures import called_name
 from .function_globals import Names, placed, remember, setup_globals
 from .function_parts import function_of, makers_of, takes
 from .known_classes import is_unfilled, known_class, note_built, note_pack, note_unfilled, steps_of_pack, travelled
+from .lent_globals import Lender, note_borrower
+from .named_functions import keep_places, own_cached, place_here
 
 _SOURCES_KEPT = 256
 
@@ -57,11 +59,22 @@ _CAME_MAX = 10_000
 def collect() -> None:
     """Start to record in `came` each function and class that is built by value."""
     _collecting[0] = True
+    keep_places()
 
 
 def is_own_side() -> bool:
     """Return whether this process is a client, where unpacked values belong to modules that the client has itself."""
     return loading.namespace is None and not _collecting[0]
+
+
+def takes_own() -> bool:
+    """Return whether this thread rebuilds a value for the program that defined its functions, see `named_functions`."""
+    return is_own_side() and loading.names is None and loading.shared is None
+
+
+def is_own(function: Any) -> bool:
+    """Return whether the program's own function stands for a copy of it that has come back."""
+    return takes_own() and place_here(function) is not None
 
 
 def _note_came(obj: Any) -> None:
@@ -94,7 +107,8 @@ def bind(
             each.look_for_placed()
         if setup_globals.active:
             each.take_setup()
-    steps: tuple[Callable[[], Any], ...] = (*(each.reset for each in names), *(before or ()))
+    lenders = [Lender(names)] if names else []
+    steps: tuple[Callable[[], Any], ...] = (*(each.reset for each in names), *lenders, *(before or ()))
 
     def call(*args: Any, **kwargs: Any) -> Any:
         for step in steps:
@@ -234,7 +248,9 @@ def fill_function(function: types.FunctionType, state: dict[str, Any]) -> None:
 
 
 def complete_function(function: types.FunctionType, state: dict[str, Any]) -> None:
-    """Set more of a function's state. A part that `state` lacks stays as it is."""
+    """Set more of a function's state. What `state` lacks stays as it is; so does all of the program's own one."""
+    if is_own(function):
+        return
     if "defaults" in state:
         function.__defaults__ = state["defaults"]
     if "kwdefaults" in state:
@@ -362,6 +378,8 @@ def note_filled(cls: type) -> None:
     """Record that the class is complete. From now on `known_class` finds it by its digests."""
     _note_came(cls)
     note_built(cls)
+    if _collecting[0]:
+        note_borrower(cls)
 
 
 def load_class(born: str, digest: str, packed: bytes) -> Any:
@@ -509,8 +527,9 @@ def new_cached_property(function: Any, name: str | None) -> Any:
 
 
 def new_lru_cache(function: Any, maxsize: int | None, typed: bool) -> Any:
-    """Return the function with a new, empty cache. The content of the cache does not travel."""
-    return functools.lru_cache(maxsize=maxsize, typed=typed)(function)
+    """Return the function with a new, empty cache, whose content does not travel; or the program's own one."""
+    own = own_cached(function, maxsize, typed) if takes_own() else None
+    return functools.lru_cache(maxsize=maxsize, typed=typed)(function) if own is None else own
 
 
 def new_mapping_proxy(content: dict[Any, Any]) -> types.MappingProxyType[Any, Any]:

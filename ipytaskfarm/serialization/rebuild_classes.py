@@ -26,6 +26,7 @@ from typing import Any
 from . import known_classes, rebuild as build
 from .code_objects import follow_moves
 from .known_classes import is_unfilled, known_class, note_unfilled, travelled
+from .named_functions import note_place, own_function
 from .rebuild import TYPED_DICT, ancestors, complete_function, quiet  # stored pickles name the third one here
 
 
@@ -48,9 +49,15 @@ def finish(definition: Any, steps: list[Any]) -> None:
 def create_function(
     code: types.CodeType, home: Any, closure: tuple[types.CellType, ...] | None, state: dict[str, Any]
 ) -> types.FunctionType:
-    """Return a function with the part of its state that needs no other definition."""
+    """Return a function with the part of its state that needs no other definition; the program's own one if it has
+    come back.
+    """
+    own = own_function(code, state) if build.takes_own() else None
+    if own is not None:
+        return own
     function = build.new_function(code, home, closure)
     build.fill_function(function, state)
+    note_place(function, state)
     return function
 
 
@@ -61,7 +68,8 @@ def use_global(function: types.FunctionType, used: dict[str, Any]) -> None:
 
 def update_attributes(function: types.FunctionType, attributes: dict[str, Any]) -> None:
     """Add attributes of a function that hold data."""
-    function.__dict__.update(attributes)
+    if not build.is_own(function):
+        function.__dict__.update(attributes)
 
 
 # --------------------------------------------------------------------------------------------------

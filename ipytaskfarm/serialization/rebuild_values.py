@@ -10,6 +10,7 @@ import contextlib
 import importlib
 import json.scanner
 import logging
+import random
 import sys
 import types
 import typing
@@ -115,6 +116,13 @@ def new_wrapping(kind: Any, locks: dict[str, Callable[[], Any]]) -> Any:
     """Build what a decorator has made of a function, without its attributes."""
     found = object.__new__(kind)
     found.__dict__.update({name: make() for name, make in locks.items()})
+    return found
+
+
+def new_generator(kind: Any, state: Any) -> Any:
+    """Build a random generator of a class of the user, without its constructor, whose arguments nobody knows."""
+    found = random.Random.__new__(kind)
+    random.Random.setstate(found, state)
     return found
 
 

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import contextlib
 import functools
 import re
 import sys
@@ -227,9 +228,16 @@ def _is_of_library(obj: Any) -> bool:
 
 
 def _children(obj: Any) -> Iterator[tuple[str, Any]]:
-    """Yield (text of the path's step, part) for all parts that would be pickled with the object."""
+    """Yield (text of the path's step, part) for all parts that would be pickled with the object, until code of its own
+    class raises an error.
+    """
+    with contextlib.suppress(Exception):
+        yield from _parts_of(obj)
+
+
+def _parts_of(obj: Any) -> Iterator[tuple[str, Any]]:
     if isinstance(obj, dict):
-        for key, value in list(obj.items()):
+        for key, value in list(dict.items(obj)):  # a key "items" may hide the method
             yield f"[{_short(key)}]", value
             yield f" (the key {_short(key)})", key
     elif isinstance(obj, list | tuple):

@@ -169,7 +169,9 @@ def _is_kept(value: Any, code: types.CodeType) -> bool:
         return False
     if kind in _COLLECTIONS:
         return may_store(code)
-    return sets_attributes(code) if kind is types.FunctionType else _keeps(kind)
+    if kind is types.FunctionType:
+        return sets_attributes(code)
+    return _keeps(kind) or is_random_generator(value)
 
 
 _FIXED = frozenset((bool, int, float, complex, str, bytes, tuple, type(None), type, types.ModuleType))

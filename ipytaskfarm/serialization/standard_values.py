@@ -17,14 +17,16 @@ import inspect
 import io
 import itertools
 import logging
+import operator
 import pickle
+import random
 import sys
 import threading
 import types
 import typing
 import weakref
 from collections import OrderedDict
-from collections.abc import Callable, Iterable
+from collections.abc import Callable, Iterable, Iterator
 from typing import Any
 
 from . import rebuild as build, rebuild_values as values, shared_state
@@ -259,6 +261,16 @@ def _reduce_cached_property(pickler: Pickler, found: functools.cached_property[A
     return _described(functools.cached_property, found, (found.func,), ("func", "lock"))
 
 
+def _reduce_generator(pickler: Pickler, found: random.Random) -> Reduced:
+    """Reduce a random generator of a class of the user, of which Python's own pickles have no attributes."""
+    kind = type(found)
+    names = ("__reduce__", "__reduce_ex__", "__getstate__", "__setstate__", "getstate", "setstate")
+    plain = all(getattr(kind, name, None) is getattr(random.Random, name, None) for name in names)
+    if kind is random.Random or not plain:
+        return NotImplemented
+    return values.new_generator, (kind, found.getstate()), vars(found).copy(), None, None, values.fill_state
+
+
 def _reduce_mark(pickler: Pickler, found: object) -> Reduced:
     """Reduce an ``object()``, which programs compare by identity."""
     return _by_identity(found, values.mark)
@@ -279,14 +291,19 @@ def _reduce_context_variable(pickler: Pickler, found: contextvars.ContextVar[Any
 
 def _by_identity(found: object, make: Callable[..., object], *rest: Any) -> Reduced:
     """Reduce an object to its name in a module, or to a call of `make` with a key of this process and the rest."""
-    place = _marks_of_modules(len(sys.modules)).get(id(found))
+    place = _marks_of_modules.place_of(found)
     if place is not None:
-        return by_member(*place[1:])
+        return by_member(*place)
     key = values.key_of_mark(found)
     if key is None:
         return NotImplemented
     used_marks.keys.add(key)
     return make, (key, *rest)
+
+
+def key_of_mark(found: object) -> str | None:
+    """Return the key under which an object that is compared by identity travels; None: it goes by its name."""
+    return values.key_of_mark(found) if _marks_of_modules.place_of(found) is None else None
 
 
 def default_of(variable: contextvars.ContextVar[Any]) -> tuple[Any, ...]:
@@ -307,21 +324,43 @@ class _UsedMarks(threading.local):
 used_marks = _UsedMarks()
 
 
-@functools.lru_cache(1)
-def _marks_of_modules(count: int) -> dict[int, tuple[object, str, str]]:
-    """Return each ``object()`` and context variable among the globals of modules that are not sent as values.
+class _MarksOfModules:
+    """Each ``object()`` and context variable that modules which are not sent as values, and their classes, have."""
 
-    The keys are their addresses.
+    def __init__(self) -> None:
+        self._modules: list[Any] = []
+        """The modules that were looked at. On an engine one may take the place of another one of the same name."""
+        self._places: dict[int, tuple[object, str, str]] = {}
+        """Address of an object -> the object, its module and its name there."""
 
-    count: the number of imported modules, as the result is good until it changes.
-    """
-    found: dict[int, tuple[object, str, str]] = {}
-    for module_name, module in list(sys.modules.items()):
-        if type(module) is types.ModuleType:
-            for name, value in list(vars(module).items()):
-                if type(value) in (object, contextvars.ContextVar) and travel(module_name) is not Travel.LOOSE:
-                    found.setdefault(id(value), (value, module_name, name))
-    return found
+    def place_of(self, found: object) -> tuple[str, str] | None:
+        """Return the module that has an object, and its name there; None if no module has it."""
+        modules = list(sys.modules.values())
+        if len(modules) != len(self._modules) or not all(map(operator.is_, modules, self._modules)):
+            self._look(modules)
+        place = self._places.get(id(found))
+        return None if place is None else place[1:]
+
+    def _look(self, modules: list[Any]) -> None:
+        self._modules, self._places = modules, {}
+        for module_name, module in list(sys.modules.items()):
+            if type(module) is types.ModuleType:
+                for name, value in _marks_below(module, module_name):
+                    if travel(module_name) is not Travel.LOOSE:
+                        self._places.setdefault(id(value), (value, module_name, name))
+
+
+_marks_of_modules = _MarksOfModules()
+
+
+def _marks_below(owner: Any, module_name: str, prefix: str = "") -> Iterator[tuple[str, object]]:
+    """Yield qualified name and value of each of these objects in a module, and in the classes that it defines."""
+    for name, value in list(vars(owner).items()):
+        kind = type(value)
+        if kind is object or kind is contextvars.ContextVar:
+            yield prefix + name, value
+        elif isinstance(value, type) and value.__module__ == module_name and value.__qualname__ == prefix + name:
+            yield from _marks_below(value, module_name, f"{prefix}{name}.")
 
 
 def _reduce_context_manager(pickler: Pickler, found: Any) -> Reduced:
@@ -504,6 +543,7 @@ BASES.update(
     {
         vars(io)["IOBase"].__base__: _reduce_stream,
         logging.Handler: _reduce_handler,
+        random.Random: _reduce_generator,
         types.ModuleType: _reduce_module_of_own_class,
         classmethod: _reduce_wrapped,
         staticmethod: _reduce_wrapped,

@@ -182,6 +182,10 @@ def _copy(path: Path, part: Path) -> list[str]:
             _link_or_copy(source / digest[:2] / digest, folder / digest[:2] / digest)
         except (FileNotFoundError, NotADirectoryError):
             missing.append(digest)
+    if needed:
+        for inner in sorted({digest[:2] for digest in needed}):
+            sync_folder(folder / inner)
+        sync_folder(folder)
     return missing
 
 

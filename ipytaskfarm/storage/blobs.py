@@ -204,6 +204,7 @@ class Blobs:
         """
         path = self.path(digest)
         set_aside_unless_folder(path.parent)
+        is_new = not path.parent.exists()
         path.parent.mkdir(mode=0o700, exist_ok=True)
         set_aside_unless_file(path)
         if kept_s != KEPT_S:
@@ -211,6 +212,8 @@ class Blobs:
         os.rename(part, path)
         if self._is_durable:
             sync_folder(path.parent)
+            if is_new:
+                sync_folder(self.folder)
 
     def _holds(self, digest: bytes, data: memoryview) -> bool:
         """Return whether the blob exists and has exactly these bytes."""

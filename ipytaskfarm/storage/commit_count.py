@@ -152,6 +152,7 @@ class CommitCount:
         flags = os.O_RDWR | os.O_CREAT | os.O_NOFOLLOW | os.O_NONBLOCK | os.O_CLOEXEC
         self._file = os.open(path, flags, 0o600)
         # Closing any descriptor of this file would release SQLite's locks on it: `close` comes after SQLite's.
+        self._index = -1
         self._index = os.open(index, os.O_RDONLY | os.O_NOFOLLOW | os.O_CLOEXEC)
         data = os.pread(self._file, 2 * _SLOT_BYTES, 0)
         serials = [found[0] for at in (0, _SLOT_BYTES) if (found := _decode(data[at : at + _SLOT_BYTES])) is not None]

@@ -107,16 +107,23 @@ class EventLog:
         return log
 
     def note(self, now: Now, events: Sequence[tuple[str, Event]], saves: Sequence[Save]) -> None:
-        """Write one turn."""
+        """Write one turn.
+
+        Raises:
+            OSError: it cannot be written. The log has a part of it at most, which ends the log.
+        """
         encode = self._encode
         heard = [(session, _tag(type(event)), encode(event)) for session, event in events]
         self._write(LoggedTurn(now.mono_s, now.wall_s, heard, mark_of(saves)))
 
     def _write(self, frame: LogHeader | LoggedTurn) -> None:
         data = self._encode(frame)
-        self._file.write(_LENGTH.pack(len(data)) + data)
+        left = memoryview(_LENGTH.pack(len(data)) + data)
+        while left:  # an unbuffered file takes less than all when the disk becomes full
+            left = left[self._file.write(left) :]
 
     def close(self) -> None:
+        """Close the file. A second call does nothing."""
         self._file.close()
 
 

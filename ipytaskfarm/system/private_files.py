@@ -87,11 +87,33 @@ def private_folder(path: Path) -> Path:
         ) from None
     try:
         if made:
-            os.fchmod(folder, 0o700)
+            _make_private(path, folder)
         _check_owner(path, os.fstat(folder), "700")
     finally:
         os.close(folder)
     return path
+
+
+def _make_private(path: Path, folder: int) -> None:
+    """Set the mode of a folder that was just made. It is removed again if its file system cannot keep it private.
+
+    Raises:
+        SecurityError: the file system gives it to another user, or to all users.
+    """
+    with contextlib.suppress(PermissionError):  # it is another user's already
+        os.fchmod(folder, 0o700)
+    found = os.fstat(folder)
+    if found.st_uid != os.geteuid():
+        gives = f"gives what user {os.geteuid()} makes to user {found.st_uid} (root_squash, or mapped ids)"
+    elif stat.S_IMODE(found.st_mode) & 0o077:
+        gives = f"keeps no permissions: a folder made for us alone has {stat.S_IMODE(found.st_mode):o}"
+    else:
+        return
+    with contextlib.suppress(OSError):
+        os.rmdir(path)
+    raise errors.SecurityError(
+        f"the file system of {path} {gives}: set JUPYTER_DATA_DIR, and JUPYTER_RUNTIME_DIR, to folders on another one"
+    )
 
 
 def _check_owner(path: Path, found: os.stat_result, mode: str) -> None:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import errno
 import os
 import socket
 import struct
@@ -82,6 +83,17 @@ class SilentConnections:
         """Stop looking."""
         self._router.disable_monitor()
         self._events.close(0)
+
+
+def why_not_listening(farm: str, host: str, port: int, error: zmq.ZMQError) -> str:
+    """Return the text of the error for an address at which a farm cannot listen."""
+    text = f"farm {farm!r} cannot listen on {host}:{port}: {error.strerror or error}"
+    if error.errno not in (errno.EADDRINUSE, errno.EADDRNOTAVAIL, errno.ENODEV, errno.EACCES, errno.EINVAL):
+        return text  # such as a want of descriptors, for which the supervisor knows the remedy
+    return (
+        f"{text}. Another program has that port, or this machine has no such address; choose another port, or 0 for any"
+        " that is free"
+    )
 
 
 class CurveListener:

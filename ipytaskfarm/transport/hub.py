@@ -33,7 +33,7 @@ from ..core.limits import ByteAccounts, PeerLimits
 from ..core.messages import Answer, AskQuestion, Refusal
 from ..version import __version__
 from . import message_parts, reliable_session, wire
-from .curve_listener import CurveListener
+from .curve_listener import CurveListener, why_not_listening
 from .handshake import REPLACED, REVOKED, STORE_FULL, Handshake, Hello, Refuse, Welcome, WhoAreYou
 from .hub_session import HubSession, Incoming, LazySessions, Peer, PeerGone, PeerNewEpoch, PeerSilent, PeerUp, too_slow
 from .inbox import LEFT, Inbox
@@ -109,10 +109,7 @@ class Hub:
         try:
             self._curve = CurveListener(host, port, keys.server.secret, self._known, self.rejected)
         except zmq.ZMQError as error:
-            raise errors.ConnectionError(
-                f"farm {name!r} cannot listen on {host}:{port}: {error.strerror or error}. Another program has that "
-                "port, or this machine has no such address; choose another port, or 0 for any that is free"
-            ) from None
+            raise errors.ConnectionError(why_not_listening(name, host, port, error)) from None
         self.port = self._curve.port
         self._epoll = select.epoll()
         self._short_poll = ShortPoll(self._epoll.poll)

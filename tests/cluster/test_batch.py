@@ -7,6 +7,7 @@ Slurm is a fake here that gives prepared answers; the real one is in test_slurm.
 from __future__ import annotations
 
 import os
+import time
 from collections.abc import Callable, Iterator, Mapping
 from pathlib import Path
 from typing import Any
@@ -17,7 +18,9 @@ from ipytaskfarm import Farm, Task
 from ipytaskfarm.core.errors import FarmNotRunning, LauncherError
 from ipytaskfarm.deployment.agent_groups import read_groups
 from ipytaskfarm.deployment.daemon import stop_farm
-from ipytaskfarm.launchers.batch import launchers
+from ipytaskfarm.launchers import answering
+from ipytaskfarm.launchers.answering import telling
+from ipytaskfarm.launchers.batch import commands as running
 from ipytaskfarm.launchers.batch.launchers import Lsf, Pbs, Slurm
 from ipytaskfarm.launchers.interface import AgentSpec, AgentStatus, Handle, Launcher, Seat
 from ipytaskfarm.settings.checks import Agents
@@ -25,10 +28,18 @@ from tests.conftest import Dirs
 from tests.farm.test_farm import background_farm
 from tests.farm.test_farm_bad_input import Said
 from tests.support import fake_batch
+from tests.support.ended import has_ended
 from tests.support.farms import DEADLINE_S, engines, until_engines
 from tests.support.polling import eventually
 
 SLURM_JOB: Handle = {"job": "17", "cluster": "", "names": ["g-1.0", "g-1.1", "g-1.2"]}
+
+
+@pytest.fixture(autouse=True)
+def _trusted() -> Iterator[None]:
+    """Trust all systems again after a test: what is remembered of them is the process's."""
+    yield
+    running.answering.forget()
 
 
 @pytest.fixture
@@ -39,7 +50,7 @@ def commands(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Callable[..., P
     folder = tmp_path / "commands"
     folder.mkdir()
     monkeypatch.setenv("PATH", f"{folder}{os.pathsep}/usr/bin{os.pathsep}/bin")
-    monkeypatch.setattr(launchers, "AGAIN_S", 0.0)
+    monkeypatch.setattr(running, "AGAIN_S", 0.0)
 
     def make(name: str, body: str) -> Path:
         calls = folder / f"{name}.calls"
@@ -149,13 +160,61 @@ def test_a_refusal_is_in_slurms_own_words(commands: Callable[..., Path]) -> None
 
 
 def test_a_command_that_hangs_is_given_up(commands: Callable[..., Path], monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(launchers, "COMMAND_S", 0.2)
+    monkeypatch.setattr(running, "COMMAND_S", 0.2)
+    monkeypatch.setattr(running, "SUBMIT_S", 0.2)
     commands("squeue", "exec sleep 60")
     with pytest.raises(LauncherError, match=r"squeue did not answer within 0\.2 s: .* Try again$"):
         Slurm({}).status(SLURM_JOB)
     commands("sbatch", "exec sleep 60")
     with pytest.raises(LauncherError, match=r"It may have taken the job all the same"):
         Slurm({}).submit(seats(1), spec())
+
+
+def test_one_command_that_hangs_tells_about_the_next_ones(
+    commands: Callable[..., Path], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """A stop of a farm waited for the full limit at each command: 86 s."""
+    for module, name in ((running, "COMMAND_S"), (answering, "TELL_S"), (answering, "DOUBT_S")):
+        monkeypatch.setattr(module, name, {"COMMAND_S": 0.6, "TELL_S": 0.1, "DOUBT_S": 0.2}[name])
+    asked, cancelled = commands("squeue", "sleep 600"), commands("scancel", "sleep 600")
+    told: list[str] = []
+    launcher = Slurm({})
+    with telling(told.append):
+        with pytest.raises(LauncherError, match=r"squeue did not answer within 0\.6 s"):
+            launcher.status(SLURM_JOB)
+        with pytest.raises(LauncherError, match=r"scancel did not answer within 0\.2 s.*: scancel --quiet 17$"):
+            launcher.cancel(SLURM_JOB)
+        for _ in range(50):
+            with pytest.raises(
+                LauncherError, match="scancel was not tried, because Slurm has just not answered: scancel"
+            ):
+                launcher.cancel(SLURM_JOB)
+    assert told[0] == "waiting for squeue: Slurm has not answered for 0.1 s; it has 0.5 s more"
+    assert len(told) == 2
+    assert len(asked.read_text().splitlines()) == len(cancelled.read_text().splitlines()) == 1
+
+
+def test_what_a_sites_own_script_waits_for_ends_with_it(
+    commands: Callable[..., Path], tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(running, "COMMAND_S", 1.0)
+    commands("squeue", f"sleep 600 & echo $! >{tmp_path}/pid; wait")
+    with pytest.raises(LauncherError, match="did not answer"):
+        Slurm({}).status(SLURM_JOB)
+    pid = int((tmp_path / "pid").read_text())
+    eventually(lambda: has_ended(pid), DEADLINE_S, what="the script's child")
+
+
+def test_a_controller_that_is_away_is_not_asked_at_length_again(
+    commands: Callable[..., Path], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(running, "PATIENT_S", 0.0)  # as if squeue itself had tried for ten seconds
+    away = "echo 'error: Unable to contact slurm controller (connect failure)' >&2; exit 1"
+    calls = commands("squeue", away)
+    for text in ("ended with exit code 1", "ended with exit code 1", "was not tried"):
+        with pytest.raises(LauncherError, match=f"squeue {text}"):
+            Slurm({}).status(SLURM_JOB)
+    assert len(calls.read_text().splitlines()) == 2
 
 
 @pytest.mark.parametrize(
@@ -245,11 +304,27 @@ def test_jobs_that_their_system_does_not_end_are_ended_by_the_next_stop(fakes: P
         works = qdel.read_text()
         qdel.write_text("#!/bin/sh\necho 'qdel: cannot connect' >&2; exit 1\n")
         said = Said()
-        with pytest.raises(LauncherError, match="pbs-1: qdel ended with exit code 1"):
+        with pytest.raises(LauncherError, match="pbs-1: qdel ended with exit code 1") as raised:
             stop_farm(home, 0.0, said)
+        assert "The farm itself has ended; what may be left of pbs-1 is ended by another `ipyt" in str(raised.value)
         assert [group.name for group in read_groups(home)] == ["pbs-1"]
         qdel.write_text(works)
         stop_farm(home, 0.0, said)
         assert read_groups(home) == []
         with pytest.raises(FarmNotRunning):
             stop_farm(home, 0.0, said)
+
+
+@pytest.mark.farm
+def test_a_stop_whose_commands_hang_says_so_and_ends(fakes: Path, farm_dirs: Dirs) -> None:
+    """It said nothing for 86 seconds."""
+    with background_farm("-n", "0", "--agents", "pbs:2", "--agent-engines", "1", "--agent-time", "10m") as home:
+        eventually(lambda: len(read_groups(home)) == 1, DEADLINE_S)
+        for name in ("qstat", "qdel"):
+            (fakes / "commands" / name).write_text("#!/bin/sh\nsleep 600\n")
+        said = Said()
+        began_s = time.monotonic()
+        with pytest.raises(LauncherError, match=r"pbs-1: qdel (did not answer|was not tried)"):
+            stop_farm(home, 0.0, said)
+        assert time.monotonic() - began_s < 50.0
+        assert any("waiting for qstat: PBS has not answered for 3 s" in line for line in said.lines)

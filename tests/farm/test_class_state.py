@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import functools
 import subprocess
 import sys
 from pathlib import Path
@@ -10,7 +11,7 @@ from typing import Any
 import pytest
 
 from ipytaskfarm import Farm, MultiEngineClient, Ref, Task, TaskClient
-from ipytaskfarm.serialization.kept_changes import state_of_class
+from ipytaskfarm.serialization.class_state import state_of_class
 from tests.support.farms import DEADLINE_S
 
 pytestmark = pytest.mark.farm
@@ -114,11 +115,16 @@ STATES: list[tuple[str, set[str]]] = [
     ("known = []\n@property\ndef f(self): return len(self.known)", set()),
     ("table = {}\ndef f(self, k): return self.table[k]", set()),
     ("ids = iter(range(9))\ndef f(self): return next(self.ids)", {"ids"}),
+    ("n = 0\n@functools.cached_property\ndef f(self): C.n += 1", {"n"}),
+    ("n = 0\n@functools.cache\ndef f(self): C.n += 1", {"n"}),
+    ("n = 0\n@property\ndef f(self): self.n += 1", set()),
+    ("n = 0\nf = property(None, lambda self, x: setattr(self, 'm', x))\n@f.getter\ndef f(self): C.n += 1", {"n"}),
+    ("n = 0\n@functools.singledispatchmethod\ndef f(self, x): C.n += 1", {"n"}),
 ]
 
 
 @pytest.mark.parametrize(("body", "state"), STATES)
 def test_the_state_of_a_class(body: str, state: set[str]) -> None:
-    names: dict[str, Any] = {"__name__": "__main__"}
+    names: dict[str, Any] = {"__name__": "__main__", "functools": functools}
     exec("class C:\n " + body.replace("\n", "\n "), names)
     assert state_of_class(names["C"]) == state

@@ -486,3 +486,9 @@ def test_ctrl_c_ends_a_program_with_its_calls(tmp_path: Path) -> None:
     ended = subprocess.run([sys.executable, script], timeout=DEADLINE_S, capture_output=True, text=True, check=False)
     assert ended.returncode == -signal.SIGINT
     assert "shutdown" in ended.stderr  # the block's end waited when it came
+
+
+def test_its_text_names_the_farm_and_says_when_it_is_shut_down(tc: TaskClient) -> None:
+    with tc.executor() as executor:
+        assert repr(executor) == f"<Executor of farm {tc.farm!r}>"
+    assert repr(executor) == f"<Executor of farm {tc.farm!r}, shut down>"

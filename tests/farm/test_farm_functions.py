@@ -140,6 +140,21 @@ def test_items_of_an_executors_map_are_as_those_of_a_pool(tc: TaskClient) -> Non
     assert run.t == 0
 
 
+@pytest.mark.parametrize("kind", ["map", "imap"])
+def test_items_of_a_map_do_not_see_what_former_ones_changed(tc: TaskClient, kind: str) -> None:
+    """Quick items share runs, of sizes that depend on the time that they take: so would the values."""
+    each = getattr(tc, kind)
+    run, state, numbers = Run(0), {"n": 0}, random.Random(1)
+    items = 300
+    assert list(each(run, [1] * items)) == [1] * items
+    assert list(each(Run.__call__, [run] * items, [1] * items)) == [1] * items
+    assert list(each(adds, [state] * items, [1] * items)) == [1] * items
+    assert list(each(adds_to_pair, [(state, 1) for _ in range(items)])) == [1] * items
+    assert list(each(functools.partial(adds, state), [1] * items)) == [1] * items
+    assert list(each(draws, [numbers] * items)) == [random.Random(1).random()] * items
+    assert list(each(adds, [state] * 6, [1] * 6, chunksize=3)) == [1, 2, 3] * 2  # as in a pool
+
+
 class Examined:
     looks = 0
 
@@ -176,6 +191,10 @@ def test_asserts_that_pytest_has_rewritten(tc: TaskClient) -> None:
     assert tc.map(checks, [2]) == [2]
     with pytest.raises(AssertionError, match="two it is"):
         tc.map(checks, [1])
+
+
+def adds_to_pair(pair: tuple[dict[str, int], int]) -> int:
+    return adds(*pair)
 
 
 def draws(numbers: random.Random) -> float:

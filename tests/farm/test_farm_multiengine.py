@@ -164,6 +164,12 @@ def test_an_error_says_what_this_session_has(mec: MultiEngineClient, monkeypatch
     ]
 
 
+def test_a_block_that_is_no_bool_is_refused_where_it_is_set(mec: MultiEngineClient) -> None:
+    with pytest.raises(TypeError, match="block must be True or False, not int: 2"):
+        mec.block = 2  # type: ignore[assignment]
+    assert mec.block is True
+
+
 def test_pending_results(mec: MultiEngineClient, gate: Gate) -> None:
     mec.block = False
     pending = mec.execute(gate.code + "a = 3")

@@ -146,3 +146,23 @@ def test_a_stream_ends_with_its_wait(tc: TaskClient, gate: Gate, capsys: pytest.
     gate.open()
     tc.barrier(task, timeout=DEADLINE_S)
     assert "after" not in capsys.readouterr().out
+
+
+WIDGET = "application/vnd.jupyter.widget-view+json"
+SLIDER = f"""
+from IPython.display import display
+class Slider:
+    def _repr_mimebundle_(self, **kwargs):
+        return {{"text/plain": "IntSlider(value=3)", {WIDGET!r}: {{"model_id": "1", "version_major": 2}}}}
+display(Slider())
+Slider()
+"""
+
+
+def test_a_widget_is_shown_by_its_text(farm: Farm, tc: TaskClient) -> None:
+    """Its model is in the engine's process: Jupyter would show "Loading widget..." for ever."""
+    found = [tc.run(Task(SLIDER), block=True).outputs]
+    with farm.multiengine_client() as mec:
+        found.append(mec.execute(SLIDER, targets=0)[0]["display"])
+    for outputs in found:
+        assert [output["data"] for output in outputs] == [{"text/plain": "IntSlider(value=3)"}] * 2

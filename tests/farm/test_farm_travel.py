@@ -91,6 +91,13 @@ HANDLE = [
     "%%task -o h\nx = 5",
     "import threading\nfor each in threading.enumerate():\n    if each.name.startswith('task '): each.join(30)",
 ]
+JOB = [
+    "import os, time\nfrom ipytaskfarm import TaskClient\n"
+    "def waits(path):\n    while not os.path.exists(path): time.sleep(0.01)\n"
+    "job = TaskClient(WHERE).map(waits, [os.path.abspath('go')] * 2, block=False); job",
+    "open('go', 'w').close(); job.wait()\n"
+    "for each in threading.enumerate():\n    if each.name == 'ipytaskfarm progress': each.join(30)",
+]
 FIGURE = """import ipytaskfarm
 def plot(i):
     import matplotlib.pyplot as plt, warnings
@@ -103,7 +110,7 @@ ipytaskfarm.TaskClient(WHERE).map(plot, [1])[0]"""
 @pytest.mark.notebook
 def test_from_a_notebook(farm: Farm, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.delenv("MPLBACKEND", raising=False)  # which the tests set
-    cells = [f"WHERE = {str(farm.connection_file)!r}\n{GLOBALS}", USE, *HANDLE, FIGURE]
+    cells = [f"WHERE = {str(farm.connection_file)!r}\n{GLOBALS}", USE, *HANDLE, *JOB, FIGURE]
     notebook = executed(cells, tmp_path)
     said = {"stdout": "", "stderr": ""}
     for output in notebook.cells[1].outputs:
@@ -111,6 +118,7 @@ def test_from_a_notebook(farm: Farm, tmp_path: Path, monkeypatch: pytest.MonkeyP
     assert said["stdout"] == SAID
     assert "of_generator draws from generator, which is copied to each engine" in said["stderr"]
     assert "succeeded" in notebook.cells[3].outputs[0].data["text/html"], "nbclient takes updates from the cell it runs"
+    assert "2/2 items: 2 succeeded" in notebook.cells[5].outputs[0].data["text/html"], "and so does the bar of a job"
     results = [output for output in notebook.cells[-1].outputs if output.output_type == "execute_result"]
     assert "image/png" in results[0].data
     assert "errors of warnings" not in printed(notebook)

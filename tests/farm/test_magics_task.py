@@ -152,6 +152,7 @@ def test_mistakes_are_told_in_one_line(shell: Shell) -> None:
         ("%taskfarm restart", "did you mean stop, then start?"),
         ("%taskfarm start 2", "-n 2 starts 2 engines, --farm 2 a farm '2'"),
         ("%%taskmap n range(3)\n1", "ITERABLE"),
+        ("%%taskmap n in range(3) --retires\n1", "no flag --retires, did you mean --retries"),
         ("%%taskmap n in range(3 --pull y\n1", "is not an expression"),
     ]:
         cell = shell.fails(code, UsageError, match)
@@ -198,11 +199,20 @@ def test_taskmap_with_failures_keeps_what_there_is(shell: Shell) -> None:
         ("n in items -o out", (["n"], "items", "-o out")),
         ("a, b in [(x, -x) for x in y] -b --name z", (["a", "b"], "[(x, -x) for x in y] -b", "--name z")),
         ("n in f(x --y) --pull q", (["n"], "f(x --y)", "--pull q")),
+        ("n in range(3) --retires", (["n"], "range(3)", "--retires")),
     ],
 )
 def test_where_the_expression_ends(shell: Shell, line: str, found: tuple[list[str], str, str]) -> None:
     parser = shell.shell.find_cell_magic("taskmap").parser
     assert split_map(line, parser) == found
+
+
+@pytest.mark.parametrize(
+    ("items", "wrong"),
+    [("[(1, 2), (3,)]", r"item 1 has 1: \(3,\)"), ("[1, 2]", "item 0 is 1"), ("['abc']", "item 0 has 3: 'abc'")],
+)
+def test_items_that_do_not_fit_the_names_are_named(shell: Shell, items: str, wrong: str) -> None:
+    shell.fails(f"%%taskmap a, b in {items}\na", UsageError, f"each item has 2 values, for a, b; {wrong}")
 
 
 # -- %task and %tasks
@@ -275,6 +285,11 @@ def test_completion(shell: Shell, farm: Farm) -> None:
     assert str(last) in shell.completions("%task result ")
     assert "running" in shell.completions("%tasks --state ")
     assert farm.name in shell.completions("%taskfarm stop ")
+
+
+def test_loading_the_magics_again_keeps_the_farm(shell: Shell, farm: Farm) -> None:
+    shell.ok("%reload_ext ipytaskfarm")
+    assert farm.name in repr(shell.ok("%taskfarm status").value)
 
 
 def test_unloading_takes_the_magics_away(shell: Shell) -> None:

@@ -103,6 +103,7 @@ MISTAKES: list[Mistake] = [
      "a Pool has no argument 'n_processes', did you mean 'processes'?"),
     # A task
     ("arguments behind the function", lambda w: AnyTask(pow, 2, 3), TypeError, "Task(pow, args=(2, 3))"),
+    ("a tuple of arguments behind it", lambda w: AnyTask(pow, (2, 3)), TypeError, "Task(pow, args=(2, 3))"),
     ("one argument behind it", lambda w: AnyTask(f, 2), TypeError, "Task(f, args=(2,))"),
     ("argument by name", lambda w: AnyTask(f, x=3), TypeError,
      "an argument of the function goes into kwargs={'x': 3}"),

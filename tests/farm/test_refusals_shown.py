@@ -76,6 +76,14 @@ def test_a_refusal_within_code_of_the_user_that_the_farm_calls_shows_its_line(sh
     assert "ipytaskfarm/" not in shown
 
 
+def test_a_group_of_exceptions_shows_no_frames_between_the_cell_and_its_magic(shell: Shell, farm: Farm) -> None:
+    shell.ok(f"%taskfarm connect {farm.connection_file}")
+    shown = shell.run("%%task -b\nraise ExceptionGroup('several', [ValueError('one'), TypeError('two')])").shown
+    assert "ValueError: one" in shown
+    assert "raise ExceptionGroup" in shown
+    assert "interactiveshell.py" not in shown
+
+
 def test_an_error_in_the_farm_itself_keeps_all_frames(shell: Shell, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(maps, "ON_ERROR", None)
     assert "ipytaskfarm/client/maps.py" in shell.run("tc.map(abs, [1])").shown

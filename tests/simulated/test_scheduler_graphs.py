@@ -149,6 +149,27 @@ def test_what_waits_waits_again_for_a_task_that_is_reopened() -> None:
     assert [row.outcome for row in sim.store.history[0]] == ["marked as failed: wrong"]
 
 
+def test_a_success_whose_input_was_cleared_is_not_reopened() -> None:
+    sim, agent, engine = one_engine()
+    sim.submit(0)
+    sim.submit(1, needs=Needs(after=(0,), inputs=((0, 0),)))
+    sim.submit(2, needs=Needs(after=(1,), inputs=((1, 1),)))
+    move(sim, agent)
+    assert [run_next(sim, agent, engine) for _ in range(2)] == [0, 1]
+    assert sim.ask(m.Clear([0])) == m.Cleared(1)
+    refusal = sim.ask(m.MarkTasksFailed(1, "wrong"))
+    assert isinstance(refusal, m.Refusal)
+    assert "cannot be run again: it takes the result of task 0, which was cleared" in refusal.text
+    assert sim.begin(engine)
+    sim.end(agent, engine, LOSES_INPUTS, detail=LostInputs((1,)))
+    sim.settle()
+    assert ended_with(sim, 1) == "", "its result stands: a run without its input could only fail"
+    failure = final_of(sim, 2).failure
+    assert failure is not None
+    assert failure.etype == "InputsLost"
+    assert "task 1 cannot be run again for it: it takes the result of task 0" in failure.value
+
+
 def add_engine(sim: SimFarm, agent: SimAgent) -> SimEngine:
     sim.ask(m.SetWanted(2))
     sim.settle()

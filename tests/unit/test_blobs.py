@@ -49,6 +49,23 @@ def test_a_blob_is_named_by_its_content_and_written_once(blobs: Blobs) -> None:
     assert found == data
 
 
+def test_the_names_of_a_blob_and_of_its_folder_are_on_the_disk(blobs: Blobs, monkeypatch: pytest.MonkeyPatch) -> None:
+    synced: list[Path] = []
+    monkeypatch.setattr(door, "sync_folder", synced.append)
+    digest = blobs.put(memoryview(os.urandom(100_000)))
+    assert synced == [blobs.path(digest).parent, blobs.folder]
+    blobs.path(digest).unlink()
+    synced.clear()
+    blobs.adopt(_written(blobs), digest)
+    assert synced == [blobs.path(digest).parent], "the folder was there already"
+
+
+def _written(blobs: Blobs) -> Path:
+    part = blobs.folder / "one.part"
+    part.write_bytes(b"content")
+    return part
+
+
 def test_a_torn_file_under_the_right_name_is_written_again(blobs: Blobs) -> None:
     data = memoryview(os.urandom(100_000))
     digest = blobs.put(data)

@@ -108,6 +108,8 @@ def test_without_arguments_it_explains_itself(capsys: pytest.CaptureFixture[str]
         (["cache", "forgt"], "did you mean 'forget'"),
         (["start", "--agents", "slurn:2"], "did you mean 'slurm'"),
         (["start", "--max", "2"], "--min and --max go together: give both"),
+        (["start", "--idle", "30"], "Give both, or leave --idle out"),
+        (["start", "--agents", "slurm:1", "--idle", "30"], "--idle goes with --min and --max"),
         (["start", "--agents", "slurm:1", "--agent-time", "2x"], "time_limit: '2x' is no duration"),
     ],
 )

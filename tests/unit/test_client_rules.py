@@ -8,11 +8,12 @@ from typing import Any
 import pytest
 
 from ipytaskfarm import Join, RecycleSettings, Ref, Task, TaskEnvironment, errors
+from ipytaskfarm.adapters.executor_calls import check_rules
 from ipytaskfarm.client.environments import pack_environment_of
 from ipytaskfarm.client.job_tasks import Graph
 from ipytaskfarm.client.packing import Shared, pack_task
 from ipytaskfarm.core.messages.task_types import Function, Needs
-from ipytaskfarm.core.requirements import Asks, Condition, Recycle, ResourceAmount
+from ipytaskfarm.core.requirements import Asks, Condition, Recycle, ResourceAmount, unmet
 
 
 def asks(**rules: Any) -> Asks | None:
@@ -84,6 +85,7 @@ def test_resources_as_they_travel(given: dict[str, Any], travels: list[ResourceA
         ({"grace": -1}, ValueError, "grace must be 0 seconds or more"),
         ({"time_limit": 0}, ValueError, "time_limit must be more than 0 seconds"),
         ({"colour": "red"}, TypeError, "has no argument 'colour'"),
+        ({"memory_limit": "2 GiB"}, TypeError, r"instead: a setting of the farm.*: Farm\(memory_limit=…\)"),
         ({"after": "first"}, TypeError, "after must be an id, a future, a Task of the same job"),
         ({"after": [1, None]}, TypeError, "after must be an id"),
         ({"if_failed": "ignore"}, ValueError, "if_failed must be one of 'fail', 'skip', 'run'"),
@@ -99,7 +101,7 @@ def test_resources_as_they_travel(given: dict[str, Any], travels: list[ResourceA
 def test_what_is_wrong_is_named(rules: dict[str, Any], error: type[Exception], text: str) -> None:
     with pytest.raises(error, match=text):
         Task("1", **rules)
-    if "colour" not in rules:
+    if not {"colour", "memory_limit"} & rules.keys():
         task = Task("1")
         (name, value) = next(iter(rules.items()))
         with pytest.raises(error, match=text):
@@ -280,3 +282,18 @@ def test_delays_of_a_function_are_asked_for_each_retry() -> None:
     assert rules is not None
     assert rules.retry_delays_s == (2.0, 4.0, 8.0)
     assert rules.retry_on == ("builtins.OSError", "builtins.KeyError")
+
+
+@pytest.mark.parametrize(
+    ("amount", "shown"), [(2**42, "4.0 TiB"), (2**40 - 2**30, "1023.0 GiB"), (2**30, "1.0 GiB"), (2**29, "512 MiB")]
+)
+def test_sizes_of_conditions_have_a_suitable_unit(amount: int, shown: str) -> None:
+    text = unmet(Condition("memory", ">=", amount), {"memory": 2**20})
+    assert text == f"memory >= {shown}: it is 1 MiB"
+
+
+def test_rules_of_an_executor_that_are_of_the_farm_are_named() -> None:
+    with pytest.raises(TypeError, match=r"instead: a setting of the farm.*: Farm\(memory_limit=…\)"):
+        check_rules({"memory_limit": "2 GiB"}, "an Executor", ("max_workers",))
+    with pytest.raises(TypeError, match="did you mean 'max_workers'"):
+        check_rules({"workers": 4}, "an Executor", ("max_workers",))

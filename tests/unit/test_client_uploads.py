@@ -12,7 +12,7 @@ import msgspec
 import numpy as np
 import pytest
 
-from ipytaskfarm.client import Task, TaskClient
+from ipytaskfarm.client import Task, TaskClient, large_values
 from ipytaskfarm.client.large_values import BlobUploads
 from ipytaskfarm.controller.blob_receiving import (
     UPLOADED_KEPT_S,
@@ -213,3 +213,46 @@ def test_a_reader_sends_nothing(fake: FarFarm) -> None:
     farm_paths.write_connection_file(info, path)
     with TaskClient(str(path)) as tc:
         assert tc._session.blobs is None
+
+
+class SlowController:
+    """In the place of the session and of the clock: an answer takes ten seconds, and some refuse a place for now."""
+
+    def __init__(self, size: int, place_after: int) -> None:
+        self.size = size
+        self.place_after = place_after
+        """After how many refusals there is a place again."""
+        self.now_s = self.came = self.refused = 0
+
+    def monotonic(self) -> float:
+        return self.now_s
+
+    def sleep(self, seconds: float) -> None:
+        self.now_s += 1
+
+    def begin(self, question: WriteBlob) -> WriteBlob:
+        return question
+
+    def forget(self, question: WriteBlob) -> None:
+        pass
+
+    def answer(self, question: WriteBlob) -> BlobWritten:
+        self.now_s += 10
+        if self.came >= self.size // 2 and self.refused < self.place_after:
+            self.refused += 1
+            return BlobWritten(question.digest, error="no place now", later=True)
+        if question.offset == self.came:
+            self.came += len(question.data)
+        return BlobWritten(question.digest, self.came)
+
+
+def test_a_place_is_waited_for_since_the_last_piece_and_not_since_the_begin(monkeypatch: pytest.MonkeyPatch) -> None:
+    data = memoryview(bytes(24 * PIECE_BYTES))
+    slow = SlowController(len(data), place_after=2)
+    monkeypatch.setattr(large_values, "time", slow)
+    BlobUploads(slow)._send(b"d" * 32, data)  # type: ignore[arg-type]
+    assert (slow.came, slow.refused) == (len(data), 2)
+    never = SlowController(len(data), place_after=10**6)
+    monkeypatch.setattr(large_values, "time", never)
+    with pytest.raises(OSError, match="no place now"):
+        BlobUploads(never)._send(b"d" * 32, data)  # type: ignore[arg-type]

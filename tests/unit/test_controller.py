@@ -9,7 +9,7 @@ from pathlib import Path
 import msgspec
 import pytest
 
-from ipytaskfarm.controller import evaluators
+from ipytaskfarm.controller import __main__ as starting, evaluators
 from ipytaskfarm.controller.blob_reading import ReadPiece
 from ipytaskfarm.controller.cache_answers import CacheAnswers
 from ipytaskfarm.controller.direct_answers import DirectAnswers
@@ -18,7 +18,7 @@ from ipytaskfarm.controller.loop import ControllerLoop
 from ipytaskfarm.controller.payloads import Payloads
 from ipytaskfarm.controller.policy import load_policy
 from ipytaskfarm.controller.replies import answer, explain_final
-from ipytaskfarm.core.errors import QueuePolicyError
+from ipytaskfarm.core.errors import QueuePolicyError, SecurityError
 from ipytaskfarm.core.messages import (
     AgentState,
     Answer,
@@ -47,6 +47,7 @@ from ipytaskfarm.core.scheduler.restore import restored_farm
 from ipytaskfarm.core.scheduler.scheduler import Scheduler
 from ipytaskfarm.core.scheduler.settings import SchedulerSettings
 from ipytaskfarm.serialization.pack import pack_function
+from ipytaskfarm.storage.event_log import EventLog
 from ipytaskfarm.storage.result_cache import ResultCache
 from ipytaskfarm.storage.store import Store
 from ipytaskfarm.transport.hub_session import Peer, PeerNewEpoch
@@ -265,6 +266,33 @@ def test_a_turn_commits_sends_acknowledges_and_settles_in_this_order(store: Stor
     assert {"send c IdBlock", "send c Accepted", "send a HandOut"} <= set(rest[:-2])
     assert rest[-2:] == ["flush", "settle"]
     assert diary.lines.count("flush") == 1
+
+
+def test_a_full_disk_ends_a_recording_and_not_the_epoch(store: Store, tmp_path: Path) -> None:
+    client = Peer("c", "client", "c")
+    diary = Diary(store, [(client, PeerNewEpoch(None)), (client, NeedIds())])  # type: ignore[arg-type]
+    farm = restored_farm("f", store.load(), SchedulerSettings(), Now(1.0, 1.0))
+    file = open("/dev/full", "wb", buffering=0)  # noqa: SIM115 - the log closes it
+    loop = ControllerLoop(Scheduler(farm), diary, diary, tmp_path, event_log=EventLog(file))  # type: ignore[arg-type]
+    loop.turn()
+    assert "send c IdBlock" in diary.lines
+    assert file.closed
+    loop.turn()
+
+
+@pytest.mark.parametrize("error", [OSError(28, "No space left on device"), SecurityError("it is a link")])
+def test_a_dump_of_events_that_cannot_be_written_does_not_end_a_turn(
+    error: Exception, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture
+) -> None:
+    def fail(path: Path, data: bytes) -> None:
+        raise error
+
+    class Events:
+        recent = ((1.0, "c", "NeedIds"),)
+
+    monkeypatch.setattr("ipytaskfarm.system.farm_paths.write_private", fail)
+    starting._dump(Events(), tmp_path)  # type: ignore[arg-type]
+    assert f"the last events were not written: {error}" in caplog.text
 
 
 def test_a_question_that_decides_nothing_is_answered_after_the_commit_and_not_scheduled(

@@ -16,7 +16,7 @@ from ipytaskfarm.core import saves as s
 from ipytaskfarm.core.errors import StoreError
 from ipytaskfarm.storage import backup
 from ipytaskfarm.storage.beside import beside, count_file
-from ipytaskfarm.storage.commit_count import Count, LogPlace, Missing, missing, read
+from ipytaskfarm.storage.commit_count import CommitCount, Count, LogPlace, Missing, missing, read
 from ipytaskfarm.storage.store import Store
 from tests.support.store_model import final, task
 from tests.support.thorough import some
@@ -332,3 +332,10 @@ def test_a_file_that_is_no_sqlite_file(path: Path) -> None:
     with pytest.raises(StoreError, match="not a database") as raised:
         Store.open(path)
     assert "\n" not in str(raised.value)
+
+
+def test_a_count_that_cannot_be_opened_leaves_no_descriptor(tmp_path: Path) -> None:
+    before = sorted(os.listdir("/proc/self/fd"))
+    with pytest.raises(FileNotFoundError):
+        CommitCount(tmp_path / "store.count", tmp_path / "no index")
+    assert sorted(os.listdir("/proc/self/fd")) == before

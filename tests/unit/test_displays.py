@@ -19,6 +19,7 @@ from ipytaskfarm.core.messages import payload, tables
 from ipytaskfarm.core.messages.task_types import FailureSummary
 from ipytaskfarm.core.states import Reason
 from ipytaskfarm.display.text import redrawn
+from ipytaskfarm.jupyter import handles
 from ipytaskfarm.serialization.pack import pack, pack_error
 from ipytaskfarm.web.questions import long_text
 from tests.support.fake_hub_controller import FakeController, encode, final
@@ -81,6 +82,33 @@ def test_text_of_tasks_is_never_html() -> None:
     ]
     for html in shown:
         assert "<script" not in html
+
+
+def test_a_long_word_of_an_error_is_broken_in_a_notebook() -> None:
+    """Otherwise it goes on beyond the notebook's edge."""
+    groups = FailureGroups([FailureGroup("KeyError", "k" * 300, [1], "", "KeyError")])
+    assert '<summary style="overflow-wrap:anywhere">1 × <b>KeyError</b>' in groups._repr_html_()
+
+
+class Waits:
+    """A client that counts how often it is asked for the state of a task, which waits."""
+
+    asked = 0
+
+    def status(self, task_id: int) -> TaskStatus:
+        self.asked += 1
+        return TaskStatus(tables.TaskRow(task_id, "scheduled", "queued", "", -1, 0, 0.0))
+
+
+def test_a_task_that_writes_is_not_said_to_wait(monkeypatch: pytest.MonkeyPatch) -> None:
+    clock = [100.0]
+    monkeypatch.setattr("ipytaskfarm.jupyter.handles.time.monotonic", lambda: clock[0])
+    client: Any = Waits()
+    state = handles.TaskState(client, 7)
+    for now_s, has_output, asked in [(100.0, False, 1), (100.5, False, 1), (100.5, True, 2), (100.6, True, 2)]:
+        clock[0] = now_s
+        assert state.text(has_output) == "scheduled (queued)"
+        assert client.asked == asked
 
 
 def test_what_a_task_displays_as_html_is_html() -> None:

@@ -112,9 +112,10 @@ def test_the_limits_of_a_process_are_its_own(farm_dirs: Dirs) -> None:
 def test_memory_that_is_not_enough() -> None:
     told(machine.memory(64, [MemoryRoom(800 << 20, 1 << 30)]), Level.WRONG, "64 more engines", "-n")
     told(machine.memory(0, [MemoryRoom(10 << 20, 1 << 30)]), Level.WRONG, "less than 5%")
-    told(machine.memory(4, [MemoryRoom(800 << 20, 1 << 30)]), Level.OK, "0.8 GiB of 1.0 GiB")
+    told(machine.memory(4, [MemoryRoom(800 << 20, 1 << 30)]), Level.OK, "800.0 MiB of 1.0 GiB")
+    told(machine.memory(4, [MemoryRoom(2 << 40, 4 << 40)]), Level.OK, "2.0 TiB of 4.0 TiB")
     roomier = MemoryRoom(8 << 30, 16 << 30)
-    told(machine.memory(64, [roomier, MemoryRoom(800 << 20, 1 << 30)]), Level.WRONG, "0.8 GiB of 1.0 GiB")
+    told(machine.memory(64, [roomier, MemoryRoom(800 << 20, 1 << 30)]), Level.WRONG, "800.0 MiB of 1.0 GiB")
 
 
 def test_a_clock_that_is_behind_or_was_set() -> None:

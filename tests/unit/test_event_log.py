@@ -82,6 +82,27 @@ def test_a_tape_that_breaks_off_is_played_up_to_there(tmp_path: Path) -> None:
     assert len(list(play(path))) == 3
 
 
+class SlowFile:
+    """Takes a part of each write, as a file does on a disk that becomes full."""
+
+    def __init__(self) -> None:
+        self.taken = bytearray()
+
+    def write(self, data: memoryview) -> int:
+        self.taken += data[:7]
+        return min(7, len(data))
+
+
+def test_a_turn_is_written_whole_by_a_file_that_takes_a_part_at_a_time(tmp_path: Path) -> None:
+    file = SlowFile()
+    log = EventLog(file)  # type: ignore[arg-type]
+    log.note(Now(1.0, 2.0), [("client", m.NeedIds())], [])
+    whole = made(tmp_path / "events", 0).read_bytes() + file.taken
+    (tmp_path / "both").write_bytes(whole)
+    _, turns = read(tmp_path / "both")
+    assert [turn.mono_s for turn in turns] == [1.0]
+
+
 def test_what_is_no_tape_is_refused(tmp_path: Path) -> None:
     with pytest.raises(StoreError, match="cannot be read"):
         read(tmp_path / "none")

@@ -400,5 +400,7 @@ def test_functions_that_may_change_an_argument_which_others_have(notebook: Noteb
     shared: dict[str, int] = {}
     assert may_change_shared(notebook[name], [shared, shared]) is changes
     assert not may_change_shared(notebook[name], [{}, {"a": 1}, 1, 1])
+    assert may_change_shared(notebook[name], [(shared, 1), (shared, 2)]) is changes
+    assert may_change_shared(notebook[name], [{"d": shared, "n": 1}, {"d": shared, "n": 2}]) is changes
     path = Path("a")
     assert not may_change_shared(notebook[name], [path, path])

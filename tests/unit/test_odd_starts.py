@@ -98,6 +98,7 @@ STARTS: dict[str, Start] = {
     "no folder for temporary files where TMPDIR says": Start({"TMPDIR": "/nonexistent"}),
     "a long TMPDIR": Start(shell="export TMPDIR={temporary}/$(printf 'x%.0s' {{1..120}}); mkdir $TMPDIR"),
     "few descriptors": Start(shell="ulimit -n 64"),
+    "hardly a descriptor": Start(shell="ulimit -n 20", says="raise the limit of open files, `ulimit -n`"),
     "too few descriptors": Start(shell="ulimit -n 32", says="raise the limit of open files, `ulimit -n`"),
     "a runtime folder of somebody else": Start(
         shell="mkdir -m 700 {work}/theirs; chown 777 {work}/theirs; export JUPYTER_RUNTIME_DIR={work}/theirs",

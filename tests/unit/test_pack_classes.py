@@ -12,6 +12,8 @@ from typing import Any
 
 import pytest
 
+from ipytaskfarm.client.packing import may_change_shared
+
 from ..support.pack_peer import CLASSES, Notebook, Peer
 
 
@@ -366,3 +368,19 @@ def test_a_model_of_the_users_own_class_is_in_no_library(
     made.__module__ = "colorsys"
     monkeypatch.setitem(vars(colorsys), "Page[Mine]", made)
     assert peer.call(notebook["ask"], made) == ("Page[Mine]", True)
+
+
+def test_random_generators_of_own_classes_keep_their_state_and_attributes(peer: Peer, notebook: Notebook) -> None:
+    notebook.run(
+        "import random\n"
+        "class Dice(random.Random):\n"
+        "    def __new__(cls, seed, sides): return super().__new__(cls, seed)\n"
+        "    def __init__(self, seed, sides): super().__init__(seed); self.sides, self.thrown = sides, []\n"
+        "    def throw(self): self.thrown.append(self.randint(1, self.sides)); return self.thrown\n"
+        "dice = Dice(3, 20)\n"
+        "dice.same, first = dice, dice.gauss(0, 1)\n"
+        "def throw(d): return d.throw() + [d.gauss(0, 1), d.same is d, type(d).__name__]\n"
+    )
+    thrown = peer.call(notebook["throw"], notebook["dice"])
+    assert thrown == notebook["throw"](notebook["dice"])
+    assert may_change_shared(lambda d: d.random(), [notebook["dice"]] * 2)

@@ -18,9 +18,11 @@ from ipytaskfarm.serialization.pack import (
     note_rebuild,
     pack,
     pack_error,
+    pack_function,
     traceback_of,
     unpack,
     unpack_error,
+    unpack_function,
 )
 from ipytaskfarm.serialization.tracebacks import VALUES_FRAMES
 
@@ -229,3 +231,18 @@ def test_an_error_of_a_modules_import_names_the_module(
     other = ValueError("x")
     note_rebuild(other, "the function was rebuilt")
     assert "cannot be made again" in other.__notes__[0]
+
+
+def test_a_module_that_was_removed_fails_where_it_is_imported(
+    notebook: Notebook, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.syspath_prepend(tmp_path)
+    module = tmp_path / "goes_away.py"
+    module.write_text("K = 1\n")
+    notebook.run("def use():\n    import goes_away\n    return goes_away.K")
+    with_it = pack_function(notebook["use"])
+    module.unlink()
+    alone = pack_function(notebook["use"])  # without the module, so that the import fails on the engine
+    assert len(alone.code) < len(with_it.code)
+    with pytest.raises(ModuleNotFoundError, match="No module named 'goes_away'"):
+        unpack_function(alone.code, {})()

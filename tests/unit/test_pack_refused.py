@@ -206,6 +206,19 @@ def test_a_deep_value_has_a_short_message() -> None:
         deep = deep.pop()
 
 
+class Options(dict[str, Any]):
+    """The dict whose keys are its attributes, too: its key "items" hides the method that pickle calls."""
+
+    def __init__(self, **values: Any) -> None:
+        super().__init__(values)
+        self.__dict__ = self
+
+
+def test_a_dict_whose_key_hides_its_method_is_refused_by_name() -> None:
+    with pytest.raises(UnpickleableException, match=r"^a\['options'\]: an? .*Options cannot be pickled \(TypeError: "):
+        pack({"options": Options(items=3)}, "a")
+
+
 def test_a_mock_does_not_make_more_of_itself_when_it_is_looked_at() -> None:
     mock = unittest.mock.MagicMock()
     with contextlib.suppress(UnpickleableException):

@@ -137,3 +137,17 @@ def test_code_that_no_task_needs_is_found(store: Store) -> None:
     assert unused(sweeper, 2000.0) == ["large", "nobody's"]
     store.commit([s.DropFunctions(["large", "nobody's"])])
     assert store.functions(["large", "nobody's", "function"]) == [Function("function", b"code")]
+
+
+def test_a_clock_that_is_set_ahead_clears_nothing_early(store: Store, tmp_path: Path) -> None:
+    """All results were cleared when the clock of a machine was set, as after its start or by hand."""
+    ended(store, 10)
+    booted_s = [0.0]
+    rule = Retention(store, tmp_path, 60.0, None, lambda: booted_s[0])
+    assert rule.due(0.0, ENDED_S) == []
+    booted_s[0] = 20.0
+    assert rule.due(20.0, ENDED_S + 20.0 + 86_400.0) == []
+    booted_s[0] = 65.5
+    assert rule.due(65.5, ENDED_S + 65.5 + 86_400.0) == [0, 1, 2, 3, 4, 5]
+    booted_s[0] = 86_400.0
+    assert rule.due(100.0, ENDED_S + 86_400.0) == list(range(10)), "a machine that was suspended, and a clock set back"

@@ -162,6 +162,22 @@ def test_other_users_things_are_refused(folder: Path) -> None:
 # ----------------------------------------------------------------------------------------------------- folders
 
 
+@pytest.mark.parametrize("kind", ["root_squash", "keeps no permissions"])
+def test_a_file_system_that_keeps_nothing_private_is_named(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, kind: str
+) -> None:
+    """The advice was to remove the folder, which the next start made again."""
+    if kind == "root_squash":
+        own = os.geteuid()
+        monkeypatch.setattr(os, "geteuid", lambda: own + 1)
+    else:
+        chmod = os.fchmod
+        monkeypatch.setattr(os, "fchmod", lambda folder, mode: chmod(folder, 0o777))
+    with pytest.raises(errors.SecurityError, match=f"the file system of .*{kind}.*: set JUPYTER_DATA_DIR"):
+        farm_paths.private_folder(tmp_path / "a")
+    assert not (tmp_path / "a").exists()
+
+
 def test_where_things_are(farm_dirs: Dirs) -> None:
     assert farm_paths.farm_folder("a") == farm_dirs.data / "ipytaskfarm/a"
     assert host.runtime_folder() == farm_dirs.runtime

@@ -118,10 +118,11 @@ def test_decimals_and_numpys_errors(notebook: Notebook) -> None:
 
 
 CHANGES = """
-import collections, itertools
+import collections, decimal, itertools
 import numpy as np
 results, table, counts, stack, known = [], {}, collections.Counter(), [], {}
 out, number, best = np.zeros(3), 0, 0
+money, whole = decimal.Decimal(0), None
 numbers = itertools.count()
 class Made:
     count = 0
@@ -146,6 +147,15 @@ def adds(i):
 def keeps_best(i):
     global best
     best = max(best, i)
+def pays(i):
+    global money
+    money += i
+def collects(i):
+    global whole
+    whole = (whole or 0) + i
+def scales(i, by=decimal.Decimal(2)):
+    by *= i
+    return by
 def takes(i): return next(numbers)
 def pops(i): return stack.pop()
 def by_default(i, seen=[]): seen.append(i)
@@ -191,6 +201,8 @@ def test_what_calls_change_for_one_another(notebook: Notebook) -> None:
         ("counted", "counted changes counts (counts[i] += …)"),
         ("adds", "adds changes number (number += …)"),
         ("keeps_best", "keeps_best changes best (best = max(best, i))"),
+        ("pays", "pays changes money (money += …)"),
+        ("collects", "collects changes whole (whole = (whole or 0) + i)"),
         ("takes", "takes takes from numbers (next(numbers))"),
         ("pops", "pops takes from stack (stack.pop())"),
         ("by_default", "by_default changes seen (seen.append(…))"),
@@ -200,7 +212,7 @@ def test_what_calls_change_for_one_another(notebook: Notebook) -> None:
         assert text.startswith(expected), text
     (text,) = said(pack_function, notebook["made"]())
     assert text.startswith("closes changes n (n += …)")
-    for name in ("makes", "remembers", "balanced", "begins_anew", "own"):
+    for name in ("makes", "remembers", "balanced", "begins_anew", "own", "scales"):
         assert said(pack_function, notebook[name]) == [], name
     walk = notebook["Walk"]()
     for method, expected in ((walk.step, "self.here += …"), (walk.note, "self.seen.append(…)")):

@@ -151,6 +151,8 @@ def test_arguments_and_flags_come_to_the_same() -> None:
         ({"policy_path": "/nowhere"}, "policy_path: /nowhere is not a folder"),
         ({"min": 3, "max": 2}, "min must be no more than max: 3 and 2"),
         ({"max": 2}, "min and max go together: give both"),
+        ({"idle": 30}, "idle goes with min and max: .* Give both, or leave idle out"),
+        ({"idle": timedelta(seconds=30), "agents": "slurm:2"}, "idle goes with min and max"),
         ({"failure_values": "maskd"}, "not 'maskd', did you mean 'masked'"),
         ({"queue_policy": "FairShar"}, "did you mean 'FairShare'"),
         ({"resources": {"gpu": "many"}}, "resources: gpu must be a number of 0 or more, or a size .* not 'many'"),

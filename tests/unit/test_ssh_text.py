@@ -100,6 +100,10 @@ def test_the_command_never_asks_and_forwards_nothing() -> None:
     assert ssh_words("/c", Host("n", None))[4:6] == ["-F", "/c"]
 
 
+def test_the_reason_of_a_failure_is_shown_and_not_the_sites_banner() -> None:
+    assert "LogLevel=ERROR" in ssh_words(None, Host("node01", None))
+
+
 def test_a_tunnel_leads_from_the_hosts_loopback_alone() -> None:
     words = tunnel_words("/c", Host("node01", None), ("10.0.0.1", 4711))
     assert words[words.index("-R") + 1] == "127.0.0.1:0:10.0.0.1:4711"
@@ -131,6 +135,16 @@ def test_the_look_finds_the_first_interpreter_that_is_there(tmp_path: Path) -> N
     assert answer["cwd"] is True
     assert "reaches" not in answer
     assert answer_of(shell(look_script(["/nowhere/python"], None, "/")).stdout) == {"error": "there is no Python"}
+
+
+def test_a_script_that_prepares_an_environment_stays_the_interpreter(tmp_path: Path) -> None:
+    """The agent was started with the interpreter behind it, without what the script had prepared."""
+    script = tmp_path / "my python"
+    script.write_text(f'#!/bin/sh\nPREPARED=yes exec {sys.executable} "$@"\n')
+    script.chmod(0o755)
+    answer = answer_of(shell(look_script([str(script)], None, "/")).stdout)
+    assert answer is not None
+    assert answer["python"] == str(script)
 
 
 def test_the_look_survives_any_name(tmp_path: Path) -> None:

@@ -432,6 +432,18 @@ def test_a_closed_store_says_so(store: Store) -> None:
         store.load()
 
 
+def test_the_names_in_a_backup_are_on_the_disk_before_its_own(
+    store: Store, path: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    blobs = Blobs.create(blobs_folder(path), "farm")
+    digest = blobs.put(memoryview(os.urandom(100_000))).hex()
+    store.commit([msgspec.structs.replace(task(1), blobs=(digest,))])
+    synced: list[str] = []
+    monkeypatch.setattr(backup, "sync_folder", lambda folder: synced.append(str(folder.relative_to(tmp_path))))
+    backup.backup(path, tmp_path / "copy")
+    assert synced == [f"copy.part.blobs/{digest[:2]}", "copy.part.blobs", "."]
+
+
 def test_a_backup_takes_large_values_along(store: Store, path: Path, tmp_path: Path) -> None:
     blobs = Blobs.create(blobs_folder(path), "farm")
     needed, cleared = (blobs.put(memoryview(os.urandom(100_000))) for _ in range(2))

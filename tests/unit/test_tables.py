@@ -267,3 +267,10 @@ def test_columns_stay_straight_where_a_locale_has_no_sign_for_a_character() -> N
 def test_a_text_that_is_broken_in_html_keeps_a_least_width() -> None:
     table = Table([Column("error", least=28, cut=summary), "n"], [["x" * 100, 1]])
     assert table.html().count("overflow-wrap:anywhere;min-width:28ch") == 2
+
+
+def test_a_long_name_is_broken_in_html_and_a_date_is_not() -> None:
+    """Beside a name of a hundred characters the error of a task was out of sight."""
+    html = Table(["name", "submitted", "n"], [["n" * 100, "2026-12-01 02:26:23", 1]]).html()
+    assert html.count("overflow-wrap:anywhere;min-width:24ch") == 2
+    assert '<td style="text-align:left;white-space:nowrap">2026' in html

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import contextlib
+import errno
 import re
 import socket
 from collections.abc import Iterator
@@ -25,9 +26,10 @@ from ipytaskfarm.core.messages import (
     Refusal,
 )
 from ipytaskfarm.core.scheduler import scheduler
+from ipytaskfarm.deployment.start_errors import EXIT_ADDRESS, refusal_of
 from ipytaskfarm.system.farm_paths import ConnectionInfo
 from ipytaskfarm.transport import curve_listener, read_only, wire
-from ipytaskfarm.transport.curve_listener import CurveListener
+from ipytaskfarm.transport.curve_listener import CurveListener, why_not_listening
 from ipytaskfarm.transport.handshake import Hello, Refuse, Welcome, WhoAreYou
 from ipytaskfarm.transport.hub import Hub
 from ipytaskfarm.transport.keys import KeyPair, make_keypair
@@ -341,6 +343,15 @@ def test_a_taken_port_is_named(w: World) -> None:
         Hub("127.0.0.1", w.hub.port, w.keys, "f", "default", 1)
     with pytest.raises(errors.ConnectionError, match="cannot listen on 192"):
         Hub("192.0.2.1", 0, w.keys, "f", "default", 1)
+
+
+def test_a_want_of_descriptors_is_not_blamed_on_the_port() -> None:
+    """`ulimit -n 20` led to the advice to choose another port."""
+    text = why_not_listening("f", "127.0.0.1", 0, zmq.ZMQError(errno.EMFILE))
+    assert text == "farm 'f' cannot listen on 127.0.0.1:0: Too many open files"
+    assert "raise the limit of open files, `ulimit -n`" in str(refusal_of(EXIT_ADDRESS, f"a line before\n{text}"))
+    assert isinstance(refusal_of(EXIT_ADDRESS, text), errors.ConnectionError)
+    assert "choose another port" in why_not_listening("f", "127.0.0.1", 80, zmq.ZMQError(errno.EACCES))
 
 
 def test_only_the_address_asked_for_is_listened_on(w: World) -> None:

@@ -50,7 +50,7 @@ def on_agent_state(farm: SchedulerState, session: str, event: m.AgentState, now:
     agent.utc_offset_s = event.utc_offset_s
     # This includes the time that the message was on its way.
     agent.clock_ahead_s = event.wall_s - now.wall_s if event.wall_s else None
-    agent.skew_s = skew_of(event.wall_s, now.wall_s)
+    agent.skew_s, agent.behind_since_s = skew_of(event.wall_s, now.wall_s), None
     if event.node in farm.agents.drained_nodes:
         agent.excluded = DRAINED
     agent.present = agent.reachable = True
@@ -142,6 +142,8 @@ def _adopt(farm: SchedulerState, agent: AgentEntry, report: m.EngineReport, now:
     farm.renumber_engine(engine, report.id)
     engine.agent, engine.node = agent.session, agent.node
     engine.pid, engine.started_s = report.pid, report.started_s
+    if engine.born_s is None:
+        engine.born_s = now.mono_s - max(0.0, now.wall_s - report.started_s)
     engine.facts, engine.connection_file = report.facts, report.connection_file
     engine.properties = report.properties
     agent.engines[engine.name] = engine

@@ -69,7 +69,7 @@ def on_engine_lost(farm: SchedulerState, session: str, event: EngineDown, now: N
     if not event.expected:
         farm.diagnostics.losses.append(text)
         out.notes.append(text + _over(sorted(run[0] for run in begun if run is not None), event.known))
-        if agent is not None and engine.finished == 0 and now.wall_s - engine.started_s < _SOON_S:
+        if agent is not None and engine.finished == 0 and engine.age_s(now) < _SOON_S:
             back_off(farm, agent, now)
     begun_runs = {run for run in begun if run is not None}
     lose_engine(farm, engine, begun_runs, event.crash, event.known, now, out, event.items, event.running)

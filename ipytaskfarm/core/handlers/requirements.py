@@ -9,6 +9,7 @@ from ..messages import Checked, CheckTask, NodeState, Notice
 from ..messages.task_types import FailureSummary, Rules
 from ..requirements import CHANGING, Asks, Environment, unmet
 from ..scheduler.admission import changing_facts, lacks_time
+from ..scheduler.agent_entry import note_clock
 from ..scheduler.decision import Decision, Now
 from ..scheduler.eligibility import facts_of, unmet_requirement
 from ..scheduler.entries import EngineEntry, EngineState, TaskEntry
@@ -70,6 +71,7 @@ def on_node_state(farm: SchedulerState, session: str, event: NodeState, now: Now
         return
     agent.state = event
     agent.utc_offset_s = event.utc_offset_s
+    note_clock(agent, event.wall_s, now)
     if agent.parked or farm.limits.load_guard:
         farm.agents.changed[session] = None
 

@@ -257,8 +257,12 @@ def _deferred(
     trial_state = task.own_trial_state()
     if trial_state.began_s is None:
         trial_state.began_s = ended.started_s
+        trial_state.deferred_since_s = now.mono_s - ended.run_s
+    elif trial_state.deferred_since_s is None:
+        trial_state.deferred_since_s = now.mono_s - max(0.0, now.wall_s - trial_state.began_s)
+    assert trial_state.deferred_since_s is not None
     delay_s = rules.defer_s if detail.after_s is None else detail.after_s
-    if now.wall_s + delay_s - trial_state.began_s > rules.defer_max_s:
+    if now.mono_s + delay_s - trial_state.deferred_since_s > rules.defer_max_s:
         trial, message = trial_state.trial, f": {detail.message}" if detail.message else ""
         text = f"task {task.id} was deferred at trial {trial}, {rules.defer_max_s:g} s after its first{message}"
         last = Ended(

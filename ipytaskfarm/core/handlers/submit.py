@@ -10,7 +10,7 @@ from ..messages.task_types import FailureSummary, Final, Needs, Rules, Submissio
 from ..saves import SaveAccepted, SaveRefusal
 from ..scheduler import graph
 from ..scheduler.clients import Block, ClientEntry
-from ..scheduler.decision import Decision, Now
+from ..scheduler.decision import NEAR_S, Decision, Now
 from ..scheduler.eligibility import watch_unmet
 from ..scheduler.entries import TaskEntry
 from ..scheduler.queue import KnownRules
@@ -18,7 +18,7 @@ from ..scheduler.state import SchedulerState
 from ..scheduler.task_ends import tell_watching
 from ..scheduler.transitions import accept
 from ..states import Reason
-from ..validation import SECONDS_MAX, known_rules, why_not_storable
+from ..validation import known_rules, why_not_storable
 from .depends import ask_for_verdicts
 from .jobs import count_arrival, open_job, save_jobs
 from .requirements import apply_requirements
@@ -97,7 +97,7 @@ def on_submit(farm: SchedulerState, session: str, event: Submit, now: Now, out: 
                 submission = _with_sound_items(submission, block)
             block.next += 1 + submission.items
             fresh = True
-            if not 0.0 <= submission.submitted_s <= SECONDS_MAX:
+            if not 0.0 <= submission.submitted_s <= now.wall_s + NEAR_S:  # the client's clock is wrong
                 submission = msgspec.structs.replace(submission, submitted_s=now.wall_s)
             why = (fault if rules is not None else "") or (edge_fault if needs is not None else "")
             _take_in(farm, client, submission, known, needs, now, out, why)

@@ -228,6 +228,8 @@ class NodeState(msgspec.Struct, frozen=True, tag=True):
     """Engine -> its private memory with that of its children."""
     engine_limit: int = 0
     """The private memory at which an engine is ended; 0: there is no limit."""
+    wall_s: float = 0.0
+    """The time of the node's clock when the message was written; 0 if unknown."""
 
 
 class SetUp(msgspec.Struct, frozen=True, tag=True):

@@ -305,7 +305,7 @@ def reserves(farm: SchedulerState, agent: AgentEntry, task_class: TaskClass, clo
     if first is None or requirements is None:
         return False
     patience_s = 0.0 if requirements.exclusive else farm.settings.resource_patience_s
-    if now.wall_s - first.submitted_s < patience_s:
+    if now.since_s(first.submitted_s) < patience_s:
         return False
     other = farm.agents.by_session.get(task_class.reserved_by or "")
     if other is not None and other is not agent and other.accepts_tasks and other.engines:

@@ -7,6 +7,7 @@ from typing import Literal, NamedTuple, TypeAlias
 
 from ..messages import AgentProcess, NodeState, ResourceRequest
 from ..messages.task_types import Incarnation, RunKey
+from .decision import NEAR_S, Now
 from .entries import EngineEntry, TaskClass
 
 TaskKind: TypeAlias = tuple[str | None, tuple[int, ...] | None]
@@ -15,14 +16,37 @@ Charge: TypeAlias = Literal["error", "loss", "error and loss"]
 """What a failed attempt cost its task."""
 
 
-SKEW_S = 60.0
-"""The difference of two clocks that is corrected. The way of a message explains less, and does less harm."""
-
-
 def skew_of(node_s: float, own_s: float) -> float:
-    """Return how far a node's clock is ahead of the controller's; 0.0: it is near, or unknown (`node_s` is 0)."""
+    """Return how far a node's clock is ahead of the controller's; 0.0: it is near, or unknown (`node_s` is 0).
+
+    The way of a message explains less than `NEAR_S`, which does less harm.
+    """
     ahead_s = node_s - own_s
-    return ahead_s if node_s and abs(ahead_s) > SKEW_S else 0.0
+    return ahead_s if node_s and abs(ahead_s) > NEAR_S else 0.0
+
+
+LATE_S = 30.0
+"""A report that is so much older than those before it was late, unless it stays so for `SETTLE_S`."""
+SETTLE_S = 20.0
+"""Longer than the interval of an agent's reports: after a cut the last of those that come together is not late."""
+
+
+def note_clock(agent: AgentEntry, wall_s: float, now: Now) -> None:
+    """Note how far a node's clock is ahead, from the time of a report; it may be set while the agent runs.
+
+    A report takes time, which looks like a clock that is behind, but never like one that is ahead.
+    """
+    if not wall_s:
+        return
+    ahead_s = wall_s - now.wall_s
+    if agent.clock_ahead_s is not None and ahead_s < agent.clock_ahead_s - LATE_S:
+        if agent.behind_since_s is None:
+            agent.behind_since_s = now.mono_s
+        if now.mono_s - agent.behind_since_s < SETTLE_S:
+            return
+    agent.behind_since_s = None
+    agent.clock_ahead_s = ahead_s
+    agent.skew_s = skew_of(wall_s, now.wall_s)
 
 
 class FailedAttempt(NamedTuple):
@@ -97,6 +121,8 @@ class AgentEntry:
     """The node's local time minus UTC."""
     clock_ahead_s: float | None = None
     """The node's clock minus the controller's."""
+    behind_since_s: float | None = None
+    """Since when (monotonic) all reports have been older than the clock was thought to be, see `note_clock`."""
     skew_s: float = 0.0
     """What is taken off the node's times, see `skew_of`."""
     parked: dict[TaskClass, None] = field(default_factory=dict)

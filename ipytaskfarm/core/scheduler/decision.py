@@ -23,6 +23,10 @@ DUE_AT_ONCE = 2_000
 """The most timers of one turn: each of a million tasks may have one for the same moment."""
 
 
+NEAR_S = 60.0
+"""Clocks that differ by less are taken for equal."""
+
+
 class Now(NamedTuple):
     """The time, read once per turn by the controller's loop."""
 
@@ -30,6 +34,14 @@ class Now(NamedTuple):
     """Monotonic seconds, for durations, leases and limits."""
     wall_s: float
     """Seconds since the epoch, for people and for the store."""
+
+    def since_s(self, wall_s: float) -> float:
+        """Return how long ago a moment of the wall clock was.
+
+        What lies in the future was long ago, or may have been: the clock was set back since.
+        """
+        ago_s = self.wall_s - wall_s
+        return ago_s if ago_s >= -NEAR_S else float("inf")
 
 
 @dataclass(slots=True)

@@ -26,6 +26,7 @@ from ..messages import PropertiesChanged
 from ..messages.task_types import Incarnation, Needs, Recovery, Rules, RunKey
 from ..requirements import Environment, Recycle
 from ..states import State
+from .decision import Now
 from .durations import Durations
 from .running_tasks import Claim, NestedWait, RecordedBatch
 from .task import DEFAULT_RULES, NO_PAST, QUEUED, Assigned, ClassKey, Place, TaskPast, TrialState
@@ -491,6 +492,8 @@ class EngineEntry:
     # What is above is needed for each task: it lies together in the memory of thousands of engines.
     pid: int = 0
     started_s: float = 0.0
+    born_s: float | None = None
+    """The same by the controller's monotonic clock, once an agent has reported the engine."""
     facts: dict[str, Any] = field(default_factory=dict)
     connection_file: str = ""
     note: str = ""
@@ -529,6 +532,10 @@ class EngineEntry:
     def version(self) -> int:
         """Return the version of the engine's properties; 0 if none were set."""
         return self.properties.version if self.properties else 0
+
+    def age_s(self, now: Now) -> float:
+        """Return the seconds since the engine's start."""
+        return now.mono_s - self.born_s if self.born_s is not None else now.since_s(self.started_s)
 
     def preparation(self, mono_s: float) -> str:
         """Return a text for people on the progress of the engine's preparation; "" if it is prepared."""

@@ -79,7 +79,7 @@ def _was_passed_over(
     first = task_class.first()
     if patience_s is None or first is None or head > own or task_class.environment is None:
         return False
-    return now.wall_s - first.submitted_s > patience_s and not farm.environments.uses[task_class.environment].engines
+    return now.since_s(first.submitted_s) > patience_s and not farm.environments.uses[task_class.environment].engines
 
 
 def _could_serve(farm: SchedulerState, engine: EngineEntry, task_class: TaskClass) -> bool:

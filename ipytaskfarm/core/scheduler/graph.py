@@ -158,12 +158,49 @@ def _why_gone(farm: SchedulerState, task_id: int) -> str:
     return "it was cleared, or has failed"
 
 
+def why_not_again(farm: SchedulerState, record: TaskRecord) -> str:
+    """Return why a task that has succeeded cannot run again, or "": a result that it takes was cleared.
+
+    It stays succeeded then: a run without its inputs could only replace its result with a failure.
+    """
+    for source in record.needs.takes if record.needs is not None else ():
+        if farm.tasks.holder(source) not in farm.tasks.unfinished and not farm.tasks.has_ended(source):
+            return f"it takes the result of task {source}, which was cleared"
+    return ""
+
+
+def to_run_again(farm: SchedulerState, records: list[TaskRecord], asked: list[int]) -> list[TaskRecord]:
+    """Return those of the records that can run again: the asked ones, and what takes a result that is made again."""
+    able = [record for record in records if not why_not_again(farm, record)]
+    again = {record.id for record in able}.intersection(asked)
+    found = -1
+    while found != len(again):
+        found = len(again)
+        again.update(r.id for r in able if r.needs is not None and not again.isdisjoint(r.needs.takes))
+    return [record for record in able if record.id in again]
+
+
+def _end_what_asked(farm: SchedulerState, record: TaskRecord, why: str, now: Now, out: Decision) -> None:
+    """Let the tasks fail that have found this result lost, because it cannot be made again."""
+    text = f"task {record.id} cannot be run again for it: {why}"
+    for task_id in farm.graph.dependents.pop(record.id, []):
+        task = farm.tasks.unfinished.get(task_id)
+        if task is not None and task.waits_for and record.id in task.waits_for:
+            task.waits_for.discard(record.id)
+            finish(
+                farm, task, final_without_answer(task, None, Reason.ERROR, FailureSummary("InputsLost", text), now), out
+            )
+
+
 def on_ended_loaded(
-    farm: SchedulerState, records: list[TaskRecord], asked: list[int], outcome: str, out: Decision
+    farm: SchedulerState, records: list[TaskRecord], asked: list[int], outcome: str, now: Now, out: Decision
 ) -> list[TaskEntry]:
     """Reopen ended tasks that were read back from the store, and return them."""
     fresh = []
     for record in records:
+        if record.id in asked and farm.tasks.finals.get(record.id) == "" and (why := why_not_again(farm, record)):
+            _end_what_asked(farm, record, why, now, out)
+    for record in to_run_again(farm, records, asked):
         if farm.tasks.finals.get(record.id) == "":
             task = task_of(record)
             if history := task.past.history:

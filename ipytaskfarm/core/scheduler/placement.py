@@ -150,7 +150,7 @@ def _goes_before(farm: SchedulerState, engine: EngineEntry, shared: _Head, own: 
         return shared[:2] <= own[:2]
     patience_s = farm.settings.environment_patience_s
     first = shared[2].first()
-    waited_s = now.wall_s - first.submitted_s if first is not None else 0.0
+    waited_s = now.since_s(first.submitted_s) if first is not None else 0.0
     return patience_s is not None and waited_s > patience_s and shared[:2] <= own[:2]
 
 

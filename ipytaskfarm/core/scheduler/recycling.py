@@ -46,7 +46,7 @@ def _due_s(farm: SchedulerState, engine: EngineEntry, settings: Recycle, now: No
     """Return when (monotonic) the engine is recycled by the clock.  None: never."""
     times = []
     if settings.interval_s is not None:
-        times.append(engine.started_s + settings.interval_s - now.wall_s)
+        times.append(settings.interval_s - engine.age_s(now))
     if settings.at_times_s:
         agent = farm.agents.by_session.get(engine.agent)
         offset_s = agent.utc_offset_s if agent is not None else 0

@@ -252,18 +252,21 @@ def on_process_gone(farm: SchedulerState, session: str, event: ProcessGone, now:
 
 def on_ended_loaded(farm: SchedulerState, session: str, event: EndedLoaded, now: Now, out: Decision) -> None:
     """Reopen ended tasks that were read from the store."""
-    for record in event.tasks:
+    for record in graph.to_run_again(farm, event.tasks, event.asked):
         job_id = record.rules.job if record.rules is not None else None
         if job_id is not None and job_id not in farm.jobs.to_abort and farm.tasks.finals.get(record.id) == "":
             jobs.revive_job(farm, job_id, out)
-    again = {task.id: task for task in graph.on_ended_loaded(farm, event.tasks, event.asked, event.outcome, out)}
+    again = {task.id: task for task in graph.on_ended_loaded(farm, event.tasks, event.asked, event.outcome, now, out)}
     task_messages.restore_conversations(
         farm, [row for row in event.children if row[0] in again], [row for row in event.mail if row[0] in again]
     )
     for task in again.values():
         submit.apply_rules(farm, task, now, out)
     if event.asker is not None:
-        out.answer(event.asker[0], event.asker[1], m.TextReply("reopened"))
+        left = [each for each in event.tasks if each.id not in again]
+        why = graph.why_not_again(farm, left[0]) if left else ""
+        refusal = m.Refusal("TaskError", f"task {event.asked[0]} cannot be run again: {why}")
+        out.answer(event.asker[0], event.asker[1], refusal if why else m.TextReply("reopened"))
 
 
 def on_store_room(farm: SchedulerState, session: str, event: StoreRoom, now: Now, out: Decision) -> None:

@@ -112,6 +112,8 @@ class TrialState(msgspec.Struct, gc=False):
     """Whether the task had succeeded before and was reopened."""
     late: bool = False
     """Whether the run takes longer than `warn_after`."""
+    deferred_since_s: float | None = None
+    """`began_s` by the controller's monotonic clock, which nobody sets; None: not known yet, as after a restart."""
 
 
 class TaskPast(msgspec.Struct, gc=False):

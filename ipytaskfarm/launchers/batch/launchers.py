@@ -1,61 +1,20 @@
 """Agents by batch systems: Slurm, PBS, LSF. A submission is an array of one-node jobs, one agent each.
 
 The system starts the jobs when there is room, starts them again when their node fails (requeue), and ends them at the
-time limit. `scripts` writes the scripts and parses the answers; this module runs the commands. A script contains no
+time limit. `scripts` writes the scripts and parses the answers, and `commands` runs the commands. A script contains no
 secret: it names the connection files, which are in the farm's folder on the file system that the nodes share.
 """
 
 from __future__ import annotations
 
-import os
-import subprocess
-import time
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass
 from pathlib import Path
-from typing import ClassVar, NamedTuple
+from typing import ClassVar
 
 from ipytaskfarm.core.errors import LauncherError
 from ipytaskfarm.launchers.batch import scripts
+from ipytaskfarm.launchers.batch.commands import LSF, PBS, SLURM, ask, carry_out, submit
 from ipytaskfarm.launchers.interface import AgentSpec, AgentStatus, Handle, Seat
-
-COMMAND_S = 30.0
-"""The time limit for a command of the batch system."""
-AGAIN_S = 2.0
-"""The pause before a command is repeated if the system's controller was busy."""
-
-
-@dataclass(frozen=True)
-class System:
-    """The commands of a batch system, and texts by which their errors are recognised."""
-
-    name: str
-    submit: str
-    """The command that submits a job."""
-    busy: tuple[str, ...]
-    """Texts that mean: the system's controller cannot answer now."""
-    gone: tuple[str, ...]
-    """Texts that mean: the job has ended."""
-
-
-SLURM = System(
-    "Slurm",
-    "sbatch",
-    ("Socket timed out", "Unable to contact slurm controller", "Resource temporarily unavailable"),
-    ("Invalid job id", "already completing or completed"),
-)
-PBS = System(
-    "PBS",
-    "qsub",
-    ("cannot connect to server", "Connection refused", "Connection timed out"),
-    ("Unknown Job", "Job has finished", "Request invalid for state of job"),
-)
-LSF = System(
-    "LSF",
-    "bsub",
-    ("LSF is down", "Communication time out", "batch daemon not responding", "LSF daemon not responding"),
-    ("is not found", "No matching job found", "Job has already finished", "has finished"),
-)
 
 COMMON_OPTIONS: Mapping[str, str] = {
     "account": "the account that is charged",
@@ -124,14 +83,14 @@ class Slurm(BatchSystem):
 
     def submit(self, seats: Sequence[Seat], spec: AgentSpec) -> Handle:
         """Submit one array."""
-        said = _submit(SLURM, ["sbatch", "--parsable"], self.preview(seats, spec))
+        said = submit(SLURM, ["sbatch", "--parsable"], self.preview(seats, spec))
         job, cluster = scripts.slurm_job(said)
         return {"job": job, "cluster": cluster, "names": [seat.name for seat in seats]}
 
     def status(self, handle: Handle) -> dict[str, AgentStatus]:
         """Ask by one ``squeue``, which knows an element for some minutes after its end."""
         words = ["--noheader", "--array", "--states=all", f"--format={scripts.SQUEUE_FORMAT}"]
-        said = _ask(SLURM, ["squeue", *_clusters(handle), *words, f"--jobs={handle['job']}"])
+        said = ask(SLURM, ["squeue", *_clusters(handle), *words, f"--jobs={handle['job']}"])
         return _by_name(handle, scripts.slurm_status(said), 0)
 
     def cancel(self, handle: Handle, names: Sequence[str] | None = None) -> None:
@@ -143,7 +102,7 @@ class Slurm(BatchSystem):
         job = str(handle["job"])
         ids = [job] if names is None else [f"{job}_{index}" for index in _indices(handle, names)]
         if ids:
-            _do(SLURM, ["scancel", "--quiet", *_clusters(handle), *ids])
+            carry_out(SLURM, ["scancel", "--quiet", *_clusters(handle), *ids])
 
 
 class Pbs(BatchSystem):
@@ -155,18 +114,18 @@ class Pbs(BatchSystem):
     def submit(self, seats: Sequence[Seat], spec: AgentSpec) -> Handle:
         """Submit one array, or a single job."""
         # -f: without it qsub leaves a process of its own behind.
-        said = _submit(PBS, ["qsub", "-f"], self.preview(seats, spec))
+        said = submit(PBS, ["qsub", "-f"], self.preview(seats, spec))
         return {"job": scripts.pbs_job(said), "names": [seat.name for seat in seats]}
 
     def status(self, handle: Handle) -> dict[str, AgentStatus]:
-        return _by_name(handle, scripts.pbs_status(_ask(PBS, ["qstat", "-t", "-f", str(handle["job"])])), 0)
+        return _by_name(handle, scripts.pbs_status(ask(PBS, ["qstat", "-t", "-f", str(handle["job"])])), 0)
 
     def cancel(self, handle: Handle, names: Sequence[str] | None = None) -> None:
         """Send SIGTERM, and SIGKILL after the site's ``kill_delay``."""
         job = str(handle["job"])
         ids = [job] if names is None else [scripts.pbs_element(job, index) for index in _indices(handle, names)]
         if ids:
-            _do(PBS, ["qdel", *ids])
+            carry_out(PBS, ["qdel", *ids])
 
 
 class Lsf(BatchSystem):
@@ -177,12 +136,12 @@ class Lsf(BatchSystem):
 
     def submit(self, seats: Sequence[Seat], spec: AgentSpec) -> Handle:
         """Submit one array."""
-        said = _submit(LSF, ["bsub"], self.preview(seats, spec))
+        said = submit(LSF, ["bsub"], self.preview(seats, spec))
         return {"job": scripts.lsf_job(said), "names": [seat.name for seat in seats]}
 
     def status(self, handle: Handle) -> dict[str, AgentStatus]:
         """Ask by one ``bjobs``, which knows an element for an hour after its end."""
-        said = _ask(LSF, ["bjobs", "-a", "-json", "-o", scripts.BJOBS_FIELDS, str(handle["job"])])
+        said = ask(LSF, ["bjobs", "-a", "-json", "-o", scripts.BJOBS_FIELDS, str(handle["job"])])
         return _by_name(handle, scripts.lsf_status(said) if said else {}, 1)
 
     def cancel(self, handle: Handle, names: Sequence[str] | None = None) -> None:
@@ -193,7 +152,7 @@ class Lsf(BatchSystem):
         job = str(handle["job"])
         ids = [job] if names is None else [f"{job}[{index + 1}]" for index in _indices(handle, names)]
         if ids:
-            _do(LSF, ["bkill", *ids])
+            carry_out(LSF, ["bkill", *ids])
 
 
 # ------------------------------------------------------------------------------------------------ common parts
@@ -211,80 +170,3 @@ def _indices(handle: Handle, names: Sequence[str]) -> list[int]:
 
 def _clusters(handle: Handle) -> list[str]:
     return [f"--clusters={handle['cluster']}"] if handle["cluster"] else []
-
-
-# ------------------------------------------------------------------------------------------------ commands
-
-
-class _Answer(NamedTuple):
-    code: int
-    said: str
-    complaint: str
-
-
-def _submit(system: System, words: Sequence[str], script: str) -> str:
-    """Submit a script, without a second try: a busy controller may have taken it although it did not answer."""
-    remedy = "It may have taken the job all the same: look, then try again"
-    answer = _run(system, words, script, remedy)
-    if answer.code == 0:
-        return answer.said
-    if not _is_busy(system, answer):
-        remedy = "Correct the options or the template; --dry-run shows the script"
-    raise LauncherError(f"{_shown(words, answer)}\n{remedy}")
-
-
-def _ask(system: System, words: Sequence[str]) -> str:
-    """Return the output of a command; "" if the job has ended and is not known any more."""
-    answer = _twice(system, words)
-    if answer.code == 0 or answer.said.strip():
-        return answer.said
-    if any(text in answer.complaint for text in system.gone):
-        return ""
-    raise LauncherError(f"{_shown(words, answer)}\n{system.name} does not say how its jobs do: try again")
-
-
-def _do(system: System, words: Sequence[str]) -> None:
-    answer = _twice(system, words)
-    if answer.code == 0:
-        return
-    lines = [line for line in answer.complaint.splitlines() if line.strip()]
-    if lines and all(any(text in line for text in system.gone) for line in lines):
-        return
-    raise LauncherError(f"{_shown(words, answer)}\nTry again, or type the command yourself")
-
-
-def _twice(system: System, words: Sequence[str]) -> _Answer:
-    answer = _run(system, words)
-    if _is_busy(system, answer):
-        time.sleep(AGAIN_S)
-        answer = _run(system, words)
-    return answer
-
-
-def _is_busy(system: System, answer: _Answer) -> bool:
-    return answer.code != 0 and any(text in answer.complaint for text in system.busy)
-
-
-def _run(system: System, words: Sequence[str], text: str = "", remedy: str = "Try again") -> _Answer:
-    try:
-        ended = subprocess.run(
-            words, input=text, capture_output=True, text=True, errors="replace", check=False, timeout=COMMAND_S,
-            env={**os.environ, "LC_ALL": "C"},
-        )  # fmt: skip
-    except FileNotFoundError as error:
-        raise LauncherError(
-            f"this machine has no {system.name} client: there is no command {words[0]!r}. Start the farm on a machine"
-            f" from which jobs are submitted, or load the module that brings {system.submit!r}"
-        ) from error
-    except OSError as error:
-        raise LauncherError(f"{words[0]} cannot be run: {error}") from error
-    except subprocess.TimeoutExpired as error:
-        raise LauncherError(
-            f"{words[0]} did not answer within {COMMAND_S:g} s: {system.name}'s controller is away or busy. {remedy}"
-        ) from error
-    return _Answer(ended.returncode, ended.stdout, ended.stderr)
-
-
-def _shown(words: Sequence[str], answer: _Answer) -> str:
-    complaint = answer.complaint.strip() or answer.said.strip() or "it said nothing"
-    return f"{words[0]} ended with exit code {answer.code}: {complaint}"

@@ -32,7 +32,9 @@ _PORT = re.compile(r"Allocated port (\d+) for remote forward")
 _LOOK = """
 import json, os, socket, sys
 address, cwd = json.loads(sys.argv[1])
-answer = {"python": sys.executable, "python_version": "%d.%d" % sys.version_info[:2], "cwd": os.path.isdir(cwd)}
+# As it was named: it may be a script of the site that prepares an environment for the interpreter.
+python = sys.argv[2] if sys.argv[2].startswith("/") else sys.executable
+answer = {"python": python, "python_version": "%d.%d" % sys.version_info[:2], "cwd": os.path.isdir(cwd)}
 answer["home"] = os.path.expanduser("~")
 answer["cache"] = os.environ.get("XDG_CACHE_HOME") or os.path.join(answer["home"], ".cache")
 sys.path[:] = [path for path in sys.path if path not in ("", ".")]
@@ -98,7 +100,8 @@ def ssh_words(config: str | None, host: Host) -> list[str]:
     A connection that the user keeps open (``ControlPath``) is used. None is opened to stay, since it would keep our
     pipes.
     """
-    options = ["ClearAllForwardings=yes", "ControlMaster=no"]
+    # LogLevel: without it the site's banner would stand before the reason of a failure.
+    options = ["ClearAllForwardings=yes", "ControlMaster=no", "LogLevel=ERROR"]
     return [*_ssh(config, options), "--", host.destination, "sh -s"]
 
 
@@ -139,8 +142,8 @@ def look_script(pythons: Sequence[str], address: tuple[str, int] | None, cwd: st
     return (
         "cd /\n"
         f"for python in {candidates}; do\n"
-        '    command -v "$python" >/dev/null 2>&1 || continue\n'
-        f'    exec "$python" -c {shlex.quote(_LOOK)} {shlex.quote(json.dumps([address, cwd]))}\n'
+        '    path=$(command -v "$python" 2>/dev/null) || continue\n'
+        f'    exec "$python" -c {shlex.quote(_LOOK)} {shlex.quote(json.dumps([address, cwd]))} "$path"\n'
         "done\n"
         f"""echo '{MARK}{{"error": "there is no Python"}}'\n"""
     )

@@ -12,6 +12,7 @@ outlives the process that started it. Other users of that host can reach the por
 
 from __future__ import annotations
 
+import contextvars
 import hashlib
 import os
 import shlex
@@ -31,6 +32,7 @@ from ipytaskfarm.system.farm_paths import ConnectionInfo, dialled, process_start
 from ipytaskfarm.version import __version__
 
 from .. import describe_exit
+from ..answering import answer_limit_s, run_command
 from ..interface import AgentSpec, AgentStatus, Handle, Seat, agent_words, elsewhere, shell_line
 from .command_lines import (
     CONNECT_S,
@@ -293,21 +295,18 @@ class Ssh:
 def _answer(config: str | None, host: Host, script: str) -> dict[str, Any]:
     """Run a script on the host. The message of a LauncherError says what to type to see the same."""
     try:
-        ended = subprocess.run(
-            ssh_words(config, host), input=script, capture_output=True, text=True, errors="replace",
-            timeout=ANSWER_S, check=False,
-        )  # fmt: skip
+        ended = run_command(ssh_words(config, host), answer_limit_s(ANSWER_S), script, host.target)
     except FileNotFoundError:
         raise LauncherError("there is no ssh here: install an OpenSSH client (Debian: openssh-client)") from None
-    except subprocess.TimeoutExpired:
-        raise LauncherError(f"{host.target} did not answer within {ANSWER_S:g} s. {_try(config, host)}") from None
-    answer = answer_of(ended.stdout)
+    except subprocess.TimeoutExpired as error:
+        raise LauncherError(f"{host.target} did not answer within {error.timeout:g} s. {_try(config, host)}") from None
+    answer = answer_of(ended.said)
     if answer is not None:
         return answer
-    said = (ended.stderr.strip() or ended.stdout.strip() or "it said nothing").splitlines()[-1]
-    if ended.returncode == 255:
+    said = (ended.complaint.strip() or ended.said.strip() or "it said nothing").splitlines()[-1].rstrip(". ")
+    if ended.code == 255:
         raise LauncherError(f"cannot log in to {host.target}: {said}. {_try(config, host)}")
-    raise LauncherError(f"{host.target} ended with exit code {ended.returncode}: {said}. {_try(config, host)}")
+    raise LauncherError(f"{host.target} ended with exit code {ended.code}: {said}. {_try(config, host)}")
 
 
 def _try(config: str | None, host: Host) -> str:
@@ -440,7 +439,9 @@ def _for_each(items: Any, call: Callable[[Any], T]) -> list[T]:
     if len(found) < 2:
         return [call(item) for item in found]
     with ThreadPoolExecutor(min(AT_ONCE, len(found)), thread_name_prefix="ssh") as pool:
-        return list(pool.map(call, found))
+        # In a copy of this context: who is told of slow commands, and how much time these have, holds there too.
+        running = [pool.submit(contextvars.copy_context().run, call, item) for item in found]
+        return [each.result() for each in running]
 
 
 def _caught(call: Callable[[], T]) -> T | LauncherError:
