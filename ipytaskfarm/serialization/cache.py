@@ -24,6 +24,7 @@ from .file_looks import pack_looks
 from .function_templates import lasting
 from .guards import Guard
 from .hash_cycles import dump_settled
+from .held_clients import absent_client_pickler
 from .kept_changes import changes_itself
 from .known_classes import digests_on_arrival, note_original
 from .module_origin import when_rules_change
@@ -335,7 +336,7 @@ def _packed_function(function: Any, writer: BlobWriter | None, is_environment: b
     # The function is packed first, because the errors of the pickler say which part cannot travel.
     renews = not is_environment and changes_itself(function)
     packed = build.Renewing(function) if renews else function
-    parts, named = _parts_and_members(packed, writer, None if is_environment else function)
+    parts, special = _parts_and_members(packed, writer, None if is_environment else function)
     is_known = entry is not None and _same(entry.seen, parts)
     look_s = entry.look_s if entry is not None and is_known else 0.0
     if is_environment:
@@ -348,11 +349,11 @@ def _packed_function(function: Any, writer: BlobWriter | None, is_environment: b
         seen: Function = entry.value
         return seen
     code = b"".join(parts)
-    if named or _refers_to_blobs(parts):
+    if special or _refers_to_blobs(parts):
         # Named by its pack: whoever submits a function of this name has its blobs, and the large values themselves
         # are not looked through again.
         digester = None
-        key = _SESSION.encode() if named and of_session else b""
+        key = _SESSION.encode() if special and of_session else b""
         digest = hashlib.blake2b(code, digest_size=20, key=key).hexdigest()
     else:
         digester = Digester()
@@ -376,7 +377,8 @@ def _packed_function(function: Any, writer: BlobWriter | None, is_environment: b
 def _parts_and_members(
     packed: Any, writer: BlobWriter | None, function: object
 ) -> tuple[list[bytes | memoryview], dict[str, None]]:
-    """Return the pack of a function, and what in it goes as a member of a module since it cannot be pickled.
+    """Return the pack of a function, and what in it travels in another way because it cannot be pickled: members of
+    modules by name, and clients as stand-ins.
 
     function: the function that is noted to use these members; None: none may go so.
     """
@@ -385,14 +387,15 @@ def _parts_and_members(
     try:
         return _parts_inline(packed, writer), {}
     except Exception:
-        kind = member_pickler() if function is not None else None
-        if kind is None:
-            raise
+        members = member_pickler() if function is not None else None
+        kind = members or absent_client_pickler()
         session_state.begin()
         used_marks.keys.clear()
         parts = _parts_inline(packed, writer, kind)
-        session_state.note_members(getattr(function, "__qualname__", ""), kind.named)
-        return parts, kind.named
+        if members is None:
+            return parts, kind.left_out
+        session_state.note_members(getattr(function, "__qualname__", ""), members.named)
+        return parts, {**members.named, **kind.left_out}
 
 
 def _parts_inline(function: Any, writer: BlobWriter | None, kind: type[Pickler] = Pickler) -> list[bytes | memoryview]:

@@ -10,8 +10,9 @@ import sys
 import types
 from typing import Any
 
+from .held_clients import AbsentClientPickler
 from .module_origin import Travel, travel
-from .pickler import Pickler, Reduced, by_member, dumps_inline
+from .pickler import Reduced, by_member, dumps_inline
 
 _NEVER = (
     bool, int, float, complex, str, bytes, bytearray, list, tuple, dict, set, frozenset, type, types.ModuleType,
@@ -20,7 +21,7 @@ _NEVER = (
 """Types that travel, or that mean something else on each engine."""
 
 
-class MemberPickler(Pickler):
+class MemberPickler(AbsentClientPickler):
     """Writes members of the project's modules that cannot travel themselves by their names."""
 
     places: dict[int, tuple[str, str]]
@@ -39,7 +40,7 @@ class MemberPickler(Pickler):
 def member_pickler() -> type[MemberPickler] | None:
     """Return a pickler that knows the present members of the project's modules; None if there are none."""
     places = _places()
-    return type("MemberPickler", (MemberPickler,), {"places": places, "named": {}}) if places else None
+    return type("MemberPickler", (MemberPickler,), {"places": places, "named": {}, "left_out": {}}) if places else None
 
 
 def place_of(value: Any) -> tuple[str, str] | None:

@@ -69,9 +69,9 @@ _names = {
 
 
 class AbsentClient:
-    """Stand-in for a client among the globals of a method.
+    """Stand-in for a client among the globals of a method, or among the attributes of an object.
 
-    A class of a program often has both: the steps that run in tasks, and a method that submits them by a global client.
+    A class of a program often has both: the steps that run in tasks, and a method that submits them by a client.
     The class can be sent, as nobody calls that method in a task.
     """
 
@@ -88,13 +88,23 @@ class AbsentClient:
         if attribute.startswith("__"):
             raise AttributeError(attribute)
         raise UnpickleableException(
-            f"{self._name}.{attribute}: {self._name} was a {self._kind} where this method came from. It "
+            f"{self._name}.{attribute}: {self._name} was a {self._kind} where this came from. It "
             "cannot travel; inside a task use `current_task()`"
         )
 
 
-_CLIENTS = frozenset({"TaskClient", "MultiEngineClient", "Farm", "Job", "Executor", "Pool"})
+_CLIENTS = frozenset({
+    "TaskClient", "MultiEngineClient", "Farm", "Job", "Executor", "Pool",
+    "Client", "DirectView", "LoadBalancedView", "ViewExecutor",
+})  # fmt: skip
 _PACKAGE = __name__.partition(".")[0]
+
+
+def is_client(value: Any) -> bool:
+    """Return whether a value is one of our clients, farms, jobs, executors or views, or of a class derived of these."""
+    return any(
+        each.__name__ in _CLIENTS and str(each.__module__).partition(".")[0] == _PACKAGE for each in type(value).__mro__
+    )
 
 
 def asked(value: Any, name: str, default: Any = None) -> Any:
@@ -118,9 +128,8 @@ def own_value(value: Any, function: types.FunctionType, name: str) -> Any:
 
     name: under which name the function uses it.
     """
-    kind = type(value)
-    if kind.__name__ in _CLIENTS and str(kind.__module__).startswith(_PACKAGE) and _is_method(function):
-        return AbsentClient(kind.__name__, name)
+    if _is_method(function) and is_client(value):
+        return AbsentClient(type(value).__name__, name)
     found = find_process_value(value)
     return value if found is None else found
 

@@ -7,14 +7,14 @@ import os
 import signal
 import socket
 import sys
-import threading
 import time
 from collections import defaultdict
-from collections.abc import Callable, Iterable, Iterator, Mapping
+from collections.abc import Iterable, Iterator, Mapping
 from functools import partial
 from typing import Any
 
 from ipytaskfarm.adapters.ipyparallel.async_results import AsyncHubResult, AsyncResult, as_seconds, error_if_lost
+from ipytaskfarm.adapters.ipyparallel.background_calls import in_thread, now_or_later
 from ipytaskfarm.adapters.ipyparallel.balanced_view import LoadBalancedView
 from ipytaskfarm.adapters.ipyparallel.errors import in_ipyparallels_words
 from ipytaskfarm.adapters.ipyparallel.interfaces import Later
@@ -563,29 +563,11 @@ class Client(OldNames):
         self.tasks.close()
         self.multiengine.close()
 
+    def __enter__(self) -> Client:
+        return self
 
-def in_thread(call: Callable[[], None]) -> concurrent.futures.Future[None]:
-    """Call a function in a thread of its own; return a future of its end."""
-    future: concurrent.futures.Future[None] = concurrent.futures.Future()
-
-    def run() -> None:
-        try:
-            call()
-        except Exception as error:
-            future.set_exception(error)
-        else:
-            future.set_result(None)
-
-    threading.Thread(target=run, name="ipytaskfarm ipyparallel", daemon=True).start()
-    return future
-
-
-def now_or_later(call: Callable[[], None], block: bool | None) -> Later:
-    """Call a function; block=False: in a thread, and return a future."""
-    if block is False:
-        return in_thread(call)
-    call()
-    return None
+    def __exit__(self, *exc_info: object) -> None:
+        self.close()
 
 
 def _several(jobs: Any) -> list[Any]:
