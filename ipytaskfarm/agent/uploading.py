@@ -110,7 +110,7 @@ class BlobUploading:
         waiting = self._asked[digest] = deque()
         try:
             size = os.fstat(fd).st_size
-            order, attempts = PieceOrder(size), 0
+            order, attempts, most = PieceOrder(size), 0, 0
             asked: deque[asyncio.Future[BlobWritten]] = deque()
             while not order.is_complete:
                 while (piece := order.next_piece()) is not None:
@@ -121,8 +121,11 @@ class BlobUploading:
                     asked.append(answer)
                     if not self._say(WriteBlob(digest, size, offset, data)):
                         raise OSError("the controller is not there")
-                if why := order.handle_answer(await asked.popleft()):
+                answered = await asked.popleft()
+                if why := order.handle_answer(answered):
                     raise OSError(why)
+                if answered.upto > most:
+                    attempts, most = 0, answered.upto
                 if order.is_put_off and not asked:
                     attempts += 1
                     if attempts > ATTEMPTS:

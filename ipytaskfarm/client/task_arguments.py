@@ -116,6 +116,7 @@ def unknown_argument(kind: str, is_code: bool, attributes: frozenset[str], name:
         remedy = f"; a name for the code is push={{{name!r}: {shown(value, 40)}}}"
     else:
         remedy = f"; an argument of the function goes into kwargs={{{name!r}: {shown(value, 40)}}}"
+    kind = "Task" if kind in ("StringTask", "CallTask") else kind  # what the user has written
     return TypeError(f"a {kind} has no argument {name!r}{remedy}")
 
 

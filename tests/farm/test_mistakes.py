@@ -113,7 +113,7 @@ MISTAKES: list[Mistake] = [
      "args must be a list or tuple of arguments, not int: 3; one argument is args=(3,)"),
     ("MapTask's argument", lambda w: MapTask(f, 3), TypeError, "one argument is args=(3,)"),  # type: ignore[arg-type]
     ("misspelt rule", lambda w: AnyTask(f, retires=3), TypeError,
-     "a CallTask has no argument 'retires', did you mean 'retries'?"),
+     "a Task has no argument 'retires', did you mean 'retries'?"),
     ("misspelt attribute", lambda w: setattr(Task(f), "time_limt", 3), AttributeError, "did you mean 'time_limit'?"),
     ("pull of a function", lambda w: AnyTask(f, pull="a"), TypeError, "the result of a function is what it returns"),
     ("args of code", lambda w: AnyTask("a = 1", args=(1,)), TypeError, "code takes values by name, push={'x': 1}"),

@@ -13,6 +13,7 @@ from typing import Any
 
 import pytest
 
+from ipytaskfarm.agent import uploading
 from ipytaskfarm.agent.uploading import BlobUploading
 from ipytaskfarm.controller import blob_receiving
 from ipytaskfarm.controller.blob_receiving import (
@@ -426,6 +427,35 @@ def test_two_engines_made_the_same_and_it_is_sent_once(on_node: OnNode, blobs: B
         assert await node.serve() == 0
 
     on_node(body)
+
+
+def test_pauses_count_since_the_last_piece_that_was_taken(
+    on_node: OnNode, blobs: Blobs, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(uploading, "ATTEMPTS", 2)
+    monkeypatch.setattr(uploading, "PAUSE_S", 0.0)
+    refused = 0
+
+    async def body(node: Node) -> None:
+        nonlocal refused
+        answer = node.world.answer
+        since = 0
+
+        def busy(question: WriteBlob, session: str, key: str) -> BlobWritten:
+            nonlocal refused, since
+            if question.data and since < 2:
+                refused, since = refused + 1, since + 1
+                return BlobWritten(question.digest, later=True)
+            since = 0 if question.data else since
+            return answer(question, session, key)
+
+        monkeypatch.setattr(node.world, "answer", busy)
+        node.keep("a.1")
+        await node.serve()
+        assert node.told == [("a.1", BlobKept(node.digest))]
+
+    on_node(body)
+    assert refused > 2
 
 
 def test_a_cut_connection_ends_an_upload_and_it_may_begin_again(on_node: OnNode, blobs: Blobs) -> None:
