@@ -7,6 +7,7 @@ from __future__ import annotations
 import pytest
 
 from ipytaskfarm.core import messages as m
+from ipytaskfarm.core.handlers.explain import explain
 from ipytaskfarm.core.messages import tables
 from ipytaskfarm.core.messages.task_types import Rules
 from ipytaskfarm.core.scheduler.events import Back
@@ -316,6 +317,18 @@ def test_what_may_not_repeat_fails_when_its_agent_has_to_go() -> None:
     assert final.reason == Reason.ENGINE_LOST
     assert final.failure is not None
     assert "the agent on node left" in final.failure.value
+
+
+@pytest.mark.parametrize(("after_s", "why"), [(60.0, "its time is over"), (10.0, "it was told to end")])
+def test_what_waits_is_told_that_an_agent_has_left(after_s: float, why: str) -> None:
+    sim = farm_of(one={"name": "slurm-1.0", "brings": 1, "ends_s": 1060.0})
+    sim.advance(after_s)
+    sim.tell_to_end(sim.agents["one"], 5.0)
+    sim.settle()
+    sim.submit(0)
+    (loss,) = sim.scheduler.farm.diagnostics.losses
+    assert loss == f"agent slurm-1.0 on node left: {why}; `ipytaskfarm agents add` brings others"
+    assert loss in "\n".join(explain(sim.scheduler.farm, sim.scheduler.farm.tasks.unfinished[0], sim.now))
 
 
 def test_agents_are_sent_away_by_name() -> None:

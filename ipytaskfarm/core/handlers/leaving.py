@@ -17,13 +17,22 @@ from .freezing import end_frozen
 from .lifecycle import detach_run
 from .losses import agent_silent, give_up_agent
 
+_NEAR_S = 5.0
+"""An agent that leaves so many seconds before its end, or later, leaves because of it."""
+
 
 def on_leaving(farm: SchedulerState, session: str, event: Leaving, now: Now, out: Decision) -> None:
     """Record that an agent leaves, because its launcher told it to end."""
     agent = farm.agents.by_session.get(session)
-    if agent is not None:
-        why = "it was told to end"
-        _leave(farm, agent, why, event.within_s, now, out)
+    if agent is None:
+        return
+    is_over = agent.ends_s is not None and now.mono_s >= agent.ends_s - _NEAR_S
+    why = "its time is over" if is_over else "it was told to end"
+    if not agent.leaving and not farm.lifecycle.stopping:
+        # Tasks may wait for its engines from now on.
+        text = f"agent {agent.name or agent.session} on {agent.node} left: {why}"
+        farm.diagnostics.losses.append(f"{text}; `ipytaskfarm agents add` brings others")
+    _leave(farm, agent, why, event.within_s, now, out)
 
 
 def on_remove_agents(
