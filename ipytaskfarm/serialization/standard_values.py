@@ -264,6 +264,9 @@ def _reduce_cached_property(pickler: Pickler, found: functools.cached_property[A
 def _reduce_generator(pickler: Pickler, found: random.Random) -> Reduced:
     """Reduce a random generator of a class of the user, of which Python's own pickles have no attributes."""
     kind = type(found)
+    if isinstance(found, random.SystemRandom):  # it has no state, and draws from the system of each process
+        made = copyreg.__newobj__  # type: ignore[attr-defined]
+        return made, (kind,), vars(found).copy(), None, None, values.fill_state
     names = ("__reduce__", "__reduce_ex__", "__getstate__", "__setstate__", "getstate", "setstate")
     plain = all(getattr(kind, name, None) is getattr(random.Random, name, None) for name in names)
     if kind is random.Random or not plain:
@@ -427,8 +430,6 @@ def _of_few_parts(kind: type) -> Any:
     named = (kind.__module__, kind.__name__)
     if named in _OPEN_DATABASES:
         return _refuse
-    if named == ("random", "SystemRandom"):
-        return lambda pickler, found: (kind, ())
     if named == ("_struct", "Struct"):
         return lambda pickler, found: (kind, (found.format,))
     if named == ("_json", "Scanner"):

@@ -10,7 +10,7 @@ import pandas as pd
 import pytest
 
 from ipytaskfarm import TaskClient
-from ipytaskfarm.client import map_submission
+from ipytaskfarm.client import map_submission, packing
 from ipytaskfarm.core.messages.task_types import Packed
 from ipytaskfarm.serialization.pack import pack_function
 from ipytaskfarm.storage.backup import needed_blobs
@@ -115,7 +115,7 @@ def test_the_table_is_kept_for_each_item(
 def test_a_function_is_packed_again_before_its_blobs_could_be_removed(
     tc: TaskClient, table: pd.DataFrame, packed: list[str], submitted: list[Packed], monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr(map_submission, "TOUCH_S", 0.0)
+    monkeypatch.setattr(packing, "TOUCH_S", 0.0)
     assert tc.map(row_of(table), range(4), chunksize=1) == list(range(4))
     assert len(packed) == len(submitted) == 4
     assert len(set(packed)) == 1

@@ -370,6 +370,18 @@ def test_a_model_of_the_users_own_class_is_in_no_library(
     assert peer.call(notebook["ask"], made) == ("Page[Mine]", True)
 
 
+def test_the_systems_generator_of_an_own_class_keeps_its_attributes(peer: Peer, notebook: Notebook) -> None:
+    notebook.run(
+        "import random\n"
+        "class Dice(random.SystemRandom):\n"
+        "    def __init__(self, sides): self.sides = sides\n"
+        "    def throw(self): return 1 <= self.randint(1, self.sides) <= 6\n"
+        "dice = Dice(6)\n"
+        "def throw(d): return d.throw(), d.sides, random.SystemRandom().random() < 1\n"
+    )
+    assert peer.call(notebook["throw"], notebook["dice"]) == (True, 6, True)
+
+
 def test_random_generators_of_own_classes_keep_their_state_and_attributes(peer: Peer, notebook: Notebook) -> None:
     notebook.run(
         "import random\n"
