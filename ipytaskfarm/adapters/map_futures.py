@@ -103,12 +103,9 @@ class ItemsToSubmit:
 
         As many as the given number share it in a process pool too.
         """
-        from ipytaskfarm.client.packing import may_change_shared
+        from ipytaskfarm.client.packing import items_may_change_shared
 
-        if len(items) <= self.chunksize:
-            return False
-        arguments = [*itertools.chain.from_iterable(items)] if self.star else items
-        if not may_change_shared(self.function, arguments):
+        if len(items) <= self.chunksize or not items_may_change_shared(self.function, items, self.star):
             return False
         self.grows = False
         return True

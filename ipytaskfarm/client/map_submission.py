@@ -8,7 +8,6 @@ from __future__ import annotations
 
 import contextlib
 import inspect
-import itertools
 import signal
 import threading
 import time
@@ -24,7 +23,7 @@ from ..core.messages.task_types import Final, Function, JobSpec, Rules
 from ..serialization.session_state import warn_of_one_for_all as warn_of_one_for_all
 from .environments import pack_environment_of
 from .map_items import EachTask, Items
-from .packing import PackedOnce, ReusedPack, Shared, changes_itself, may_change_shared, pack_task, refuse_task
+from .packing import PackedOnce, ReusedPack, Shared, changes_itself, items_may_change_shared, pack_task, refuse_task
 from .rules import CHECKS, DEFAULTS, pack_rules
 from .session import Session
 
@@ -149,8 +148,7 @@ class MapSubmission:
             return True
         if isinstance(items, range):
             return False
-        arguments = [*itertools.chain.from_iterable(items)] if self.items.star else items
-        return may_change_shared(self._function, arguments)
+        return items_may_change_shared(self._function, items, self.items.star)
 
     def _packed_function(self) -> PackedOnce:
         """Return the packed function."""

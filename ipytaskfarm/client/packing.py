@@ -6,6 +6,7 @@ itself is built by the task's class in `tasks`; this module knows tasks only as 
 
 from __future__ import annotations
 
+import itertools
 import time
 from collections.abc import Callable, Collection, Mapping, Sequence
 from typing import Any, ClassVar, NamedTuple, Protocol
@@ -127,6 +128,11 @@ def filled(function: Callable[..., Any], values: bytes) -> Callable[..., Any]:
 def may_change_shared(function: Callable[..., Any], arguments: Collection[Any]) -> bool:
     """Return whether calls may change an object that is among their arguments several times."""
     return kept_changes.may_change_shared(function, arguments, cannot_change)
+
+
+def items_may_change_shared(function: Callable[..., Any], items: Sequence[Any], star: bool) -> bool:
+    """Return the same for the items of a map.  star: each is a tuple of arguments."""
+    return may_change_shared(function, [*itertools.chain.from_iterable(items)] if star else items)
 
 
 class Shared(NamedTuple):

@@ -63,10 +63,10 @@ def on_submit(farm: SchedulerState, session: str, event: Submit, now: Now, out: 
     block: Block | None = None
     fresh = False
     last: KnownRules | None = None
-    fault = ""
+    fault = edge_fault = ""
     rules_bytes = 0
     edges: Needs | None = None
-    edge_fault = ""
+    latest_s = now.wall_s + NEAR_S
     for submission in event.tasks:
         if block is None or not block.first <= submission.id <= block.last:
             _acknowledge(farm, client, block, fresh, out)
@@ -97,7 +97,7 @@ def on_submit(farm: SchedulerState, session: str, event: Submit, now: Now, out: 
                 submission = _with_sound_items(submission, block)
             block.next += 1 + submission.items
             fresh = True
-            if not 0.0 <= submission.submitted_s <= now.wall_s + NEAR_S:  # the client's clock is wrong
+            if not 0.0 <= submission.submitted_s <= latest_s:  # the client's clock is wrong
                 submission = msgspec.structs.replace(submission, submitted_s=now.wall_s)
             why = (fault if rules is not None else "") or (edge_fault if needs is not None else "")
             _take_in(farm, client, submission, known, needs, now, out, why)
