@@ -235,7 +235,7 @@ class EngineProcesses:
     def __init__(
         self, session: str, farm: str, folder: Path, recorders: Path, node: str, startup_cwd: Path,
         lane: AgentLane, relay: Relay, first_counter: int, spawn: Callable[[], ZygoteProcess],
-        changed: Callable[[], None], blobs_folders: Callable[[], dict[str, str]],
+        changed: Callable[[], None], of_farm: Callable[[], dict[str, str]],
         oom_cause: Callable[[float], str], umask: int | None = None,
     ) -> None:  # fmt: skip
         """Create the table.
@@ -243,8 +243,7 @@ class EngineProcesses:
         Args:
             spawn: returns the process of a zygote that nobody uses yet.
             changed: called when there is something to report to the controller.
-            blobs_folders: returns the folders of large values for engines: `blobs` and `copies` of the engine's
-                settings.
+            of_farm: returns those of an engine's settings that depend on the farm: `incarnation`, `blobs`, `copies`.
             oom_cause: `MemoryWatch.oom_cause`.
         """
         self._oom_cause = oom_cause
@@ -260,7 +259,7 @@ class EngineProcesses:
         self._relay = relay
         self._counter = first_counter
         self._changed = changed
-        self._blobs_folders = blobs_folders
+        self._of_farm = of_farm
         self._backoff = Backoff()
         self._zygote_backoff = Backoff()
         self._chance = random.Random()
@@ -412,7 +411,7 @@ class EngineProcesses:
             "cwd": str(self._startup_cwd),
             "node": self._node,
             "farm": self._farm,
-            **self._blobs_folders(),
+            **self._of_farm(),
         }
 
     def stop(self, engine: ManagedEngine, grace_s: float) -> None:

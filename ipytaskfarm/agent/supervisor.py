@@ -104,7 +104,7 @@ class Agent:
         memory = MemoryWatch(limit_bytes := settings.memory_limit_bytes)
         self._engines = EngineProcesses(
             session, settings.farm, settings.folder, self._recorders, settings.node, settings.startup_cwd,
-            self._lane, self._relay, first, self._spawn_zygote, self._wake, self._blobs_folders,
+            self._lane, self._relay, first, self._spawn_zygote, self._wake, self._of_farm,
             memory.oom_cause, settings.umask,
         )  # fmt: skip
         for engine in dead:
@@ -175,14 +175,17 @@ class Agent:
         self._info = read_connection_file(self._settings.connection_file)
         return self._info
 
-    def _blobs_folders(self) -> dict[str, str]:
-        """Return the folders of blobs for an engine: the farm's if this machine sees it, else a folder of copies."""
+    def _of_farm(self) -> dict[str, str]:
+        """Return an engine's settings that depend on the farm: its incarnation, and the folder of blobs.
+
+        That is the farm's own if this machine sees it, else a folder of copies."""
         if self._info is None:
             return {}
-        found = Blobs.find(self._info.blobs, self._info.incarnation)
+        incarnation = self._info.incarnation
+        found = Blobs.find(self._info.blobs, incarnation)
         if found is not None:
-            return {"blobs": str(found.folder)}
-        return {"copies": self._blobs.folder(self._settings.folder / COPIES, self._info.incarnation)}
+            return {"incarnation": incarnation, "blobs": str(found.folder)}
+        return {"incarnation": incarnation, "copies": self._blobs.folder(self._settings.folder / COPIES, incarnation)}
 
     def _say_of_blob(self, message: ReadBlob | WriteBlob) -> bool:
         self._relay.say(message)

@@ -139,6 +139,15 @@ def default_address() -> tuple[str, int]:
     return info.host, info.port
 
 
+def unfinished_tasks(incarnation: str) -> set[int]:
+    """Return the unfinished tasks that this process's sessions with a farm have submitted, or wait for."""
+    found: set[int] = set()
+    for (farm, _), session in list(_sessions.items()):
+        if farm == incarnation:
+            found |= session.arrivals.submitted | session.arrivals.watched
+    return found
+
+
 def wait_gone(session: Session, timeout_s: float) -> None:
     """Wait until the farm has removed its connection file.  Raises TimeoutError when timeout_s is over."""
     deadline = time.monotonic() + timeout_s

@@ -86,6 +86,11 @@ class Calls:
                 self._waiting.discard(n)
                 self._replies.pop(n, None)
 
+    @property
+    def is_asking(self) -> bool:
+        """Return whether the task waits for an answer."""
+        return bool(self._waiting)
+
     def answered(self, reply: TaskReply) -> None:
         """Take a reply. Called by the lane's thread."""
         with self._changed:

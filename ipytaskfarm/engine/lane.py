@@ -268,7 +268,7 @@ class EngineLane:
                 return
             self._read_for_main(fd)
             now_s = time.monotonic()
-            if (self._working or self._watched) and not ready and now_s >= watch_at_s:
+            if (self._working or self._watched) and now_s >= watch_at_s:
                 self._watched = False
                 watch_at_s = now_s + WATCH_MS / 1000
                 self._guarded(self._works.watch)

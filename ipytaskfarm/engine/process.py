@@ -84,6 +84,8 @@ class EngineSettings(msgspec.Struct, frozen=True):
     """The file behind descriptor 1, which the agent reads after the engine's death. "": one in memory."""
     node: str = ""
     farm: str = "default"
+    incarnation: str = ""
+    """The farm's incarnation; "": unknown."""
     blobs: str = ""
     """The farm's folder of large values, if this node sees it."""
     copies: str = ""
@@ -190,21 +192,10 @@ class EngineProcess:
             self._fetching, self._sending = BlobRequests(copies, self._lane.send), NodeBlobs(copies, self._lane.send)
             fetch_from(self._fetching.fetch)
         parts = Parts(
-            settings.engine,
-            settings.id,
-            recorder,
-            namespace,
-            properties,
-            self._facts,
-            Cells(shell),
-            self._capture,
-            self._baseline,
-            self._sending or _blobs(settings.blobs),
-            self._send,
-            self._environments,
-            profiling,
-            self._loops,
-        )
+            settings.engine, settings.id, recorder, namespace, properties, self._facts, Cells(shell), self._capture,
+            self._baseline, self._sending or _blobs(settings.blobs), self._send, self._environments, profiling,
+            self._loops, settings.incarnation,
+        )  # fmt: skip
         self._runner = Runner(parts, self._interrupts, PlainTest(shell), shell, self._finished, self._lane.company_over)
         package._current = self._runner.current
         self._commands = Commands(parts, self._lane.take_commands, self._runner.edits)

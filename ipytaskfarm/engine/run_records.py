@@ -261,7 +261,7 @@ class ItemWatch:
         """Look at the item that runs.  The lane's thread calls this 20 times a second."""
         if chunk.is_left:
             return
-        now_s, busy_s = time.monotonic(), _main_busy_s()
+        now_s, busy_s = time.monotonic(), main_busy_s()
         seen = attempt.key, len(chunk.values)
         if seen != self._seen:
             self._seen, self._since_s, self._busy_s = seen, now_s, busy_s
@@ -282,7 +282,7 @@ class ItemWatch:
         self._send(ItemsLeft(self._engine, attempt.key, len(values), told))
 
 
-def _main_busy_s() -> float:
+def main_busy_s() -> float:
     """Return the seconds for which the main thread has computed, or has waited for a core to do so."""
     try:
         computed_ns, queued_ns, _ = Path(f"/proc/self/task/{os.getpid()}/schedstat").read_text().split()

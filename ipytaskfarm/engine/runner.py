@@ -41,6 +41,7 @@ from .baseline import LONG_S, Garbage
 from .begun_marks import BegunMarks
 from .capture import nothing_new
 from .child_processes import LOKY_WORKERS, Brought, ChildProcesses, TaskMain, leave_fork, prepare_older, take_came
+from .client_waits import ClientWaits
 from .coroutines import Coroutines, attempt_here
 from .current import CurrentTask, Deferred, Interruptible, giver
 from .edits import Edits
@@ -107,6 +108,7 @@ class Runner:
         self._decoder = msgspec.msgpack.Decoder(Work)
         self._records = RunRecords(self._pid, self._writer)
         self._items = ItemWatch(parts.engine, parts.send, self._records.pack_body)
+        self._client_waits = ClientWaits(parts.engine, parts.farm, parts.send)
         self._nothing = pack({})
         children = ChildProcesses(self._brought)
         children.install(sys.modules["__main__"])
@@ -243,8 +245,12 @@ class Runner:
             attempt.current.answered(reply)
 
     def watch(self) -> None:
-        """Send progress that was not sent yet. Called by the lane's thread 20 times a second."""
+        """Send progress that was not sent yet, and see whether the task waits. The lane's thread calls this 20 times a
+        second.
+        """
         attempt = self._attempt
+        if attempt is not None:
+            self._client_waits.look(attempt.key, attempt.current is not None and attempt.current.calls.is_asking)
         if attempt is not None and attempt.chunk is not None and not attempt.sink.ended:
             self._items.look(attempt, attempt.chunk)
         for each in self.coroutines.attempts() if attempt is None else (attempt,):

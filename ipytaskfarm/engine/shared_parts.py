@@ -40,3 +40,5 @@ class Parts:
     environments: Environments
     profiling: Profiling
     loops: Loops
+    farm: str
+    """The farm's incarnation; "": unknown."""

@@ -326,6 +326,28 @@ def test_a_task_that_waits_lends_its_place_and_its_share() -> None:
     assert ended_with(sim, 0) == ""
 
 
+def test_a_task_that_goes_on_without_asking_lends_its_place_and_keeps_its_share() -> None:
+    sim, agent, engine = one_engine()
+    sim.submit(0, Rules(asks=Asks(resources=(ResourceAmount("cores", 2, 2),))))
+    sim.submit(1)
+    move(sim, agent)
+    sim.begin(engine)
+    waits = sim.call(agent, engine, Await([1], keeps=True))
+    move(sim, agent)
+    sim.advance(0.5)
+    move(sim, agent)
+    used = sim.scheduler.farm.agents.by_session["agent"].used
+    assert used == {"cores": 2.0}
+    other = next(e for e in agent.engines.values() if e is not engine)
+    assert run_next(sim, agent, other) == 1
+    assert heard(engine, waits) == Counted(0)
+    assert used == {"cores": 2.0}, "it has them once"
+    sim.end(agent, engine)
+    move(sim, agent)
+    assert ended_with(sim, 0) == ""
+    assert not used
+
+
 @pytest.mark.parametrize("needs", [False, True], ids=["queued", "behind another task"])
 @pytest.mark.parametrize("priority", [0, -5])
 def test_what_a_running_task_waits_for_goes_before_what_came_later(needs: bool, priority: int) -> None:

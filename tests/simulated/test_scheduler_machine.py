@@ -391,13 +391,13 @@ class FarmMachine(RuleBasedStateMachine):
             self.sim.call(*found, data.draw(st.sampled_from(said)))
             found[0].outbox.append(ProgressReport(found[1].name, run, 1.0, 2.0))
 
-    @rule(data=st.data(), nothing=st.booleans())
-    def await_children(self, data: st.DataObject, nothing: bool) -> None:
+    @rule(data=st.data(), nothing=st.booleans(), keeps=st.booleans())
+    def await_children(self, data: st.DataObject, nothing: bool, keeps: bool) -> None:
         found = self.engine(data)
         if found and found[1].running is not None:
             parent = found[1].running[0]
             children = [i for i, t in self.sim.store.tasks.items() if t.parent == parent]
-            self.sim.call(*found, Await([] if nothing else children))
+            self.sim.call(*found, Await([] if nothing else children, keeps))
 
     @precondition(lambda self: self.old)
     @rule(data=st.data())

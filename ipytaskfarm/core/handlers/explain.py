@@ -221,7 +221,8 @@ def _waits_inside(engine: EngineEntry | None, task: TaskEntry, place: Assigned) 
     assigned = engine.assigned.get((task.id, place.attempt)) if engine is not None else None
     if assigned is None or assigned.nested_wait is None:
         return ""
-    text = f"; it waits for {len(assigned.nested_wait.unfinished)} tasks"
+    count = len(assigned.nested_wait.unfinished)
+    text = f"; it waits for {count} task{'s' * (count != 1)}"
     if not assigned.nested_wait.slot_lent:
         text += f", and lends no place: {MAX_EXTRA_ENGINES} engines of its node do already"
     return text

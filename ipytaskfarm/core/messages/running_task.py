@@ -58,10 +58,13 @@ class Await(msgspec.Struct, frozen=True, tag=True):
     """From a running task: it waits until these have ended ([]: it waits no longer), and lends its slot in the
     meantime.
 
+    keeps: its resources stay with it, because it goes on without asking for them.
+
     Answer: `Counted`, the number of them that failed.
     """
 
     ids: list[int]
+    keeps: bool = False
 
 
 class Take(msgspec.Struct, frozen=True, tag=True):

@@ -39,15 +39,16 @@ def wait_in_run(
     for task_id in left:
         farm.nested_waits.by_task.setdefault(task_id, set()).add((engine.name, call.run))
     if left:
-        _lend_slot(farm, engine, assigned, waiting, now, out)
+        _lend_slot(farm, engine, assigned, waiting, question.keeps, now, out)
     else:
         farm.nested_waits.over[engine.name, call.run] = None
 
 
 def _lend_slot(
-    farm: SchedulerState, engine: EngineEntry, assigned: AssignedRun, waiting: NestedWait, now: Now, out: Decision
-) -> None:
-    """Give back the resources of a waiting run, and let one more engine run on its node."""
+    farm: SchedulerState, engine: EngineEntry, assigned: AssignedRun, waiting: NestedWait, keeps: bool, now: Now,
+    out: Decision,
+) -> None:  # fmt: skip
+    """Let one more engine run on the node of a waiting run, and give back its resources, unless it keeps them."""
     if waiting.slot_lent:
         return
     recall(farm, engine, [run for run in engine.assigned if run != waiting.call.run], now, out)
@@ -55,7 +56,7 @@ def _lend_slot(
         return
     waiting.slot_lent = True
     farm.nested_waits.lent_slots[engine.agent] = farm.nested_waits.lent_slots.get(engine.agent, 0) + 1
-    if assigned.claim is not None:
+    if assigned.claim is not None and not keeps:
         release_claim(farm, farm.agents.by_session.get(engine.agent), engine.agent, assigned.claim, waiting.call.run)
         assigned.claim = None
     if not take_place(farm, engine.agent):
@@ -112,7 +113,7 @@ def resume_runs(farm: SchedulerState, now: Now, out: Decision) -> None:
             continue
         waiting = assigned.nested_wait
         agent = farm.agents.by_session.get(engine.agent)
-        if waiting.slot_lent and agent is not None:
+        if waiting.slot_lent and agent is not None and assigned.claim is None:
             requirements = (task.rules or DEFAULT_RULES).asks
             if requirements is not None and requirements.gated:
                 if gate(farm, agent, requirements) is not None:
