@@ -13,6 +13,7 @@ is the last event of a link.
 
 from __future__ import annotations
 
+import importlib.util
 import math
 import os
 import random
@@ -51,6 +52,23 @@ DENIALS_MAX = 3
 LINGER_MS = 100
 NEVER_CONNECTED = "not connected yet"
 """The problem of a link that has not tried yet, or tries for the first time."""
+
+
+def _epoll() -> select.epoll:
+    """Return an epoll object, also in a program whose standard library gevent has patched.
+
+    gevent takes the name away, because a wait in an epoll would hold up all greenlets. Clients wait elsewhere, for the
+    descriptor.
+    """
+    if hasattr(select, "epoll"):
+        return select.epoll()
+    spec = select.__spec__
+    assert spec is not None
+    assert spec.loader is not None
+    unpatched = importlib.util.module_from_spec(spec)
+    spec.loader.exec_module(unpatched)
+    made: select.epoll = unpatched.epoll()
+    return made
 
 
 class ReceivedMessage(msgspec.Struct, frozen=True):
@@ -136,7 +154,7 @@ class Link:
         """Whether the controller has said that it lives, and takes nothing because its store has no room."""
         self._session = ReliableSession()
         self._context: zmq.Context[zmq.Socket[bytes]] = zmq.Context(io_threads=1)
-        self._epoll = select.epoll()
+        self._epoll = _epoll()
         self._connection: PeerConnection | None = None
         self._watched: list[int] = []
         self._avoids_unix = False

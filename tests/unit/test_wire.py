@@ -443,6 +443,15 @@ def readable(link: Link) -> bool:
     return bool(select.select([fd], [], [], 0)[0])
 
 
+def test_a_link_works_where_gevent_has_taken_epoll_away(w: World, monkeypatch: pytest.MonkeyPatch) -> None:
+    with monkeypatch.context() as patched:
+        patched.delattr(select, "epoll")
+        link = w.up()
+        assert not hasattr(select, "epoll")
+    w.hub.send("s1", Answer(1, FlagReply(True)))
+    w.until(lambda: readable(link))
+
+
 def test_the_descriptor_tells_of_messages_and_then_is_quiet(w: World) -> None:
     link = w.up()
     (before,) = link.fds()
